@@ -1,0 +1,121 @@
+"""Transformers over patches of a log-mel spectrogram: AST, its mean-pooled variant, and AudioMAE."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer import (
+    ASTLayer,
+    ASTModel,
+)
+
+from ..models.audiomae import AudioMAEModel
+from ..models.pooling import MeanPooling
+from ..tokens import Grid
+from .base import Adapter, TokenPass, register_adapter
+
+
+class PrunedASTLayer(ASTLayer):
+    """An AST block that drops tokens between its attention and its MLP.
+
+    Its instances are made by swapping the class of a loaded block, so state-dict keys, `isinstance`, output capture
+    and gradient checkpointing stay as they are.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_pass: TokenPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if token_pass is None:  # a block that is called outside its encoder
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        call = token_pass.order(self._audioprune_index, hidden_states)
+        residual = hidden_states
+        hidden_states = self.layernorm_before(hidden_states)
+        # The encoder's mask is for all patches; without padding it says nothing.
+        hidden_states, _ = self.attention(hidden_states, None, attention_call=call, **kwargs)
+        hidden_states = self.dropout(hidden_states) + residual
+        hidden_states = token_pass.reduce(self._audioprune_index, hidden_states, call)
+        residual = hidden_states
+        hidden_states = self.mlp(self.layernorm_after(hidden_states))
+        return self.dropout(hidden_states) + residual
+
+
+class SizeWeightedMeanPooling(MeanPooling):
+    """Mean pooling in which a merged token counts as often as it stands for patches."""
+
+    def forward(self, tokens: Tensor, *, token_pass: TokenPass | None = None, **_: Any) -> Tensor:
+        size = None if token_pass is None else token_pass.final_size
+        if size is None:
+            return super().forward(tokens)
+        weight = (size / size.sum(dim=1, keepdim=True)).to(tokens.dtype)
+        return (tokens * weight[..., None]).sum(dim=1)
+
+
+class SpectrogramAdapter(Adapter):
+    """Shared by the families whose blocks are transformers' AST blocks."""
+
+    encoder_class: ClassVar[type[nn.Module]]
+    swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
+        ASTLayer: PrunedASTLayer,
+        MeanPooling: SizeWeightedMeanPooling,
+    }
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder, self.layers = encoder, encoder.layers
+
+    @classmethod
+    def find(cls, model: nn.Module) -> Adapter | None:
+        for module in model.modules():
+            if isinstance(module, cls.encoder_class):
+                return cls(module)
+        return None
+
+    def check_input(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("attention_mask") is not None:
+            raise ValueError(
+                "attention_mask: these models hear clips of one fixed length, padding included, so there is nothing "
+                "to mask; leave it out while the model is pruned"
+            )
+
+    def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        spectrogram = kwargs[self.encoder.main_input_name].float()
+        patches = spectrogram.unfold(1, self.patch[0], self.stride[0]).unfold(2, self.patch[1], self.stride[1])
+        if self.grid.frequency_major:
+            patches = patches.transpose(1, 2)
+        cells = patches.flatten(3).flatten(1, 2)
+        return cells.mean(dim=2), cells.std(dim=2, correction=0)
+
+
+@register_adapter
+class ASTAdapter(SpectrogramAdapter):
+    family = "Audio Spectrogram Transformer (ASTModel, ASTForAudioClassification, AST-MP)"
+    encoder_class = ASTModel
+    special = 2  # CLS and distillation
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        config = encoder.config
+        size = config.patch_size
+        self.patch = (size, size) if isinstance(size, int) else (size[1], size[0])
+        self.stride = (config.time_stride, config.frequency_stride)
+        frequency, time = encoder.embeddings.get_shape(config)
+        self.grid = Grid(time, frequency, frequency_major=True)
+
+
+@register_adapter
+class AudioMAEAdapter(SpectrogramAdapter):
+    family = "AudioMAE (AudioMAEModel, AudioMAEForAudioClassification)"
+    encoder_class = AudioMAEModel
+    special = 1  # CLS
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__(encoder)
+        self.patch = self.stride = (encoder.config.patch_size, encoder.config.patch_size)
+        self.grid = Grid(*encoder.config.grid, frequency_major=False)

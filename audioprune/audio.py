@@ -1,0 +1,88 @@
+"""Files to 16 kHz mono waveforms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16_000
+"""Hertz. Every model here listens at this rate."""
+
+MIN_SECONDS = 0.025
+"""One Kaldi analysis frame: nothing shorter has a spectrogram."""
+
+EXTENSIONS = frozenset([".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".wave"])
+"""Suffixes taken when a folder is searched; a file that is named explicitly is always tried."""
+
+
+class AudioError(ValueError):
+    """A sound that cannot be used. The message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded sound.
+
+    `waveform`: (samples,) float32 in [-1, 1], mono at `SAMPLE_RATE`;
+    `seconds`: length of the whole file, which may be more than was read.
+    """
+
+    waveform: np.ndarray
+    seconds: float
+
+    @property
+    def heard_seconds(self) -> float:
+        """Seconds of sound in `waveform`."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
+    """Decode WAV, FLAC, OGG, MP3 … into a mono waveform.
+
+    Channels are averaged and the rate converted with soxr's high quality. Of a file longer than `max_seconds`
+    only the beginning is decoded, so that a two-hour recording costs no more than its first window.
+
+    Raises `AudioError` for a file that is missing, empty, not audio, shorter than `MIN_SECONDS`, or holds NaN or
+    infinite samples.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, seconds = file.samplerate, file.frames / file.samplerate
+            frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError) as error:
+        raise AudioError(f"{path}: cannot be decoded as audio ({error}); convert it to WAV or FLAC") from error
+    return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds)
+
+
+def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Average the channels of (samples,) or (samples, channels) at `rate` hertz and resample to `sample_rate`.
+
+    Returns (samples',) float32. Raises `AudioError` where the sound is empty, too short, or not finite.
+    """
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if samples.ndim != 1:
+        raise AudioError(f"{name}: expected (samples,) or (samples, channels), got shape {samples.shape}")
+    if not len(samples):
+        raise AudioError(f"{name}: holds no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples; repair or re-export the file")
+    if len(samples) < MIN_SECONDS * rate:
+        raise AudioError(
+            f"{name}: {len(samples) / rate * 1000:.0f} ms is too short; a spectrogram needs {MIN_SECONDS * 1000:.0f} ms"
+        )
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
+    return np.ascontiguousarray(samples, dtype=np.float32)

@@ -1,0 +1,202 @@
+"""Waveforms to normalised log-mel spectrograms: batched, differentiable, on any device, with Kaldi's numerics."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from .audio import SAMPLE_RATE
+
+Padding = Literal["minimum"] | float
+
+WINDOW = 400
+"""Samples of one analysis frame: 25 ms at 16 kHz."""
+HOP = 160
+"""Samples between frames: 10 ms at 16 kHz."""
+FFT = 512
+PREEMPHASIS = 0.97
+LOG_FLOOR = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Length in frames of 10 ms, and the data set's mean and standard deviation of log-mel cells."""
+
+    max_length: int
+    mean: float
+    std: float
+
+
+PRESETS = {
+    "esc50": Preset(512, -6.627, 5.359),
+    "speech-commands": Preset(128, -6.846, 5.565),
+    "voxceleb1": Preset(1024, -6.370, 3.074),
+    "audioset": Preset(1024, -4.268, 4.569),
+}
+"""Token Pruning in Audio Transformers (arXiv 2504.01690), Table 6."""
+
+
+class LogMel(nn.Module):
+    """Kaldi-compatible log-mel filter bank, as AST and AudioMAE use it.
+
+    25 ms Hann windows every 10 ms, pre-emphasis 0.97, 512-point power spectrum, `num_mel_bins` triangular filters
+    from 20 Hz to 8 kHz, natural log; the waveform's mean is removed first. A clip with fewer frames than
+    `max_length` is padded on the right, a longer one is cut; then `(x − mean) / (2·std)`.
+
+    Args:
+        max_length: frames of 10 ms in the output.
+        mean, std: of the log-mel cells of the training data.
+        num_mel_bins: mel channels.
+        padding: value of the padded cells *before* normalising. `"minimum"` is the clip's own minimum (the papers'
+            choice); a number is taken as it is (transformers' AST extractor pads with 0.0, which shows up as
+            bright patches).
+        remove_mean: subtract the waveform's mean, as AudioMAE and the original AST do; transformers' AST extractor
+            does not.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        max_length: int = 1024,
+        mean: float = PRESETS["audioset"].mean,
+        std: float = PRESETS["audioset"].std,
+        *,
+        num_mel_bins: int = 128,
+        padding: Padding = "minimum",
+        remove_mean: bool = True,
+    ) -> None:
+        super().__init__()
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}; it counts frames of 10 ms and must be at least 1")
+        if not std > 0:
+            raise ValueError(f"std is {std}; the normalisation divides by it, so it must be positive")
+        if padding != "minimum" and not isinstance(padding, int | float):
+            raise ValueError(f"padding is {padding!r}; it is 'minimum' or a number")
+        self.max_length, self.mean, self.std = max_length, mean, std
+        self.num_mel_bins, self.padding, self.remove_mean = num_mel_bins, padding, remove_mean
+        # Constants of the front end, not weights: they stay out of state dicts.
+        self.register_buffer("window", torch.hann_window(WINDOW, periodic=False), persistent=False)
+        self.register_buffer("filters", _mel_filters(num_mel_bins), persistent=False)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> LogMel:
+        """Length, mean and std of a data set: one of `PRESETS`. Raises `ValueError` for any other name."""
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name].__dict__, **overrides})
+
+    @property
+    def max_seconds(self) -> float:
+        """Seconds of sound that fill `max_length` frames."""
+        return (HOP * (self.max_length - 1) + WINDOW) / SAMPLE_RATE
+
+    def extra_repr(self) -> str:
+        return f"max_length={self.max_length}, mean={self.mean}, std={self.std}, padding={self.padding!r}"
+
+    def forward(
+        self, waveforms: Tensor | np.ndarray | Sequence[Tensor | np.ndarray], lengths: Tensor | None = None
+    ) -> Tensor:
+        """Spectrograms of a batch of 16 kHz waveforms.
+
+        Args:
+            waveforms: (batch, samples), (samples,), or a sequence of (samples,) of different lengths.
+            lengths: (batch,) true samples of each row where a padded tensor is given.
+
+        Returns (batch, max_length, num_mel_bins) float32, normalised.
+        Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame.
+        """
+        waveforms, lengths = self._batch(waveforms, lengths)
+        # Frames past `max_length` are cut in the end, yet they count in the mean and in the padding minimum only
+        # where there is padding, which means that there are none: so only the mean needs the whole clip.
+        samples = torch.arange(waveforms.shape[1], device=waveforms.device)
+        inside = samples < lengths[:, None]
+        if self.remove_mean:
+            mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]
+            waveforms = waveforms - mean
+        waveforms = waveforms[:, : HOP * (self.max_length - 1) + WINDOW]
+        log_mel = self._log_mel(waveforms)
+        frames = (lengths - WINDOW) // HOP + 1
+        return (self._pad(log_mel, frames) - self.mean) / (2 * self.std)
+
+    def _batch(self, waveforms: Any, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        device = self.window.device
+        if isinstance(waveforms, np.ndarray | Tensor):
+            batch = torch.as_tensor(waveforms, dtype=torch.float32, device=device)
+            batch = batch[None] if batch.ndim == 1 else batch
+            if batch.ndim != 2:
+                raise ValueError(f"waveforms have shape {tuple(batch.shape)}; expected (batch, samples) or (samples,)")
+            if lengths is None:
+                lengths = torch.full((len(batch),), batch.shape[1], device=device)
+            elif lengths.shape != (len(batch),):
+                raise ValueError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(batch)},), one a clip")
+            lengths = lengths.to(device)
+        else:
+            rows = [torch.as_tensor(row, dtype=torch.float32) for row in waveforms]
+            if not rows or any(row.ndim != 1 for row in rows):
+                raise ValueError(f"expected a sequence of (samples,), got shapes {[tuple(r.shape) for r in rows]}")
+            lengths = torch.tensor([len(row) for row in rows], device=device)
+            batch = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+        shortest = int(lengths.min()) if len(lengths) else 0
+        if shortest < WINDOW:
+            raise ValueError(
+                f"the shortest clip has {shortest} samples ({shortest / SAMPLE_RATE * 1000:.1f} ms); "
+                f"a spectrogram needs {WINDOW} (25 ms)"
+            )
+        return batch, lengths
+
+    def _log_mel(self, waveforms: Tensor) -> Tensor:
+        """(batch, samples) → (batch, frames, num_mel_bins), natural log of the mel energies."""
+        frames = waveforms.unfold(1, WINDOW, HOP)
+        frames = frames - frames.mean(2, keepdim=True)
+        # Kaldi repeats the first sample as its own predecessor.
+        previous = torch.cat((frames[..., :1], frames[..., :-1]), dim=2)
+        frames = (frames - PREEMPHASIS * previous) * self.window
+        power = torch.fft.rfft(frames, n=FFT).abs().square()
+        return (power @ self.filters).clamp_min(LOG_FLOOR).log()
+
+    def _pad(self, log_mel: Tensor, frames: Tensor) -> Tensor:
+        """Cut or pad (batch, frames', mels) to `max_length`; row b has `frames[b]` true frames."""
+        log_mel = log_mel[:, : self.max_length]
+        missing = self.max_length - log_mel.shape[1]
+        log_mel = nn.functional.pad(log_mel, (0, 0, 0, missing))
+        inside = (torch.arange(self.max_length, device=log_mel.device) < frames[:, None])[..., None]
+        if self.padding == "minimum":
+            value = torch.where(inside, log_mel, math.inf).amin((1, 2), keepdim=True)
+        else:
+            value = torch.as_tensor(float(self.padding), device=log_mel.device)
+        return torch.where(inside, log_mel, value)
+
+
+def _mel_filters(num_mel_bins: int) -> Tensor:
+    """Kaldi's triangular filters, (FFT // 2 + 1, num_mel_bins)."""
+    with warnings.catch_warnings():
+        # 128 filters on 257 bins leave the lowest few empty: Kaldi's do too, and the models were trained so.
+        warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
+        filters = mel_filter_bank(
+            num_frequency_bins=FFT // 2 + 1,
+            num_mel_filters=num_mel_bins,
+            min_frequency=20.0,
+            max_frequency=SAMPLE_RATE / 2,
+            sampling_rate=SAMPLE_RATE,
+            norm=None,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
+    return torch.from_numpy(filters).float()
+
+
+def mel_frequencies(num_mel_bins: int = 128, low: float = 20.0, high: float = SAMPLE_RATE / 2) -> np.ndarray:
+    """Centre of each of `LogMel`'s filters in hertz, (num_mel_bins,): for the axes of pictures."""
+    mel_low, mel_high = (1127.0 * math.log(1.0 + f / 700.0) for f in (low, high))
+    centres = np.linspace(mel_low, mel_high, num_mel_bins + 2)[1:-1]
+    return 700.0 * (np.exp(centres / 1127.0) - 1.0)

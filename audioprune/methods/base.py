@@ -1,0 +1,98 @@
+"""What every method is: settings, the layers where it acts, and one `reduce`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ..tokens import Evidence, Reduction, Tokens
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A token-reduction method.
+
+    keep_rate: share of the droppable tokens that stays at each pruned layer, in (0, 1]; one number, or one a layer.
+    layers: 0-based blocks after whose attention tokens are dropped, ascending; None is a quarter, half and three
+        quarters of the depth (blocks 4, 7 and 10 of 12, counted from 1).
+
+    Raises `ValueError` for settings that cannot be right; those that depend on the model are checked when it is pruned.
+    """
+
+    keep_rate: float | Sequence[float]
+    layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
+        for rate in rates:
+            if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= 1:
+                raise ValueError(
+                    f"keep_rate is {self.keep_rate!r}; it is the share of tokens that stay at each pruned layer, "
+                    "more than 0 and at most 1 (1.0 prunes nothing)"
+                )
+        if isinstance(self.keep_rate, Sequence):
+            object.__setattr__(self, "keep_rate", tuple(float(rate) for rate in rates))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", self._checked_layers(self.layers))
+
+    @staticmethod
+    def _checked_layers(layers: Any) -> tuple[int, ...]:
+        layers = (layers,) if isinstance(layers, int) else tuple(layers)
+        if not layers or any(not isinstance(layer, int) or layer < 0 for layer in layers):
+            raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
+        if any(a >= b for a, b in zip(layers, layers[1:], strict=False)):
+            raise ValueError(f"layers are {layers}; they must ascend without repeats")
+        return layers
+
+    def schedule(self, depth: int) -> dict[int, float]:
+        """Pruned layer → keep rate, for a model of `depth` blocks.
+
+        Raises `ValueError` where a layer lies outside the model or the rates do not match the layers in number.
+        """
+        layers = self.layers
+        if layers is None:
+            layers = tuple(sorted({layer for i in (1, 2, 3) if (layer := round(depth * i / 4)) < depth}))
+        if layers[-1] >= depth:
+            raise ValueError(f"layer {layers[-1]} does not exist: the model has {depth} blocks, 0 … {depth - 1}")
+        rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate] * len(layers)
+        if len(rates) != len(layers):
+            raise ValueError(f"{len(rates)} keep rates for {len(layers)} pruned layers {tuple(layers)}; give one each")
+        return dict(zip(layers, map(float, rates), strict=True))
+
+    def with_keep_rate(self, keep_rate: float | Sequence[float]) -> Self:
+        """A copy with another keep rate."""
+        return dataclasses.replace(self, keep_rate=keep_rate)
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """The fields of `Evidence` that `reduce` reads."""
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether gradients must flow through the scores in training."""
+        return False
+
+    @property
+    def carries_sizes(self) -> bool:
+        """Whether tokens come to stand for several patches, which later attention and pooling must count."""
+        return False
+
+    @abstractmethod
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        """Keep ceil(keep_rate · n) of the n tokens."""
+
+    def counts(self, patches: int, depth: int) -> list[int]:
+        """Droppable tokens before the first stage and after each, for an input of `patches`."""
+        counts = [patches]
+        for rate in self.schedule(depth).values():
+            counts.append(self.count_after(counts[-1], rate))
+        return counts
+
+    def count_after(self, n: int, keep_rate: float) -> int:
+        """Droppable tokens that a stage leaves of n."""
+        return n if keep_rate == 1 else min(n, math.ceil(round(keep_rate * n, 9)))

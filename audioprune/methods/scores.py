@@ -1,0 +1,61 @@
+"""Scores: how much a token matters. The first of a method's three choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .. import ops
+from ..tokens import Evidence
+
+
+@dataclass(frozen=True)
+class Score:
+    """compute(evidence, seed) → (batch, n), the higher the more worth keeping.
+
+    needs: what it reads from `Evidence`. is_share: whether scores are shares of attention, which weigh a fused token.
+    """
+
+    needs: frozenset[str]
+    compute: Callable[[Evidence, int], Tensor]
+    is_share: bool = False
+
+
+def attention(evidence: Evidence, seed: int) -> Tensor:
+    """Attention received from all patches (arXiv 2504.01690, eq. 2a, over patch rows and columns)."""
+    assert evidence.attention is not None
+    return evidence.attention
+
+
+def cls(evidence: Evidence, seed: int) -> Tensor:
+    """Attention received from the CLS token (eq. 2b)."""
+    assert evidence.cls is not None
+    return evidence.cls
+
+
+def intensity(evidence: Evidence, seed: int) -> Tensor:
+    """Mean of the token's patch of the log-mel: loud patches stay."""
+    assert evidence.intensity is not None
+    return evidence.intensity
+
+
+def variation(evidence: Evidence, seed: int) -> Tensor:
+    """Standard deviation of the token's patch of the log-mel: varied patches stay."""
+    assert evidence.variation is not None
+    return evidence.variation
+
+
+def random(evidence: Evidence, seed: int) -> Tensor:
+    """The baseline that every score must beat: a draw per patch and layer, the same for every clip of a seed."""
+    return ops.pseudo_random(evidence.patch, seed, evidence.layer)
+
+
+SCORES = {
+    "attention": Score(frozenset({"attention"}), attention, is_share=True),
+    "cls": Score(frozenset({"cls"}), cls, is_share=True),
+    "intensity": Score(frozenset({"intensity"}), intensity),
+    "variation": Score(frozenset({"variation"}), variation),
+    "random": Score(frozenset(), random),
+}

@@ -1,0 +1,85 @@
+"""TopK token pruning, and its three free choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .. import ops
+from ..tokens import Evidence, Reduction, Tokens
+from .base import Method
+from .fates import FATES
+from .scores import SCORES
+from .spending import segmentwise, whole
+
+
+@dataclass(frozen=True)
+class TopK(Method):
+    """Keep the ceil(keep_rate · n) tokens with the highest scores, after the attention of a few blocks.
+
+    Token Pruning in Audio Transformers (Lee & Lee, arXiv 2504.01690, §3.1). The defaults are the paper's.
+
+    score: "attention" received (eq. 2a), "cls" attention (eq. 2b), "intensity", "variation" of the patch, or "random".
+    segments: None spends the budget on the whole clip; a number S gives each of S time segments ⌊K/S⌋ tokens.
+    dropped: "discard", "fuse" into one token (EViT), or "merge" into the nearest kept token, with sizes carried on.
+    seed: of the random score.
+    """
+
+    score: Literal["attention", "cls", "intensity", "variation", "random"] = "attention"
+    segments: int | None = None
+    dropped: Literal["discard", "fuse", "merge"] = "discard"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score not in SCORES:
+            raise ValueError(f"score is {self.score!r}; there are {', '.join(SCORES)}")
+        if self.dropped not in FATES:
+            raise ValueError(f"dropped is {self.dropped!r}; there are {', '.join(FATES)}")
+        if self.segments is not None and (not isinstance(self.segments, int) or self.segments < 1):
+            raise ValueError(f"segments is {self.segments!r}; it is a number of time segments, at least 1, or None")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return SCORES[self.score].needs | FATES[self.dropped].needs
+
+    @property
+    def needs_gradient(self) -> bool:
+        # The fused token is weighted by its scores, so they are part of the function that is trained.
+        return self.dropped == "fuse"
+
+    @property
+    def carries_sizes(self) -> bool:
+        return FATES[self.dropped].carries_sizes
+
+    def spend_in(self) -> int | None:
+        """Number of time segments to spend the budget in, or None for the whole clip at once."""
+        return self.segments
+
+    def count_after(self, n: int, keep_rate: float) -> int:
+        kept = super().count_after(n, keep_rate)
+        return kept + FATES[self.dropped].adds if kept < n else n
+
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        score, k = SCORES[self.score], ops.budget(keep_rate, tokens.count)
+        scores = score.compute(evidence, self.seed)
+        segments = self.spend_in()
+        ranked = scores.detach()
+        kept = whole(ranked, k) if segments is None else segmentwise(ranked, evidence, k, segments)
+        weights = scores if score.is_share else torch.full_like(scores, 1 / max(1, tokens.count - k))
+        if k < tokens.count:
+            tokens = FATES[self.dropped].apply(tokens, evidence, kept, weights)
+        return Reduction(tokens, kept, scores)
+
+
+@dataclass(frozen=True)
+class SegmentwiseTopK(TopK):
+    """Segmentwise Top-K: the ⌊K/S⌋ best tokens of each of S time segments (Gibier et al., arXiv 2511.14293).
+
+    The named form of `TopK(segments=S)`: `segments=None` means 8.
+    """
+
+    def spend_in(self) -> int:
+        return 8 if self.segments is None else self.segments

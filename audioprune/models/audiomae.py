@@ -1,0 +1,196 @@
+"""AudioMAE in transformers' form.
+
+Masked Autoencoders that Listen (Huang et al., arXiv 2207.06405): a ViT over 16×16 patches of a log-mel spectrogram,
+classified from the mean of its patch tokens. The blocks are transformers' own AST blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer import (
+    ASTAttention,
+    ASTLayer,
+)
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from ..extractor import LogMelFeatureExtractor
+from .pooling import MeanPooling
+
+
+@strict
+class AudioMAEConfig(PreTrainedConfig):
+    """Shape of an AudioMAE. The defaults are the published ViT-Base for ten-second clips.
+
+    max_length: frames of 10 ms in a spectrogram; with 16×16 patches, max_length / 16 columns of tokens.
+    num_mel_bins: mel channels; num_mel_bins / patch_size rows of tokens.
+    """
+
+    model_type = "audiomae"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    patch_size: int = 16
+    qkv_bias: bool = True
+    max_length: int = 1024
+    num_mel_bins: int = 128
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along (time, frequency)."""
+        return self.max_length // self.patch_size, self.num_mel_bins // self.patch_size
+
+
+class AudioMAEFeatureExtractor(LogMelFeatureExtractor):
+    """Waveforms to AudioMAE's `input_values`; see `LogMelFeatureExtractor`."""
+
+
+class AudioMAEEmbeddings(nn.Module):
+    """Patches, CLS token and fixed positions: (batch, frames, mels) → (batch, 1 + time·frequency, width).
+
+    Patches are time-major: patch t·F + f covers frames 16t … 16t + 15 and mel channels 16f … 16f + 15.
+    """
+
+    position_embeddings: Tensor
+
+    def __init__(self, config: AudioMAEConfig) -> None:
+        super().__init__()
+        time, frequency = config.grid
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
+        # A buffer, because the positions are fixed: a parameter would come back trainable from `from_pretrained`.
+        self.register_buffer("position_embeddings", torch.zeros(1, 1 + time * frequency, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_values: Tensor) -> Tensor:
+        expected = (self.config.max_length, self.config.num_mel_bins)
+        if input_values.ndim != 3 or tuple(input_values.shape[1:]) != expected:
+            raise ValueError(
+                f"input_values have shape {tuple(input_values.shape)}; this model takes (batch, {expected[0]} frames, "
+                f"{expected[1]} mel channels): LogMel(max_length={expected[0]}) makes them"
+            )
+        patches = self.projection(input_values.unsqueeze(1)).flatten(2).transpose(1, 2)
+        cls = self.cls_token.expand(len(patches), -1, -1)
+        return self.dropout(torch.cat((cls, patches), dim=1) + self.position_embeddings)
+
+
+class AudioMAEPreTrainedModel(PreTrainedModel):
+    config: AudioMAEConfig
+    config_class = AudioMAEConfig
+    base_model_prefix = "audiomae"
+    main_input_name = "input_values"
+    input_modalities = ("audio",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AudioMAEEmbeddings", "ASTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": ASTLayer, "attentions": ASTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AudioMAEEmbeddings):
+            init.normal_(module.cls_token, std=0.02)
+            init.copy_(module.position_embeddings, sincos_positions(module.config))
+
+
+class AudioMAEModel(AudioMAEPreTrainedModel):
+    """The encoder without a head. `pooler_output`: (batch, width), the mean of the last block's patch tokens."""
+
+    def __init__(self, config: AudioMAEConfig) -> None:
+        super().__init__(config)
+        self.embeddings = AudioMAEEmbeddings(config)
+        self.layers = nn.ModuleList([ASTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.pooling = MeanPooling()
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.projection
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """`input_values`: (batch, frames, mels), normalised log-mel. `attention_mask` must stay None: every clip is
+        padded to the model's length and the padding is heard, as in the authors' code."""
+        if input_values is None:
+            raise ValueError("input_values are missing: pass the spectrogram, (batch, frames, mels)")
+        if attention_mask is not None:
+            raise ValueError("AudioMAE takes clips of one fixed length; it has no attention_mask")
+        hidden_states = self.embeddings(input_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+        pooled = self.pooling(hidden_states[:, 1:], **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+
+class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
+    """Mean of patch tokens → LayerNorm → linear head. `logits`: (batch, num_labels)."""
+
+    def __init__(self, config: AudioMAEConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.audiomae = AudioMAEModel(config)
+        self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """`labels`: (batch,) class indices for cross-entropy, or (batch, num_labels) floats for multi-label BCE."""
+        outputs = self.audiomae(input_values, attention_mask=attention_mask, **kwargs)
+        logits = self.classifier(self.fc_norm(outputs.pooler_output))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def sincos_positions(config: AudioMAEConfig) -> Tensor:
+    """Fixed 2-D sine-cosine positions, (1, 1 + time·frequency, width); zeros for CLS. Width must divide by 4."""
+    time, frequency = config.grid
+    quarter = config.hidden_size // 4
+    if config.hidden_size % 4:
+        raise ValueError(f"hidden_size is {config.hidden_size}; sine-cosine positions need a multiple of 4")
+    rates = 10_000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    t, f = torch.meshgrid(torch.arange(time), torch.arange(frequency), indexing="ij")
+    angles = [axis.flatten()[:, None] * rates for axis in (f, t)]
+    table = torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return torch.cat((torch.zeros(1, config.hidden_size), table.float()))[None]
+
+
+AutoConfig.register(AudioMAEConfig.model_type, AudioMAEConfig, exist_ok=True)
+AutoModel.register(AudioMAEConfig, AudioMAEModel, exist_ok=True)
+AutoModelForAudioClassification.register(AudioMAEConfig, AudioMAEForAudioClassification, exist_ok=True)
+AutoFeatureExtractor.register(AudioMAEConfig, AudioMAEFeatureExtractor, exist_ok=True)

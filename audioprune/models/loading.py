@@ -1,0 +1,131 @@
+"""load(source): a model from a hub id, a folder, or an authors' weight file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
+from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
+
+from ..extractor import LogMelFeatureExtractor
+from ..features import LogMel
+from . import audiomae
+from .ast import AST_CLASSES
+from .weights import SUFFIXES, CheckpointError, check_keys, load_weights
+
+EMBEDDED = "esc10"
+"""Name of the small AudioMAE that ships with the package, trained on ESC-10."""
+_EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "audiomae-esc10"
+
+
+def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
+    """An audio classifier, in evaluation mode and float32.
+
+    Args:
+        source: a hub id (`"MIT/ast-finetuned-audioset-16-16-0.442"`), a folder in transformers' format, a weight file
+            of AST, AudioMAE (pre-trained, fine-tuned, timm's layout) or the TopK authors, or `"esc10"`, the model
+            that ships with audioprune.
+        pooling: for an AST, "cls" (its own) or "mean" (AST-MP).
+        **config: overrides of the model's config, such as num_labels, max_length (frames of 10 ms),
+            num_attention_heads (not in an authors' file: width / 64 unless given).
+
+    Raises `CheckpointError` for a file that is damaged, of another layout, or has missing or unknown keys, and
+    `FileNotFoundError` for a path that is not there.
+    """
+    if pooling not in (None, *AST_CLASSES):
+        raise ValueError(f"pooling is {pooling!r}; an AST pools by 'cls' or 'mean'")
+    path = resolve(source)
+    if isinstance(path, Path) and path.is_file():
+        return load_weights(path, pooling=pooling, **config)
+    return _load_pretrained(path, pooling, config)
+
+
+def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
+    """The front end that a model expects: its own extractor's settings where it came with one.
+
+    A stock AST's extractor keeps its own padding (0.0, and no mean removal). A bare weight file gets AudioSet's mean
+    and std, the clip's minimum as padding, and the model's length.
+    """
+    path = resolve(source)
+    length, mels = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", 128)
+    if length is None:
+        raise ValueError(f"{type(model).__name__} does not take log-mel spectrograms of a fixed length")
+    if isinstance(path, Path) and path.is_file():
+        return LogMel(length, num_mel_bins=mels)
+    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
+        return LogMel(length, num_mel_bins=mels)
+    extractor = AutoFeatureExtractor.from_pretrained(path)
+    if isinstance(extractor, LogMelFeatureExtractor):
+        front = extractor.log_mel
+    elif isinstance(extractor, ASTFeatureExtractor):
+        mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
+        front = LogMel(
+            extractor.max_length,
+            mean,
+            std,
+            num_mel_bins=extractor.num_mel_bins,
+            padding=0.0,
+            remove_mean=False,
+        )
+    else:
+        raise ValueError(f"{source}: its extractor {type(extractor).__name__} makes no log-mel spectrogram of Kaldi's")
+    if front.max_length != length:
+        raise ValueError(f"{source}: its extractor makes {front.max_length} frames, its model takes {length}")
+    return front
+
+
+def resolve(source: str | Path) -> str | Path:
+    """A path where the source is one, the shipped model's folder for `"esc10"`, otherwise the hub id."""
+    if str(source) == EMBEDDED and not Path(source).exists():
+        return _EMBEDDED_FOLDER
+    path = Path(source)
+    if path.exists():
+        return path
+    looks_local = isinstance(source, Path) or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
+    if looks_local or str(source).count("/") > 1:
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    return str(source)
+
+
+def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
+    if isinstance(path, Path) and not (path / "config.json").exists():
+        raise FileNotFoundError(
+            f"{path}: no config.json in this folder; give a model in transformers' format or a file"
+        )
+    try:
+        settings = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        # timm's format has a config.json too, of another kind.
+        weights = path / "model.safetensors" if isinstance(path, Path) else None
+        if weights is not None and weights.exists():
+            return load_weights(weights, pooling=pooling, **config)
+        raise CheckpointError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from error
+    is_ast = settings.model_type == "audio-spectrogram-transformer"
+    if pooling is not None and not is_ast:
+        raise ValueError(f"{path}: a {settings.model_type} model; pooling={pooling!r} is for an AST")
+    loader: Any = AutoModelForAudioClassification
+    if is_ast:
+        loader = AST_CLASSES[pooling or getattr(settings, "pooling", "cls")]
+    elif settings.model_type == audiomae.AudioMAEConfig.model_type:
+        loader = audiomae.AudioMAEForAudioClassification
+    new_head = "num_labels" in config and config["num_labels"] != settings.num_labels
+    try:
+        model, report = loader.from_pretrained(
+            path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=None,
+            ignore_mismatched_sizes=new_head,
+            **config,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+    allowed = ("classifier.",) if new_head else ("\0",)
+    missing = [key for key in report["missing_keys"] if not key.startswith(allowed)]
+    check_keys(str(path), missing, report["unexpected_keys"])
+    if is_ast and hasattr(settings, "classifier_layer_norm_eps"):
+        model.classifier.layernorm.eps = settings.classifier_layer_norm_eps
+    return model.eval()

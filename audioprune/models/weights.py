@@ -1,0 +1,300 @@
+"""Reading weight files in the authors' layouts: AST, AudioMAE (pre-trained, fine-tuned, timm), TopK.
+
+Both papers' files use timm's ViT names. Pruning adds no parameters, so the TopK authors' files are read the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import ASTConfig, PreTrainedModel
+
+from .ast import AST_CLASSES
+from .audiomae import AudioMAEConfig, AudioMAEForAudioClassification
+
+State = dict[str, Tensor]
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+HEAD_EPS = 1e-5
+"""AST's head has PyTorch's default LayerNorm epsilon, its encoder timm's 1e-6."""
+
+
+class CheckpointError(ValueError):
+    """A weight file that cannot be used. The message names the file, the keys, and the remedy."""
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a file, whatever they are wrapped in; nothing but tensors and plain values is ever unpickled."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            # AudioMAE's pre-trained file also holds its training arguments.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{path}: cannot be read as weights ({reason[0][:200] if reason else type(error).__name__}). "
+            "The file is truncated or not a checkpoint, or it holds more than tensors: download it again, or re-save "
+            "its state dict with torch.save or safetensors"
+        ) from error
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
+    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
+    """A model from a file in an authors' layout; family, depth, width, labels and length are read off the tensors.
+
+    config: overrides such as num_attention_heads, max_length, num_labels, frequency_stride.
+    Raises `CheckpointError` for a file of another layout, listing the keys that are unknown or missing.
+    """
+    state = read_state(path)
+    if "v.cls_token" in state:
+        return _load_ast(path, state, pooling, config)
+    if "cls_token" in state and "patch_embed.proj.weight" in state:
+        if "dist_token" in state:
+            raise CheckpointError(f"{path}: a distilled ViT without an AST head; expected AST's 'v.*' and 'mlp_head.*'")
+        if pooling not in (None, "mean"):
+            raise CheckpointError(f"{path}: an AudioMAE is mean-pooled; pooling={pooling!r} is AST's")
+        return _load_audiomae(path, state, config)
+    known = ", ".join(sorted(state)[:5])
+    raise CheckpointError(
+        f"{path}: neither AST ('v.cls_token' …) nor AudioMAE ('cls_token', 'patch_embed.proj.weight' …); it has {known} …"
+    )
+
+
+def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
+    # ImageNet's heads lie unused in every AST file.
+    state = {k: v for k, v in state.items() if not k.startswith(("v.head.", "v.head_dist."))}
+    shape = _Shape.of(state, "v.", special=2)
+    labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
+    stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
+    time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
+    settings = ASTConfig(
+        **shape.config(config),
+        num_labels=labels,
+        time_stride=time_stride,
+        frequency_stride=frequency_stride,
+        layer_norm_eps=config.pop("layer_norm_eps", 1e-6),
+        max_length=length,
+        classifier_layer_norm_eps=HEAD_EPS,
+        **config,
+    )
+    model = AST_CLASSES[pooling or "cls"](settings)
+    model.classifier.layernorm.eps = HEAD_EPS
+    frequency, time = model.audio_spectrogram_transformer.embeddings.get_shape(settings)
+    grid = _from_timm(state, "v.", "audio_spectrogram_transformer.")
+    positions = grid.pop("audio_spectrogram_transformer.embeddings.position_embeddings")
+    grid["audio_spectrogram_transformer.embeddings.position_embeddings"] = _crop_centre(
+        path, positions, frequency, time
+    )
+    return _fill(path, model, grid, optional=("classifier.",) if "mlp_head.1.weight" not in state else ())
+
+
+def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrainedModel:
+    fine_tuned = "head.weight" in state
+    # What pre-training leaves behind: the decoder, and the norm that a fine-tuned model replaces by `fc_norm`.
+    leftovers = ("mask_token", "decoder_") if fine_tuned else ("mask_token", "decoder_", "norm.")
+    state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
+    if "fc_norm.weight" not in state:  # timm's older name for the norm after pooling
+        state = {re.sub(r"^norm\.", "fc_norm.", k): v for k, v in state.items()}
+    shape = _Shape.of(state, "", special=1)
+    labels = _num_labels(path, state.get("head.weight"), config)
+    rows = config.get("num_mel_bins", 128) // shape.patch
+    if shape.patches % rows:
+        raise CheckpointError(f"{path}: {shape.patches} positions do not fill {rows} rows of patches")
+    own_length = shape.patches // rows * shape.patch
+    length = config.pop("max_length", own_length)
+    settings = AudioMAEConfig(**shape.config(config), num_labels=labels, max_length=length, **config)
+    model = AudioMAEForAudioClassification(settings)
+    renamed = _from_timm(state, "", "audiomae.")
+    key = "audiomae.embeddings.position_embeddings"
+    renamed[key] = _crop_as_the_authors(path, renamed[key], rows, length // shape.patch)
+    return _fill(path, model, renamed, optional=() if fine_tuned else ("classifier.", "fc_norm."))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a ViT's tensors tell of its shape."""
+
+    width: int
+    depth: int
+    mlp: int
+    patch: int
+    patches: int
+
+    @classmethod
+    def of(cls, state: State, prefix: str, special: int) -> _Shape:
+        blocks = [int(m[1]) for k in state if (m := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", k))]
+        projection = state[f"{prefix}patch_embed.proj.weight"]
+        return cls(
+            width=projection.shape[0],
+            depth=1 + max(blocks, default=-1),
+            mlp=len(state.get(f"{prefix}blocks.0.mlp.fc1.bias", torch.empty(0))),
+            patch=projection.shape[-1],
+            patches=state[f"{prefix}pos_embed"].shape[1] - special,
+        )
+
+    def config(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Config fields; the number of heads is in no file, so it is width / 64 unless the caller says otherwise."""
+        heads = overrides.pop("num_attention_heads", None) or max(1, self.width // 64)
+        if self.width % heads:
+            raise ValueError(f"num_attention_heads is {heads}, which does not divide the width {self.width}")
+        return dict(
+            hidden_size=self.width,
+            num_hidden_layers=self.depth,
+            intermediate_size=self.mlp,
+            patch_size=self.patch,
+            num_attention_heads=heads,
+        )
+
+
+def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
+    asked = config.pop("num_labels", None)
+    if head is None:
+        if asked is None:
+            raise CheckpointError(f"{path}: a pre-trained file without a head; pass num_labels=… for a new one")
+        return asked
+    if asked not in (None, len(head)):
+        raise CheckpointError(f"{path}: its head has {len(head)} labels, not num_labels={asked}")
+    return len(head)
+
+
+def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tuple) -> tuple[int, int, int]:
+    """Strides and length in frames, which a file tells only together: its number of positions is F·T."""
+    mels, length = config.get("num_mel_bins", 128), config.pop("max_length", None)
+    candidates = []
+    for step in dict.fromkeys((stride[1] or stride[0],) if any(stride) else (16, 10)):
+        time_step, frequency_step = stride[0] or step, stride[1] or step
+        rows = (mels - shape.patch) // frequency_step + 1
+        if shape.patches % rows == 0:
+            columns = shape.patches // rows
+            frames = (columns - 1) * time_step + shape.patch
+            # With overlapping patches several lengths give the same columns: a power of two is the published one.
+            round_frames = 1 << (frames - 1).bit_length()
+            if (round_frames - shape.patch) // time_step + 1 == columns:
+                frames = round_frames
+            candidates.append((time_step, frequency_step, frames))
+    if not candidates:
+        raise CheckpointError(
+            f"{path}: {shape.patches} positions fit neither stride 16 nor 10; pass time_stride=… and frequency_stride=…"
+        )
+    best = next((c for c in candidates if c[2] & (c[2] - 1) == 0), candidates[0])
+    return (*best[:2], length or best[2])
+
+
+_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)\.(weight|bias)$")
+_BLOCK_NAMES = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.o_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_NAMES = {
+    "v.norm": "audio_spectrogram_transformer.layernorm",
+    "v.patch_embed.proj": "audio_spectrogram_transformer.embeddings.patch_embeddings.projection",
+    "mlp_head.0": "classifier.layernorm",
+    "mlp_head.1": "classifier.dense",
+    "patch_embed.proj": "audiomae.embeddings.projection",
+    "head": "classifier",
+    "fc_norm": "fc_norm",
+}
+_TOKENS = {"cls_token": "cls_token", "dist_token": "distillation_token", "pos_embed": "position_embeddings"}
+
+
+def _from_timm(state: State, prefix: str, encoder: str) -> State:
+    """Rename timm's keys to transformers', and cut the joint q/k/v projections into thirds.
+
+    A key without a counterpart keeps its name, so that it is listed as unknown later.
+    """
+    renamed: State = {}
+    for key, tensor in state.items():
+        local = key.removeprefix(prefix)
+        module, _, kind = key.rpartition(".")
+        block = _BLOCK.match(local)
+        if block and block[2] == "attn.qkv":
+            for name, third in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"{encoder}layers.{block[1]}.attention.{name}_proj.{block[3]}"] = third
+        elif block and block[2] in _BLOCK_NAMES:
+            renamed[f"{encoder}layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"] = tensor
+        elif key.startswith(prefix) and local in _TOKENS:
+            renamed[f"{encoder}embeddings.{_TOKENS[local]}"] = tensor
+        elif module in _NAMES:
+            renamed[f"{_NAMES[module]}.{kind}"] = tensor
+        else:
+            renamed[key] = tensor
+    return renamed
+
+
+def _crop_centre(path: Path, positions: Tensor, frequency: int, time: int) -> Tensor:
+    """AST's rule for clips shorter than the file's: the middle time columns. (1, 2 + F·T', width) → (1, 2 + F·T, …)."""
+    special, patches = positions[:, :2], positions[:, 2:]
+    if patches.shape[1] == frequency * time:
+        return positions
+    grid = _as_grid(path, patches, frequency)
+    start = _room(path, grid, time) // 2
+    return torch.cat((special, grid[:, :, start : start + time].flatten(1, 2)), dim=1)
+
+
+def _crop_as_the_authors(path: Path, positions: Tensor, frequency: int, time: int) -> Tensor:
+    """AudioMAE's positions for shorter clips, exactly as its authors cut them.
+
+    The tokens are time-major, but the table is cut as if it were frequency-major: reshaped to (F, T') and the first T
+    of each row taken, so that ESC-50 gets the original times 0–3, 8–11, 16–19 … The published fine-tuned weights
+    were trained so; cutting it "right" changes the model.
+    """
+    special, patches = positions[:, :1], positions[:, 1:]
+    if patches.shape[1] == frequency * time:
+        return positions
+    grid = _as_grid(path, patches, frequency)
+    _room(path, grid, time)
+    return torch.cat((special, grid[:, :, :time].flatten(1, 2)), dim=1)
+
+
+def _as_grid(path: Path, patches: Tensor, frequency: int) -> Tensor:
+    if patches.shape[1] % frequency:
+        raise CheckpointError(f"{path}: {patches.shape[1]} positions do not fill {frequency} rows of patches")
+    return patches.unflatten(1, (frequency, -1))
+
+
+def _room(path: Path, grid: Tensor, time: int) -> int:
+    room = grid.shape[2] - time
+    if room < 0:
+        raise CheckpointError(
+            f"{path}: has positions for {grid.shape[2]} time columns, and max_length asks for {time}: "
+            "positions can be cut, not invented; choose a shorter max_length"
+        )
+    return room
+
+
+def _fill(path: Path, model: PreTrainedModel, state: State, optional: tuple[str, ...]) -> PreTrainedModel:
+    """Load strictly, but for `optional` prefixes, which may be missing. Raises listing every key that is off."""
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    missing = [key for key in missing if not key.startswith(optional or ("\0",))]
+    check_keys(str(path), missing, unknown)
+    return model.eval()
+
+
+def check_keys(source: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
+    """Raise `CheckpointError` listing keys that the model lacks or that it does not know."""
+    found = (("lacks", sorted(missing)), ("has unknown", sorted(unknown)))
+    lists = [f"{what} {len(keys)} keys ({', '.join(keys)})" for what, keys in found if keys]
+    if lists:
+        raise CheckpointError(f"{source}: " + "; ".join(lists))

@@ -1,0 +1,101 @@
+"""Pure tensor functions that methods are composed of. No model, no method, no state."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def budget(keep_rate: float, n: int) -> int:
+    """K = ceil(keep_rate · n), at least 1. Rounding noise of the product (0.1 · 30 = 3.0000000000000004) is ignored."""
+    return max(1, math.ceil(round(keep_rate * n, 9)))
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Positions of the k highest scores, (batch, n) → (batch, k), ascending. Of equal scores the earlier wins."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return order[:, :k].sort(dim=1).values
+
+
+def segment_of(column: Tensor, columns: int, segments: int) -> Tensor:
+    """⌊S·t/T⌋ for each token's time column t of T, same shape; tokens without a column (t < 0) are in segment S."""
+    return torch.where(column < 0, segments, (column * segments) // columns)
+
+
+def top_k_segmentwise(scores: Tensor, segment: Tensor, k: int, segments: int) -> Tensor:
+    """The ⌊k/S⌋ highest scores of each of S time segments, and the remainder by score over all.
+
+    scores: (batch, n). segment: (batch, n) integers; those outside 0 … S − 1 have no quota. A segment with fewer
+    tokens than its quota keeps them all. Returns (batch, k) positions, ascending; of equal scores the earlier wins.
+    Segmentwise Pruning in Audio-Language Models (arXiv 2511.14293), with S ≤ k.
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    sorted_segment = segment.gather(1, order)
+    # Grouping the score order by segment (stably) puts each token at its rank plus its group's start.
+    grouped = sorted_segment.argsort(dim=1, stable=True)
+    counts = torch.zeros(len(scores), segments + 1, dtype=torch.long, device=scores.device)
+    counts = counts.scatter_add(1, segment, torch.ones_like(segment))
+    starts = counts.cumsum(1) - counts
+    position = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    rank_in_group = position - starts.gather(1, sorted_segment.gather(1, grouped))
+    rank = torch.empty_like(rank_in_group).scatter(1, grouped, rank_in_group)
+    guaranteed = (rank < k // segments) & (sorted_segment < segments)
+    # Stable: first the guaranteed, then the others, each by descending score.
+    chosen = (~guaranteed).to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+    return order.gather(1, chosen).sort(dim=1).values
+
+
+def complement(kept: Tensor, n: int) -> Tensor:
+    """Positions 0 … n − 1 that are not in kept, (batch, k) → (batch, n − k), ascending."""
+    mask = torch.zeros(len(kept), n, dtype=torch.uint8, device=kept.device).scatter(1, kept, 1)
+    return mask.argsort(dim=1, stable=True)[:, : n - kept.shape[1]]
+
+
+def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
+    """x: (batch, n, width), positions: (batch, k) → (batch, k, width)."""
+    return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
+
+
+def nearest(keys: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
+    """For each dropped token the index *into kept* of the kept token with the highest key cosine.
+
+    keys: (batch, n, dim) → (batch, n − k).
+    """
+    unit = torch.nn.functional.normalize(keys, dim=-1)
+    cosine = gather_tokens(unit, dropped) @ gather_tokens(unit, kept).transpose(1, 2)
+    return cosine.argmax(dim=2)
+
+
+def merge(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Size-weighted mean of each kept token and the dropped ones that joined it (Token Merging, arXiv 2210.09461).
+
+    x: (batch, n, width); size: (batch, n); target: (batch, n − k) indices into kept.
+    Returns (batch, k, width) and the new sizes (batch, k), which sum to the old.
+    """
+    size_kept, size_dropped = size.gather(1, kept), size.gather(1, dropped)
+    total = size_kept.scatter_add(1, target, size_dropped)
+    weighted = gather_tokens(x, kept) * size_kept[..., None].to(x.dtype)
+    incoming = gather_tokens(x, dropped) * size_dropped[..., None].to(x.dtype)
+    weighted = weighted.scatter_add(1, target[..., None].expand_as(incoming), incoming)
+    return weighted / total[..., None].to(x.dtype), total
+
+
+def fuse(x: Tensor, weights: Tensor, dropped: Tensor) -> Tensor:
+    """One token Σ wᵢ·xᵢ of the dropped ones, unnormalised (EViT, arXiv 2202.07800). (batch, 1, width)."""
+    weight = weights.gather(1, dropped)[..., None].to(x.dtype)
+    return (gather_tokens(x, dropped) * weight).sum(dim=1, keepdim=True)
+
+
+def pseudo_random(patch: Tensor, seed: int, layer: int) -> Tensor:
+    """A number in [0, 1) for each patch, the same for every clip, batch, device and backend.
+
+    A counter-based hash in 31-bit integer arithmetic: it needs no generator, so it compiles and exports.
+    """
+    mask = 0x7FFFFFFF
+    x = (patch + 2 + 1_000_003 * (layer + 1)) & mask
+    x = (x + 7_919 * (seed & 0xFFFFF) + 1) & mask
+    for multiplier in (0x2545F491, 0x4F6CDD1D, 0x369DEA0F):
+        x = ((x ^ (x >> 15)) * multiplier) & mask
+    return (x ^ (x >> 16)).to(torch.float64).div(mask + 1).to(torch.float32)

@@ -1,0 +1,186 @@
+"""prune(model, method): where methods and adapters meet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import nn
+
+from .adapters import Adapter, find_adapter
+from .adapters.base import Attachment
+from .methods import Method, SegmentwiseTopK, TopK
+from .tokens import Evidence, Reduction, Tokens
+
+METHODS: dict[str, type[Method]] = {"TopK": TopK, "SegmentwiseTopK": SegmentwiseTopK}
+"""Names that a settings file may use."""
+
+_HANDLE = "_audioprune_handle"
+
+
+class AlreadyPrunedError(RuntimeError):
+    """The model is pruned; its handle must be removed first."""
+
+
+class _ScheduledMethod:
+    """A method with its keep rates laid out over one model's layers: the adapter's `Reducer`."""
+
+    def __init__(self, method: Method, depth: int) -> None:
+        self.depth = depth
+        self.set(method)
+
+    def set(self, method: Method) -> None:
+        # A keep rate of 1.0 skips the stage: nothing is scored, the model computes what it always did.
+        self.rates = {layer: rate for layer, rate in method.schedule(self.depth).items() if rate < 1}
+        self.method = method
+        self.needs_gradient = method.needs_gradient
+
+    def prunes(self, layer: int) -> bool:
+        return layer in self.rates
+
+    def needs(self, layer: int) -> frozenset[str]:
+        return self.method.needs if layer in self.rates else frozenset()
+
+    def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
+        return self.method.reduce(tokens, evidence, self.rates[evidence.layer])
+
+
+class Pruned:
+    """Handle of a pruned model. Usable as a context manager: the model is restored at its end.
+
+    `keep_rate` may be set while attached. `remove()` restores the model bit for bit.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, method: Method) -> None:
+        self.model, self._adapter = model, adapter
+        self._reducer = _ScheduledMethod(method, len(adapter.layers))
+        self._attachment: Attachment | None = adapter.attach(self._reducer)
+        setattr(adapter.encoder, _HANDLE, self)
+
+    @property
+    def method(self) -> Method:
+        return self._reducer.method
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """0-based blocks at which the method acts."""
+        return tuple(self.method.schedule(len(self._adapter.layers)))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Droppable tokens of one clip: in the input, and after each of `layers`."""
+        return tuple(self.method.counts(self._adapter.grid.patches, len(self._adapter.layers)))
+
+    @property
+    def keep_rate(self) -> float | Sequence[float]:
+        return self.method.keep_rate
+
+    @keep_rate.setter
+    def keep_rate(self, keep_rate: float | Sequence[float]) -> None:
+        self._reducer.set(self.method.with_keep_rate(keep_rate))
+
+    @property
+    def attached(self) -> bool:
+        return self._attachment is not None
+
+    @property
+    def attachment(self) -> Attachment:
+        """What was changed in the model. Raises `RuntimeError` after `remove()`."""
+        if self._attachment is None:
+            raise RuntimeError("this handle was removed: the model is not pruned any more")
+        return self._attachment
+
+    def remove(self) -> None:
+        """Restore the model exactly. Doing it twice does nothing the second time."""
+        if self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+            delattr(self._adapter.encoder, _HANDLE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        state = " → ".join(map(str, self.tokens)) + " tokens" if self.attached else "removed"
+        return f"Pruned({type(self.model).__name__}, {self.method}: {state})"
+
+
+def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
+    """Let a model forget tokens as it runs, from now on and until `handle.remove()`.
+
+    The model is changed in place: instances only, no weights, and state-dict keys stay.
+
+    Args:
+        model: an AST or AudioMAE, with or without a head, or a module that holds one.
+        method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads.
+
+    Raises:
+        AlreadyPrunedError: the model is pruned already.
+        UnsupportedModelError: no adapter enters the model.
+        ValueError: a layer does not exist in this model, or the setting is invalid.
+    """
+    if isinstance(method, str | Path):
+        method = read_method(method)
+    if not isinstance(method, Method):
+        hint = f"; did you mean {method.__name__}(keep_rate=0.7)?" if isinstance(method, type) else ""
+        raise TypeError(f"expected a method such as TopK(keep_rate=0.7), got {method!r}{hint}")
+    adapter = find_adapter(model)
+    existing = getattr(adapter.encoder, _HANDLE, None)
+    if existing is not None:
+        raise AlreadyPrunedError(
+            f"this model is pruned already with {existing.method}; call remove() on its handle (audioprune.handle(model)"
+            " finds it) first, or set handle.keep_rate to change the rate"
+        )
+    # Settings are checked against the model before anything is touched.
+    method.schedule(len(adapter.layers))
+    return Pruned(model, adapter, method)
+
+
+def handle(model: nn.Module) -> Pruned | None:
+    """The handle of a pruned model, or None where the model is not pruned."""
+    for module in model.modules():
+        found = module.__dict__.get(_HANDLE)
+        if found is not None:
+            return found
+    return None
+
+
+def read_method(path: str | Path) -> Method:
+    """A method from a JSON file: `{"method": "TopK", "keep_rate": 0.5, "segments": 8, …}`.
+
+    Raises `ValueError` that names the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        settings: Any = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such settings file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON settings file ({error})") from error
+    if not isinstance(settings, dict) or settings.get("method") not in METHODS:
+        raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
+    method = METHODS[settings.pop("method")]
+    try:
+        return method(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def describe(method: Method | None) -> dict[str, Any]:
+    """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning."""
+    if method is None:
+        return {"method": None}
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
+    return {"method": type(method).__name__, **settings}
+
+
+def macs_saved(pruned: int, full: int) -> float:
+    """Share of multiply-accumulates that pruning saves, in [0, 1)."""
+    return 1 - pruned / full if full else math.nan
