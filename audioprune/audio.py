@@ -16,7 +16,9 @@ SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.025
 """One Kaldi analysis frame: nothing shorter has a spectrogram."""
 
-EXTENSIONS = frozenset([".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".wave"])
+EXTENSIONS = frozenset(
+    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()  # noqa: SIM905
+)
 """Suffixes taken when a folder is searched; a file that is named explicitly is always tried."""
 
 

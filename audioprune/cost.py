@@ -29,7 +29,7 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     """
     if inputs is not None:
         return _count_on(model, inputs)
-    config = model.config
+    config: Any = model.config
     length = getattr(config, "max_length", None)
     if length is None:
         raise ValueError(f"{type(model).__name__} has no fixed spectrogram length; pass inputs=…")
@@ -41,8 +41,9 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
 
 
 def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
-    tensors = dict(inputs) if isinstance(inputs, Mapping) else {model.main_input_name: inputs}
-    batch = len(tensors[model.main_input_name])
+    name = str(model.main_input_name)
+    tensors = dict(inputs) if isinstance(inputs, Mapping) else {name: inputs}
+    batch = len(tensors[name])
     return _count(model, lambda: model(**tensors)) // batch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -18,7 +18,7 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
     `padding` another meaning.
     """
 
-    model_input_names = ["input_values"]
+    model_input_names: ClassVar = ["input_values"]
 
     def __init__(
         self,

@@ -135,8 +135,8 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
     existing = getattr(adapter.encoder, _HANDLE, None)
     if existing is not None:
         raise AlreadyPrunedError(
-            f"this model is pruned already with {existing.method}; call remove() on its handle (audioprune.handle(model)"
-            " finds it) first, or set handle.keep_rate to change the rate"
+            f"this model is pruned already with {existing.method}; call remove() on its handle first "
+            "(audioprune.handle(model) finds it), or set handle.keep_rate to change the rate"
         )
     # Settings are checked against the model before anything is touched.
     method.schedule(len(adapter.layers))

@@ -39,16 +39,16 @@ def read(data: Path, folds: set[str]) -> tuple[Tensor, Tensor, list[str]]:
 
 
 def build(family: str, names: list[str], width: int, depth: int) -> nn.Module:
-    shape = dict(
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=width // 64,
-        intermediate_size=4 * width,
-        layer_norm_eps=1e-6,
-        max_length=PRESET.max_length,
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
+    shape = {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+        "layer_norm_eps": 1e-6,
+        "max_length": PRESET.max_length,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
     if family == "audiomae":
         return AudioMAEForAudioClassification(AudioMAEConfig(**shape))
     model = ASTForAudioClassification(ASTConfig(frequency_stride=16, time_stride=16, **shape))
@@ -156,7 +156,7 @@ def main() -> None:
             losses.append(loss.item())
         epoch += 1
         if epoch % 5 == 0 or epoch == args.epochs:
-            state = dict(model=model.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict())
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "epoch": epoch, "rng": torch.get_rng_state()}, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
         print(f"epoch {epoch} loss {sum(losses) / steps:.4f} {time.perf_counter() - began:.1f} s", flush=True)

@@ -48,8 +48,8 @@ class Adapter(ABC):
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]]
     """Class of a module in the model → the subclass that it becomes while pruned."""
 
-    encoder: nn.Module
-    layers: nn.ModuleList
+    encoder: Any
+    layers: Any
     special: int
     grid: Grid
 
@@ -76,7 +76,7 @@ class Adapter(ABC):
         """The eager attention function of the model's own module."""
         return sys.modules[type(self.attention_of(self.layers[0])).__module__].eager_attention_forward
 
-    def attention_of(self, layer: nn.Module) -> nn.Module:
+    def attention_of(self, layer: Any) -> Any:
         """A block's attention module, whose `config` names the attention to run."""
         return layer.attention
 
@@ -94,18 +94,18 @@ class Attachment:
         self.eager = adapter.eager
         self.sinks: list[Callable[[TokenPass], None]] = []
         self._swapped: list[tuple[nn.Module, type[nn.Module]]] = []
-        self._configs: list[tuple[nn.Module, Any]] = []
+        self._configs: list[tuple[Any, Any]] = []
         for module in adapter.encoder.modules():
             if type(module) in adapter.swaps:
                 self._swapped.append((module, type(module)))
                 module.__class__ = adapter.swaps[type(module)]
         for index, layer in enumerate(adapter.layers):
             layer._audioprune_index = index
-            module = adapter.attention_of(layer)
-            self._configs.append((module, module.config))
+            attend = adapter.attention_of(layer)
+            self._configs.append((attend, attend.config))
             # Blocks share one config: each gets its own copy, so that nothing else sees the changed attention.
-            module.config = copy.copy(module.config)
-            module.config._attn_implementation = attention.NAME
+            attend.config = copy.copy(attend.config)
+            attend.config._attn_implementation = attention.NAME
         encoder = adapter.encoder
         self._hooks = [
             encoder.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -124,7 +124,7 @@ class Attachment:
             module.__class__ = original
         self._hooks, self._configs, self._swapped = [], [], []
 
-    def _begin(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _begin(self, encoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         names = (encoder.main_input_name, "attention_mask")
         kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
         self.adapter.check_input(kwargs)

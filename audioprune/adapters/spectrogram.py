@@ -23,6 +23,8 @@ class PrunedASTLayer(ASTLayer):
     and gradient checkpointing stay as they are.
     """
 
+    _audioprune_index: int
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -67,7 +69,7 @@ class SpectrogramAdapter(Adapter):
     patch: tuple[int, int]
     stride: tuple[int, int]
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         self.encoder, self.layers = encoder, encoder.layers
 
     @classmethod
@@ -99,7 +101,7 @@ class ASTAdapter(SpectrogramAdapter):
     encoder_class = ASTModel
     special = 2  # CLS and distillation
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__(encoder)
         config = encoder.config
         size = config.patch_size
@@ -115,7 +117,7 @@ class AudioMAEAdapter(SpectrogramAdapter):
     encoder_class = AudioMAEModel
     special = 1  # CLS
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: Any) -> None:
         super().__init__(encoder)
         self.patch = self.stride = (encoder.config.patch_size, encoder.config.patch_size)
-        self.grid = Grid(*encoder.config.grid, frequency_major=False)
+        self.grid = Grid(encoder.config.grid[0], encoder.config.grid[1], frequency_major=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ class Method(ABC):
         layers = (layers,) if isinstance(layers, int) else tuple(layers)
         if not layers or any(not isinstance(layer, int) or layer < 0 for layer in layers):
             raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
-        if any(a >= b for a, b in zip(layers, layers[1:], strict=False)):
+        if any(a >= b for a, b in itertools.pairwise(layers)):
             raise ValueError(f"layers are {layers}; they must ascend without repeats")
         return layers
 

@@ -6,12 +6,13 @@ classified from the mean of its patch tokens. The blocks are transformers' own A
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import (
+    ASTConfig,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
@@ -101,15 +102,15 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
     config_class = AudioMAEConfig
     base_model_prefix = "audiomae"
     main_input_name = "input_values"
-    input_modalities = ("audio",)
+    input_modalities = ["audio"]  # noqa: RUF012
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AudioMAEEmbeddings", "ASTLayer"]
+    _no_split_modules = ["AudioMAEEmbeddings", "ASTLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {"hidden_states": ASTLayer, "attentions": ASTAttention}
+    _can_record_outputs = {"hidden_states": ASTLayer, "attentions": ASTAttention}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -125,7 +126,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
     def __init__(self, config: AudioMAEConfig) -> None:
         super().__init__(config)
         self.embeddings = AudioMAEEmbeddings(config)
-        self.layers = nn.ModuleList([ASTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([ASTLayer(cast(ASTConfig, config)) for _ in range(config.num_hidden_layers)])
         self.pooling = MeanPooling()
         self.post_init()
 
@@ -154,10 +155,10 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
 
     def __init__(self, config: AudioMAEConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = cast(int, config.num_labels)
         self.audiomae = AudioMAEModel(config)
         self.fc_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     @can_return_tuple

@@ -108,7 +108,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
         raise ValueError(f"{path}: a {settings.model_type} model; pooling={pooling!r} is for an AST")
     loader: Any = AutoModelForAudioClassification
     if is_ast:
-        loader = AST_CLASSES[pooling or getattr(settings, "pooling", "cls")]
+        loader = AST_CLASSES[str(pooling or getattr(settings, "pooling", "cls"))]
     elif settings.model_type == audiomae.AudioMAEConfig.model_type:
         loader = audiomae.AudioMAEForAudioClassification
     new_head = "num_labels" in config and config["num_labels"] != settings.num_labels

@@ -72,7 +72,8 @@ def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> Pr
         return _load_audiomae(path, state, config)
     known = ", ".join(sorted(state)[:5])
     raise CheckpointError(
-        f"{path}: neither AST ('v.cls_token' …) nor AudioMAE ('cls_token', 'patch_embed.proj.weight' …); it has {known} …"
+        f"{path}: neither AST ('v.cls_token' …) nor AudioMAE ('cls_token', 'patch_embed.proj.weight' …); "
+        f"it has {known} …"
     )
 
 
@@ -83,16 +84,15 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
     labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
     stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
     time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
-    settings = ASTConfig(
-        **shape.config(config),
-        num_labels=labels,
-        time_stride=time_stride,
-        frequency_stride=frequency_stride,
-        layer_norm_eps=config.pop("layer_norm_eps", 1e-6),
-        max_length=length,
-        classifier_layer_norm_eps=HEAD_EPS,
-        **config,
-    )
+    found = {
+        "num_labels": labels,
+        "time_stride": time_stride,
+        "frequency_stride": frequency_stride,
+        "layer_norm_eps": 1e-6,
+        "max_length": length,
+        "classifier_layer_norm_eps": HEAD_EPS,
+    }
+    settings = ASTConfig(**{**shape.config(config), **found, **config})
     model = AST_CLASSES[pooling or "cls"](settings)
     model.classifier.layernorm.eps = HEAD_EPS
     frequency, time = model.audio_spectrogram_transformer.embeddings.get_shape(settings)
@@ -118,7 +118,8 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
         raise CheckpointError(f"{path}: {shape.patches} positions do not fill {rows} rows of patches")
     own_length = shape.patches // rows * shape.patch
     length = config.pop("max_length", own_length)
-    settings = AudioMAEConfig(**shape.config(config), num_labels=labels, max_length=length, **config)
+    found = {"num_labels": labels, "max_length": length}
+    settings = AudioMAEConfig(**{**shape.config(config), **found, **config})
     model = AudioMAEForAudioClassification(settings)
     renamed = _from_timm(state, "", "audiomae.")
     key = "audiomae.embeddings.position_embeddings"
@@ -153,13 +154,13 @@ class _Shape:
         heads = overrides.pop("num_attention_heads", None) or max(1, self.width // 64)
         if self.width % heads:
             raise ValueError(f"num_attention_heads is {heads}, which does not divide the width {self.width}")
-        return dict(
-            hidden_size=self.width,
-            num_hidden_layers=self.depth,
-            intermediate_size=self.mlp,
-            patch_size=self.patch,
-            num_attention_heads=heads,
-        )
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.depth,
+            "intermediate_size": self.mlp,
+            "patch_size": self.patch,
+            "num_attention_heads": heads,
+        }
 
 
 def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
