@@ -10,7 +10,7 @@ handle.remove()
 from .adapters import UnsupportedModelError
 from .audio import AudioError, Clip, load_audio
 from .cost import macs
-from .extractor import LogMelFeatureExtractor
+from .extractor import AudioMAEFeatureExtractor
 from .features import PRESETS, LogMel
 from .methods import Method, SegmentwiseTopK, TopK
 from .models.loading import load, load_features
@@ -24,10 +24,10 @@ __all__ = [
     "PRESETS",
     "AlreadyPrunedError",
     "AudioError",
+    "AudioMAEFeatureExtractor",
     "CheckpointError",
     "Clip",
     "LogMel",
-    "LogMelFeatureExtractor",
     "Method",
     "Pruned",
     "SegmentwiseTopK",

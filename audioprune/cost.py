@@ -1,10 +1,8 @@
-"""What a model costs: multiply-accumulates, latency, peak memory."""
+"""What a model costs: multiply-accumulates and peak memory."""
 
 from __future__ import annotations
 
 import re
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,20 +62,6 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
 
 
-def latency(run: Callable[[], Any], *, seconds: float = 1.0, warmup: int = 1, device: str = "cpu") -> float:
-    """Median seconds of a call, over at least three calls and about `seconds` of them."""
-    for _ in range(warmup):
-        run()
-    _synchronize(device)
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < seconds and len(times) < 1000):
-        began = time.perf_counter()
-        run()
-        _synchronize(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
 def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:
     """Most bytes in use while a call runs, or None where it cannot be told.
 
@@ -86,7 +70,7 @@ def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         run()
-        _synchronize(device)
+        synchronize(device)
         return torch.cuda.max_memory_allocated()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -97,6 +81,7 @@ def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:
     return int(found.group(1)) * 1024 if found else None
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait until the device has finished what it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -11,7 +11,7 @@ from .audio import SAMPLE_RATE
 from .features import PRESETS, LogMel, Padding
 
 
-class LogMelFeatureExtractor(SequenceFeatureExtractor):
+class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
     """Waveforms at 16 kHz to `input_values` of (batch, max_length, num_mel_bins).
 
     The parameters are `LogMel`'s. `padding` of `LogMel` is called `pad_with` here, because transformers gives
@@ -38,6 +38,11 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"sampling_rate is {sampling_rate} Hz; the filter bank is made for {SAMPLE_RATE} Hz")
         self.max_length, self.mean, self.std = max_length, mean, std
         self.num_mel_bins, self.pad_with, self.remove_mean = num_mel_bins, pad_with, remove_mean
+
+    @classmethod
+    def of(cls, front: LogMel) -> Self:
+        """The extractor that makes what `front` makes."""
+        return cls(front.max_length, front.mean, front.std, front.num_mel_bins, front.padding, front.remove_mean)
 
     @property
     def log_mel(self) -> LogMel:

@@ -35,7 +35,7 @@ def top_k_segmentwise(scores: Tensor, segment: Tensor, k: int, segments: int) ->
     sorted_segment = segment.gather(1, order)
     # Grouping the score order by segment (stably) puts each token at its rank plus its group's start.
     grouped = sorted_segment.argsort(dim=1, stable=True)
-    counts = torch.zeros(len(scores), segments + 1, dtype=torch.long, device=scores.device)
+    counts = torch.zeros(scores.shape[0], segments + 1, dtype=torch.long, device=scores.device)
     counts = counts.scatter_add(1, segment, torch.ones_like(segment))
     starts = counts.cumsum(1) - counts
     position = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
@@ -49,7 +49,7 @@ def top_k_segmentwise(scores: Tensor, segment: Tensor, k: int, segments: int) ->
 
 def complement(kept: Tensor, n: int) -> Tensor:
     """Positions 0 … n − 1 that are not in kept, (batch, k) → (batch, n − k), ascending."""
-    mask = torch.zeros(len(kept), n, dtype=torch.uint8, device=kept.device).scatter(1, kept, 1)
+    mask = torch.zeros(kept.shape[0], n, dtype=torch.uint8, device=kept.device).scatter(1, kept, 1)
     return mask.argsort(dim=1, stable=True)[:, : n - kept.shape[1]]
 
 

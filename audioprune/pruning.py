@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -179,8 +178,3 @@ def describe(method: Method | None) -> dict[str, Any]:
         return {"method": None}
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
     return {"method": type(method).__name__, **settings}
-
-
-def macs_saved(pruned: int, full: int) -> float:
-    """Share of multiply-accumulates that pruning saves, in [0, 1)."""
-    return 1 - pruned / full if full else math.nan

@@ -44,7 +44,7 @@ class Trace:
 
     def _spread(self, patch: Tensor, values: Tensor, blank: float) -> Tensor:
         # One spare cell takes what stands for no patch.
-        table = torch.full((len(patch), self._grid.patches + 1), blank, device=patch.device)
+        table = torch.full((patch.shape[0], self._grid.patches + 1), blank, device=patch.device)
         table = table.scatter(1, torch.where(patch < 0, self._grid.patches, patch), values)
         return self._grid.to_map(table[:, :-1])
 

@@ -20,7 +20,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import ASTConfig, ASTForAudioClassification
 
 from audioprune.audio import load_audio
-from audioprune.extractor import LogMelFeatureExtractor
 from audioprune.features import PRESETS, LogMel
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEFeatureExtractor, AudioMAEForAudioClassification
 
@@ -163,8 +162,7 @@ def main() -> None:
 
     final = average.module.eval()
     final.half().save_pretrained(args.out)
-    extractor = AudioMAEFeatureExtractor if args.family == "audiomae" else LogMelFeatureExtractor
-    extractor(max_length=PRESET.max_length, mean=PRESET.mean, std=PRESET.std).save_pretrained(args.out)
+    AudioMAEFeatureExtractor.of(LogMel.preset("esc50")).save_pretrained(args.out)
     print(f"saved {args.out}", flush=True)
 
 

@@ -166,7 +166,7 @@ class TokenPass:
         state = self.entering[layer]
         bias = None
         if state.size is not None:
-            ones = state.size.new_ones(len(state.size), adapter.special)
+            ones = state.size.new_ones(state.size.shape[0], adapter.special)
             bias = torch.cat((ones, state.size), dim=1).log()[:, None, None, :]
         return AttentionCall(
             implementation=adapter.implementation,

@@ -49,6 +49,12 @@ class Method(ABC):
             raise ValueError(f"layers are {layers}; they must ascend without repeats")
         return layers
 
+    def __str__(self) -> str:
+        """The name and whatever differs from the defaults, as one would write it."""
+        rest = [f for f in dataclasses.fields(self) if f.name != "keep_rate" and getattr(self, f.name) != f.default]
+        settings = [repr(self.keep_rate), *(f"{f.name}={getattr(self, f.name)!r}" for f in rest)]
+        return f"{type(self).__name__}({', '.join(settings)})"
+
     def schedule(self, depth: int) -> dict[int, float]:
         """Pruned layer → keep rate, for a model of `depth` blocks.
 

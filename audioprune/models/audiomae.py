@@ -29,7 +29,7 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from ..extractor import LogMelFeatureExtractor
+from ..extractor import AudioMAEFeatureExtractor
 from .pooling import MeanPooling
 
 
@@ -63,10 +63,6 @@ class AudioMAEConfig(PreTrainedConfig):
         return self.max_length // self.patch_size, self.num_mel_bins // self.patch_size
 
 
-class AudioMAEFeatureExtractor(LogMelFeatureExtractor):
-    """Waveforms to AudioMAE's `input_values`; see `LogMelFeatureExtractor`."""
-
-
 class AudioMAEEmbeddings(nn.Module):
     """Patches, CLS token and fixed positions: (batch, frames, mels) → (batch, 1 + time·frequency, width).
 
@@ -93,7 +89,7 @@ class AudioMAEEmbeddings(nn.Module):
                 f"{expected[1]} mel channels): LogMel(max_length={expected[0]}) makes them"
             )
         patches = self.projection(input_values.unsqueeze(1)).flatten(2).transpose(1, 2)
-        cls = self.cls_token.expand(len(patches), -1, -1)
+        cls = self.cls_token.expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat((cls, patches), dim=1) + self.position_embeddings)
 
 

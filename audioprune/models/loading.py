@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
 
-from ..extractor import LogMelFeatureExtractor
+from ..extractor import AudioMAEFeatureExtractor
 from ..features import LogMel
 from . import audiomae
 from .ast import AST_CLASSES
@@ -49,32 +49,34 @@ def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
     A stock AST's extractor keeps its own padding (0.0, and no mean removal). A bare weight file gets AudioSet's mean
     and std, the clip's minimum as padding, and the model's length.
     """
-    path = resolve(source)
-    length, mels = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", 128)
-    if length is None:
-        raise ValueError(f"{type(model).__name__} does not take log-mel spectrograms of a fixed length")
-    if isinstance(path, Path) and path.is_file():
-        return LogMel(length, num_mel_bins=mels)
-    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
-        return LogMel(length, num_mel_bins=mels)
-    extractor = AutoFeatureExtractor.from_pretrained(path)
-    if isinstance(extractor, LogMelFeatureExtractor):
+    length = getattr(model.config, "max_length", None)
+    extractor = load_extractor(source, model)
+    if isinstance(extractor, AudioMAEFeatureExtractor):
         front = extractor.log_mel
-    elif isinstance(extractor, ASTFeatureExtractor):
-        mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
-        front = LogMel(
-            extractor.max_length,
-            mean,
-            std,
-            num_mel_bins=extractor.num_mel_bins,
-            padding=0.0,
-            remove_mean=False,
-        )
     else:
-        raise ValueError(f"{source}: its extractor {type(extractor).__name__} makes no log-mel spectrogram of Kaldi's")
+        mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
+        bins = extractor.num_mel_bins
+        front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0, remove_mean=False)
     if front.max_length != length:
         raise ValueError(f"{source}: its extractor makes {front.max_length} frames, its model takes {length}")
     return front
+
+
+def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatureExtractor | ASTFeatureExtractor:
+    """The extractor that a model came with; for a bare weight file ours, with AudioSet's mean and std.
+
+    Raises `ValueError` where the model does not take log-mel spectrograms of a fixed length.
+    """
+    length, bins = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", None)
+    if length is None or bins is None:
+        raise ValueError(f"{type(model).__name__} does not take log-mel spectrograms of a fixed length")
+    path = resolve(source)
+    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
+        return AudioMAEFeatureExtractor(length, num_mel_bins=bins)
+    extractor = AutoFeatureExtractor.from_pretrained(path)
+    if not isinstance(extractor, AudioMAEFeatureExtractor | ASTFeatureExtractor):
+        raise ValueError(f"{source}: its extractor {type(extractor).__name__} makes no log-mel spectrogram of Kaldi's")
+    return extractor
 
 
 def resolve(source: str | Path) -> str | Path:

@@ -1,0 +1,58 @@
+"""The command line: thin commands over the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import click
+import typer
+from rich.markup import escape
+
+from .bench import bench
+from .console import err
+from .convert import convert
+from .demo import demo
+from .explain import explain
+from .tag import tag
+
+app = typer.Typer(
+    name="audioprune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Let audio transformers forget the tokens that don't matter.
+
+    Five minutes, with the small model that ships with it:
+
+    - `audioprune demo` tags example clips at two keep rates and draws what was kept
+    - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
+    - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
+    - `audioprune bench --model MODEL` measures what pruning saves on this machine
+    """,
+)
+for command in (tag, explain, bench, convert, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line on stderr and exit code 2."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        err.print("Stopped. What was written stays; the same command goes on from there.")
+        code = 130
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if os.environ.get("AUDIOPRUNE_DEBUG"):
+            raise
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        code = 2
+    sys.exit(code)

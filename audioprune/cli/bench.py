@@ -1,0 +1,75 @@
+"""`audioprune bench`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import options as o
+from .console import err, out, progress
+
+
+def bench(
+    model: o.ModelOption = "esc10",
+    method: o.MethodOption = "topk",
+    keep_rates: Annotated[str, typer.Option(help="Keep rates to compare; 1.0, the unpruned model, is added.")] = (
+        "1.0,0.7,0.5"
+    ),
+    batch_sizes: Annotated[str, typer.Option(help="Clips per forward.")] = "1,4",
+    score: o.ScoreOption = None,
+    segments: o.SegmentsOption = None,
+    dropped: o.DroppedOption = None,
+    layers: o.LayersOption = None,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 2.0,
+    device: o.DeviceOption = "auto",
+    dtype: o.DtypeOption = "float32",
+    as_json: o.JsonOption = False,
+) -> None:
+    """Measure what pruning saves on this machine: MACs, latency, clips per second, memory, and ratios.
+
+    Settings take turns within one run and medians are reported, so that a machine that slows down slows them all.
+
+        audioprune bench --model MODEL --keep-rates 1.0,0.7,0.5 --batch-sizes 1,4,16
+    """
+    from ..benchmark import machine, measure
+
+    rates = o.parse_rates(keep_rates)
+    unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
+    methods = {rate: o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique}
+    sizes = [int(size) for size in o._numbers(batch_sizes, int, "--batch-sizes")]
+    if min(sizes) < 1:
+        raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
+    loaded, _ = o.open_model(model, device, dtype)
+    rows: list[dict[str, Any]] = []
+    with progress("settings") as bar:
+        task = bar.add_task("Measuring", total=len(sizes) * len(unique))
+        for size in sizes:
+            rows += measure(loaded, methods, size, seconds, lambda: bar.advance(task))
+    if as_json:
+        print(json.dumps({"model": model, "method": method, "dtype": dtype, "machine": machine(), "rows": rows}))
+        return
+    out.print(_table(rows, f"{model}, {method}, {dtype}"))
+    err.print(machine()["processor"])
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("batch", "keep rate", "tokens", "GMACs", "÷ MACs", "ms / batch", "clips/s", "× faster", "peak MiB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
+        table.add_row(
+            str(row["batch_size"]),
+            f"{row['keep_rate']:g}",
+            "→".join(map(str, row["tokens"])),
+            f"{row['macs'] / 1e9:.2f}",
+            f"{row['macs_ratio']:.2f}",
+            f"{row['latency_ms']:.1f}",
+            f"{row['clips_per_second']:.1f}",
+            f"{row['speed_up']:.2f}",
+            memory,
+        )
+    return table

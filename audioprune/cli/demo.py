@@ -1,0 +1,111 @@
+"""`audioprune demo`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import options as o
+from .console import err, out, progress
+
+if TYPE_CHECKING:
+    from ..methods import Method
+
+CLIPS = Path(__file__).parent.parent / "assets" / "clips"
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("audioprune-demo"),
+    keep_rate: Annotated[float, typer.Option(help="Keep rate to show beside 1.0.")] = 0.5,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Tag the example clips that ship with audioprune, unpruned and pruned, and draw what was kept.
+
+    The clips are synthesised; the model (an AudioMAE of 5.4 million parameters) was trained on ESC-10.
+    """
+    from ..benchmark import machine, measure
+    from ..methods import SegmentwiseTopK, TopK
+    from ..tagging import Tagger
+
+    model, front = o.open_model("esc10", "cpu")
+    tagger = Tagger(model, front, top=1)
+    clips = sorted(CLIPS.glob("*.ogg"))
+    methods: dict[str, Method] = {
+        "unpruned": TopK(1.0),
+        f"TopK {keep_rate:g}": TopK(keep_rate),
+        f"segmentwise, merged {keep_rate:g}": SegmentwiseTopK(keep_rate, dropped="merge"),
+    }
+    results: list[dict[str, Any]] = []
+    with progress("steps") as bar:
+        task = bar.add_task("Tagging and measuring", total=2 * len(methods))
+        for name, method in methods.items():
+            results.append({"name": name, **_tag(tagger, clips, method)})
+            bar.advance(task)
+        for result, method in zip(results, methods.values(), strict=True):
+            pair = {1.0: TopK(1.0), keep_rate: method} if keep_rate != 1 else {1.0: method}
+            result["cost"] = measure(model, pair, batch_size=4, seconds=1.0)[-1]
+            bar.advance(task)
+    pictures = _pictures(tagger, clips[-1], folder, dict(list(methods.items())[1:]))
+    if as_json:
+        print(json.dumps({"results": results, "pictures": list(map(str, pictures)), "machine": machine()}))
+        return
+    out.print(_labels(clips, results))
+    out.print(_costs(results))
+    for picture in pictures:
+        out.print(f"What was kept of {clips[-1].name}: {picture}")
+    err.print(f"[dim]{machine()['processor']}, {machine()['threads']} threads[/]")
+
+
+def _tag(tagger: Any, clips: list[Path], method: Method) -> dict[str, Any]:
+    from ..pruning import prune
+
+    with prune(tagger.model, method) as handle:
+        began = time.perf_counter()
+        rows = list(tagger(clips))
+        return {"tokens": list(handle.tokens), "seconds": time.perf_counter() - began, "rows": rows}
+
+
+def _pictures(tagger: Any, clip: Path, folder: Path, methods: dict[str, Method]) -> list[Path]:
+    from ..pruning import prune
+    from .explain import draw
+
+    paths = []
+    for name, method in methods.items():
+        target = folder / f"{clip.stem}-{name.split(',')[0].split(' ')[0].lower()}.png"
+        with prune(tagger.model, method):
+            draw(tagger, clip, target, f"{clip.name} · {name}")
+        paths.append(target)
+    return paths
+
+
+def _labels(clips: list[Path], results: list[dict[str, Any]]) -> Table:
+    table = Table(title="What the model hears (label, probability)", title_justify="left")
+    table.add_column("clip")
+    for result in results:
+        table.add_column(result["name"])
+    for i, clip in enumerate(clips):
+        answers = [result["rows"][i]["labels"][0] for result in results]
+        table.add_row(clip.name, *(f"{a['label']} {a['score']:.2f}" for a in answers))
+    return table
+
+
+def _costs(results: list[dict[str, Any]]) -> Table:
+    table = Table(title="What it costs (batch of 4, measured here)", title_justify="left")
+    for column in ("", "tokens per stage", "MMACs a clip", "MACs saved", "ms / batch", "× faster"):
+        table.add_column(column, justify="left" if not column else "right")
+    for result in results:
+        cost = result["cost"]
+        table.add_row(
+            result["name"],
+            " → ".join(map(str, result["tokens"])),
+            f"{cost['macs'] / 1e6:.0f}",
+            f"{1 - 1 / cost['macs_ratio']:.0%}",
+            f"{cost['latency_ms']:.1f}",
+            f"{cost['speed_up']:.2f}",
+        )
+    return table

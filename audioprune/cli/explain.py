@@ -1,0 +1,87 @@
+"""`audioprune explain`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as o
+from .console import out
+
+if TYPE_CHECKING:
+    from ..tagging import Tagger
+    from ..trace import Trace
+
+
+def explain(
+    clip: Annotated[Path, typer.Argument(help="A sound file.")],
+    model: o.ModelOption = "esc10",
+    method: o.MethodOption = "topk",
+    keep_rate: o.KeepRateOption = None,
+    score: o.ScoreOption = None,
+    segments: o.SegmentsOption = None,
+    dropped: o.DroppedOption = None,
+    layers: o.LayersOption = None,
+    device: o.DeviceOption = "auto",
+    dtype: o.DtypeOption = "float32",
+    picture: Annotated[
+        Path | None,
+        typer.Option("--out", help="Picture to write: .png, .svg or .pdf. [default: CLIP-kept.png here]"),
+    ] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Draw what was kept of a sound: its spectrogram, and after each stage the patches that stayed and the scores.
+
+    audioprune explain dog.wav --keep-rate 0.5 --out dog.png
+    """
+    from ..pruning import prune
+    from ..tagging import Tagger
+
+    settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
+    loaded, front = o.open_model(model, device, dtype)
+    tagger = Tagger(loaded, front, top=1)
+    full = draw_label(tagger, clip)
+    prune(loaded, settings)
+    target = picture or Path(f"{clip.stem}-kept.png")
+    label, record = draw(tagger, clip, target, f"{clip.name} · {settings} · unpruned: {full}")
+    if as_json:
+        print(json.dumps({"picture": str(target), "label": label, "unpruned": full, **as_rows(record)}))
+        return
+    out.print(f"{clip}: {label} (unpruned: {full})")
+    for layer, kept in zip(record.layers, record.kept, strict=True):
+        out.print(f"  after the attention of block {layer + 1}: {int((kept >= 0).sum())} patches kept")
+    out.print(f"→ {target}")
+
+
+def draw_label(tagger: Tagger, clip: Path) -> str:
+    """The top label of a clip with its probability. Raises `AudioError` where the clip cannot be used."""
+    from ..audio import AudioError
+
+    row = next(iter(tagger([clip])))
+    if "error" in row:
+        raise AudioError(row["error"])
+    return f"{row['labels'][0]['label']} {row['labels'][0]['score']:.2f}"
+
+
+def draw(tagger: Tagger, clip: Path, target: Path, title: str) -> tuple[str, Trace]:
+    """Run a pruned model on a clip and write the picture. Returns its label and the trace."""
+    from ..audio import load_audio
+    from ..plots import explain_figure, save
+    from ..trace import trace
+
+    sound = load_audio(clip, max_seconds=tagger.front.max_seconds)
+    with trace(tagger.model) as record:
+        label = draw_label(tagger, clip)
+    log_mel = tagger.front([sound.waveform])[0].cpu().numpy()
+    figure = explain_figure(log_mel, record, title=f"{title}, pruned: {label}", clip_seconds=sound.heard_seconds)
+    save(figure, target)
+    return label, record
+
+
+def as_rows(record: Trace) -> dict[str, Any]:
+    """A trace of one clip for JSON."""
+    stages = zip(record.layers, record.kept, strict=True)
+    return {"grid": list(record.grid), "stages": [{"layer": i, "kept": kept[0].tolist()} for i, kept in stages]}

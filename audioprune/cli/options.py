@@ -1,0 +1,145 @@
+"""Options that several commands share, and what they build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..features import LogMel
+    from ..methods import Method
+
+DEFAULT_KEEP_RATE = 0.7
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help='"esc10" (shipped: 10 everyday sounds), a folder in transformers\' format, an AST or AudioMAE weight '
+        "file, or a hub id such as MIT/ast-finetuned-audioset-16-16-0.442.",
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        help='"topk" (the whole clip competes), "segmentwise" (each time segment keeps its share), or a JSON file '
+        'such as {"method": "TopK", "keep_rate": 0.5}.'
+    ),
+]
+KeepRateOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of tokens that stays at each pruned layer, in (0, 1]; 1.0 prunes nothing; several with commas are "
+        f"one a layer. [default: {DEFAULT_KEEP_RATE}]",
+        show_default=False,
+    ),
+]
+ScoreOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What makes a token worth keeping: attention, cls, intensity, variation or random. [default: attention]",
+        show_default=False,
+    ),
+]
+SegmentsOption = Annotated[
+    int | None,
+    typer.Option(help="Time segments that share the budget. [default: 8 for segmentwise]", show_default=False),
+]
+DroppedOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of the rest: discard, fuse (into one token) or merge (into the nearest kept token). "
+        "Without fine-tuning, merge costs least accuracy. [default: discard]",
+        show_default=False,
+    ),
+]
+LayersOption = Annotated[
+    str | None,
+    typer.Option(
+        help="0-based blocks that prune, such as 3,6,9. [default: a quarter, half and three quarters of the depth]",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help='"auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …')]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+
+
+def build_method(
+    name: str,
+    keep_rate: str | None = None,
+    score: str | None = None,
+    segments: int | None = None,
+    dropped: str | None = None,
+    layers: str | None = None,
+) -> Method:
+    """A method from the command line's words. Raises `ValueError` for words that make no sense."""
+    from ..methods import SegmentwiseTopK, TopK
+    from ..pruning import read_method
+
+    given: dict[str, Any] = {
+        "keep_rate": None if keep_rate is None else parse_rates(keep_rate),
+        "score": score,
+        "segments": segments,
+        "dropped": dropped,
+        "layers": None if layers is None else tuple(_numbers(layers, int, "--layers")),
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    named = {"topk": TopK, "segmentwise": SegmentwiseTopK}
+    if name in named:
+        return named[name](**{"keep_rate": DEFAULT_KEEP_RATE, **given})
+    if name.endswith(".json"):
+        return replace(read_method(name), **given)
+    raise ValueError(f"--method is {name!r}; it is topk, segmentwise or the path of a .json file")
+
+
+def parse_rates(text: str) -> float | list[float]:
+    """ "0.5" → 0.5; "0.9,0.7,0.5" → one a layer."""
+    rates = _numbers(text, float, "--keep-rate")
+    return rates[0] if len(rates) == 1 else rates
+
+
+def _numbers(text: str, kind: type, option: str) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; give numbers separated by commas") from None
+
+
+def pick_device(device: str) -> str:
+    """ "auto" → CUDA where there is one. Raises `ValueError` where the device is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {device!r}, but PyTorch sees no CUDA device here; use --device cpu")
+    try:
+        torch.empty(0, device=device)
+    except RuntimeError as error:
+        raise ValueError(f"--device is {device!r}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
+    """A model on its device and in its dtype, and its front end."""
+    import torch
+    from transformers.utils import logging
+
+    from ..models.loading import load, load_features
+
+    logging.disable_progress_bar()  # a bar for reading weights would mix with the command's own
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in dtypes:
+        raise ValueError(f"--dtype is {dtype!r}; there are {', '.join(dtypes)}")
+    device = pick_device(device)
+    model = load(source)
+    front = load_features(source, model)
+    moved: Any = model
+    return moved.to(device=device, dtype=dtypes[dtype]), front.to(device)

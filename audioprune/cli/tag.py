@@ -1,0 +1,100 @@
+"""`audioprune tag`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .console import err, out, progress
+
+
+def tag(
+    sources: Annotated[list[Path], typer.Argument(help="Sound files, and folders that are searched for them.")],
+    model: o.ModelOption = "esc10",
+    method: o.MethodOption = "topk",
+    keep_rate: o.KeepRateOption = None,
+    score: o.ScoreOption = None,
+    segments: o.SegmentsOption = None,
+    dropped: o.DroppedOption = None,
+    layers: o.LayersOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels reported per clip.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 8,
+    device: o.DeviceOption = "auto",
+    dtype: o.DtypeOption = "float32",
+    result_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Append results to this JSON Lines file. Run again to finish what is missing."),
+    ] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Tag sounds with a pruned model.
+
+    Each result is written as it comes: a run that is killed goes on where it stopped when it is started again with
+    the same --out. A file that cannot be decoded gets a line with its error, stops nobody, and makes the exit code 1.
+    Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
+
+        audioprune tag sounds/ --keep-rate 0.5 --method segmentwise --dropped merge --out results.jsonl
+    """
+    from ..pruning import describe, prune
+    from ..tagging import ResultLog, Tagger, find_clips, run
+
+    clips, passed = find_clips(sources)
+    if not clips:
+        raise FileNotFoundError(f"no sound files in {', '.join(map(str, sources))}")
+    if passed:
+        names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
+        err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
+    settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
+    setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
+    log = None if result_file is None else ResultLog(result_file, setting)
+    loaded, front = o.open_model(model, device, dtype)
+    prune(loaded, settings)
+    tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
+    todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
+    truncated = 0
+
+    with progress("clips") as bar:
+        task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
+
+        def report(row: dict[str, Any]) -> None:
+            nonlocal truncated
+            truncated += row.get("seconds", 0) > row.get("heard_seconds", 0) + 0.01
+            if as_json:
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+            elif log is None:
+                bar.console.print(_line(row)) if err.is_terminal else out.print(_line(row))
+            bar.advance(task)
+
+        try:
+            written, failures = run(tagger, clips, log, report)
+        finally:
+            if log is not None:
+                log.__exit__(None, None, None)
+    _summarise(written, len(clips) - todo, failures, truncated, front.max_seconds, result_file)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _line(row: dict[str, Any]) -> str:
+    from rich.markup import escape
+
+    if "error" in row:
+        return f"[red]{escape(row['error'])}[/]"
+    labels = ", ".join(f"{escape(item['label'])} {item['score']:.2f}" for item in row["labels"])
+    return f"{escape(row['path'])}  [bold]{labels}[/]"
+
+
+def _summarise(
+    written: int, before: int, failures: int, truncated: int, window: float, result_file: Path | None
+) -> None:
+    where = "" if result_file is None else f" → {result_file}"
+    earlier = f", {before} were done before" if before else ""
+    err.print(f"{written} clips tagged{earlier}{where}")
+    if truncated:
+        err.print(f"{truncated} clips are longer than the model's window: their first {window:.2f} s were heard")
+    if failures:
+        err.print(f"[red]{failures} clips failed[/]; their rows have an error")

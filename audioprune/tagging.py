@@ -1,0 +1,233 @@
+"""Tagging many files: decode ahead in threads, run in batches, write each result as it comes, resume after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .audio import EXTENSIONS, AudioError, Clip, load_audio
+from .features import LogMel
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind
+    fcntl = None  # type: ignore[assignment]
+
+Row = dict[str, Any]
+
+
+class ResultLogError(ValueError):
+    """An output file that cannot be appended to. The message names it and the remedy."""
+
+
+def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Files to tag, each once, and the files passed over in folders because their name is not a sound's.
+
+    A folder is searched through and sorted; a file that is named explicitly is always taken.
+    Raises `FileNotFoundError` for a source that is not there.
+    """
+    clips: dict[str, Path] = {}
+    passed: list[Path] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        if not source.is_dir():
+            clips.setdefault(os.path.abspath(source), source)
+            continue
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            if path.suffix.lower() in EXTENSIONS:
+                clips.setdefault(os.path.abspath(path), path)
+            else:
+                passed.append(path)
+    return list(clips.values()), passed
+
+
+@dataclass
+class Tagger:
+    """A model, its front end, and how to read its answers.
+
+    top: labels reported per clip. batch_size: clips per forward. workers: threads that decode.
+    """
+
+    model: PreTrainedModel
+    front: LogMel
+    top: int = 3
+    batch_size: int = 8
+    workers: int = 2
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def __call__(self, paths: Iterable[Path]) -> Iterator[Row]:
+        """A row for each path, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`."""
+        batch: list[tuple[Path, Clip | AudioError]] = []
+        for item in self._decoded(paths):
+            batch.append(item)
+            if len(batch) == self.batch_size:
+                yield from self._rows(batch)
+                batch = []
+        yield from self._rows(batch)
+
+    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Clip | AudioError]]:
+        """Decode ahead of the model, two batches at most, in order."""
+        waiting: deque[tuple[Path, Future[Clip]]] = deque()
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            try:
+                for path in paths:
+                    waiting.append((path, pool.submit(load_audio, path, max_seconds=self.front.max_seconds)))
+                    if len(waiting) > 2 * self.batch_size:
+                        yield self._result(*waiting.popleft())
+                while waiting:
+                    yield self._result(*waiting.popleft())
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    @staticmethod
+    def _result(path: Path, future: Future[Clip]) -> tuple[Path, Clip | AudioError]:
+        try:
+            return path, future.result()
+        except AudioError as error:
+            return path, error
+        except (OSError, MemoryError) as error:
+            return path, AudioError(f"{path}: cannot be read ({error})")
+
+    def _rows(self, batch: list[tuple[Path, Clip | AudioError]]) -> list[Row]:
+        clips = [item for _, item in batch if isinstance(item, Clip)]
+        answers = iter(self.probabilities([clip.waveform for clip in clips]) if clips else ())
+        rows: list[Row] = []
+        for path, item in batch:
+            if isinstance(item, AudioError):
+                rows.append({"path": str(path), "error": str(item)})
+                continue
+            probabilities = next(answers)
+            if not torch.isfinite(probabilities).all():
+                rows.append({"path": str(path), "error": f"{path}: the model's answer is not finite"})
+                continue
+            seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
+            rows.append({"path": str(path), "labels": self._labels(probabilities), **seconds})
+        return rows
+
+    @torch.inference_mode()
+    def probabilities(self, waveforms: list[np.ndarray]) -> Tensor:
+        """(clips, labels) on the CPU, float32: sigmoid for a multi-label model, softmax otherwise."""
+        logits = self.model(self.features(waveforms)).logits.float()
+        if self.model.config.problem_type == "multi_label_classification":
+            return logits.sigmoid().cpu()
+        return logits.softmax(dim=-1).cpu()
+
+    def features(self, waveforms: list[np.ndarray]) -> Tensor:
+        """(clips, frames, mels) on the model's device, in its dtype."""
+        return self.front.to(self.device)(waveforms).to(self.model.dtype)
+
+    def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:
+        values, indices = probabilities.topk(min(self.top, len(probabilities)))
+        names: dict[Any, str] = self.model.config.id2label or {}
+        return [
+            {"label": names.get(index, str(index)), "score": round(value, 6)}
+            for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+        ]
+
+
+class ResultLog:
+    """A JSON Lines file of rows that survives a kill: appended row by row, resumed without loss or repeat.
+
+    Every row carries the run's `setting`; a file written under another setting is refused, so that one file never
+    mixes two models or two keep rates. A last line that was torn by a kill is cut off and its clip done again.
+    """
+
+    def __init__(self, path: Path, setting: Row) -> None:
+        self.path, self.setting = path, setting
+        self.done: set[str] = set()
+        self.failed = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
+        try:
+            self._lock()
+            self._resume()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def is_done(self, path: Path) -> bool:
+        return os.path.abspath(path) in self.done
+
+    def write(self, row: Row) -> None:
+        """Append a row in one write; on return it outlives the process."""
+        line = json.dumps({**row, "setting": self.setting}, ensure_ascii=False) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        self._count(row)
+
+    def _count(self, row: Row) -> None:
+        self.done.add(os.path.abspath(row["path"]))
+        self.failed += "error" in row
+
+    def _lock(self) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ResultLogError(
+                    f"{self.path}: another run is writing to it; wait for it or choose a file"
+                ) from error
+
+    def _resume(self) -> None:
+        self._file.seek(0)
+        good = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                self._file.truncate(good)
+                break
+            self._check(number, line)
+            good += len(line)
+
+    def _check(self, number: int, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            setting, _ = row["setting"], row["path"]
+        except (ValueError, KeyError, TypeError):
+            raise ResultLogError(
+                f"{self.path}: line {number} is not a row of results; choose another --out, nothing was changed"
+            ) from None
+        if setting != self.setting:
+            keys = sorted(k for k in {*setting, *self.setting} if setting.get(k) != self.setting.get(k))
+            was = ", ".join(f"{k} was {setting.get(k)!r} and is {self.setting.get(k)!r}" for k in keys)
+            raise ResultLogError(
+                f"{self.path}: was written under another setting ({was}); choose another --out, or run with the old one"
+            )
+        self._count(row)
+
+
+def run(
+    tagger: Tagger, paths: list[Path], log: ResultLog | None, report: Callable[[Row], None] = lambda row: None
+) -> tuple[int, int]:
+    """Tag what the log does not hold yet. Returns (rows written, failures in all, earlier ones included)."""
+    todo = [path for path in paths if log is None or not log.is_done(path)]
+    written = failures = 0
+    for row in tagger(todo):
+        if log is not None:
+            log.write(row)
+        written += 1
+        failures += "error" in row
+        report(row)
+    return written, log.failed if log is not None else failures

@@ -1,0 +1,111 @@
+"""Synthesise the example clips that ship with the package. No recording goes into them.
+
+python scripts/make_clips.py audioprune/assets/clips
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+SECONDS = 5.0
+
+
+def noise(rng: np.random.Generator, slope: float, low: float = 20.0, high: float = 8000.0) -> np.ndarray:
+    """Noise whose amplitude spectrum falls as 1/f^slope between two frequencies (hertz)."""
+    n = int(RATE * SECONDS)
+    f = np.fft.rfftfreq(n, 1 / RATE)
+    shape = np.where((f >= low) & (f <= high), np.maximum(f, 20.0) ** -slope, 0.0)
+    return normal(np.fft.irfft(shape * np.exp(2j * np.pi * rng.random(len(f))), n))
+
+
+def normal(x: np.ndarray) -> np.ndarray:
+    return x / np.abs(x).max()
+
+
+def clock() -> np.ndarray:
+    """A tick and a softer tock, half a second apart: short bursts of damped resonances."""
+    rng, out = np.random.default_rng(1), np.zeros(int(RATE * SECONDS))
+    t = np.arange(int(0.03 * RATE)) / RATE
+    for i, start in enumerate(np.arange(0.2, SECONDS - 0.1, 0.5)):
+        tones = (2300, 3900, 5600) if i % 2 == 0 else (1900, 3300, 5100)
+        click = sum(np.sin(2 * np.pi * f * t + rng.random()) for f in tones) + rng.normal(0, 0.6, len(t))
+        out[int(start * RATE) :][: len(t)] += click * np.exp(-t / 0.004) * (1.0 if i % 2 == 0 else 0.7)
+    return normal(out) * 0.7 + noise(rng, 0.5) * 0.002
+
+
+def helicopter() -> np.ndarray:
+    """Low thumps at blade rate, with turbine hiss that follows them."""
+    rng, t = np.random.default_rng(2), np.arange(int(RATE * SECONDS)) / RATE
+    blade = 0.5 + 0.5 * np.cos(2 * np.pi * 13.0 * t)
+    return normal(noise(rng, 1.2, 25, 900) * blade**4 + 0.15 * noise(rng, 0.4) * (0.4 + blade**2)) * 0.8
+
+
+def rain() -> np.ndarray:
+    """Steady hiss and many small drops."""
+    rng = np.random.default_rng(3)
+    drops = (rng.random(int(RATE * SECONDS)) < 0.004) * rng.normal(0, 1, int(RATE * SECONDS))
+    ring = np.exp(-np.arange(160) / 25) * np.sin(2 * np.pi * 3200 * np.arange(160) / RATE)
+    return normal(noise(rng, 0.15, 300) * 0.6 + 0.25 * np.convolve(drops, ring)[: len(drops)]) * 0.5
+
+
+def waves() -> np.ndarray:
+    """Surf: noise that swells and breaks, brighter at the crest."""
+    rng, t = np.random.default_rng(4), np.arange(int(RATE * SECONDS)) / RATE
+    swell = (0.5 - 0.5 * np.cos(2 * np.pi * (t - 0.4) / 4.0)) ** 2
+    return normal(noise(rng, 0.9, 60, 3000) * (0.25 + swell) + noise(rng, 0.3, 800) * 0.3 * swell**2) * 0.6
+
+
+def baby() -> np.ndarray:
+    """Cries: a gliding harmonic voice around 450 Hz with pauses for breath."""
+    out = np.zeros(int(RATE * SECONDS))
+    for start, length in ((0.2, 1.1), (1.6, 1.2), (3.2, 1.3)):
+        t = np.arange(int(length * RATE)) / RATE
+        pitch = 400 + 130 * np.sin(np.pi * t / length) + 8 * np.sin(2 * np.pi * 6 * t)
+        phase = 2 * np.pi * np.cumsum(pitch) / RATE
+        formants = [
+            np.exp(-(((h * 480 - 1100) / 900) ** 2)) + 0.5 * np.exp(-(((h * 480 - 3300) / 900) ** 2))
+            for h in range(1, 15)
+        ]
+        voice = sum(a * np.sin(h * phase) for h, a in enumerate(formants, start=1))
+        out[int(start * RATE) :][: len(t)] += voice * np.sin(np.pi * t / length) ** 0.5
+    return normal(out) * 0.6 + noise(np.random.default_rng(5), 0.8) * 0.003
+
+
+def rooster() -> np.ndarray:
+    """A crow in four syllables, the last long and falling."""
+    out = np.zeros(int(RATE * SECONDS))
+    for start, length, low, high in (
+        (0.6, 0.2, 600, 800),
+        (0.9, 0.25, 750, 900),
+        (1.25, 0.3, 800, 1000),
+        (1.65, 0.9, 1050, 650),
+    ):
+        t = np.arange(int(length * RATE)) / RATE
+        pitch = low + (high - low) * t / length + 20 * np.sin(2 * np.pi * 30 * t)
+        phase = 2 * np.pi * np.cumsum(pitch) / RATE
+        voice = sum(np.sin(h * phase) / h**0.6 for h in range(1, 8))
+        out[int(start * RATE) :][: len(t)] += voice * np.sin(np.pi * t / length) ** 0.4
+    return normal(out) * 0.7 + noise(np.random.default_rng(6), 0.6) * 0.004
+
+
+CLIPS = (baby, clock, helicopter, rain, rooster, waves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for make in CLIPS:
+        path = folder / f"{make.__name__}.ogg"
+        soundfile.write(path, make().astype(np.float32), RATE, format="OGG", subtype="VORBIS")
+        print(path, path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()
