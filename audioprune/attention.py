@@ -90,15 +90,21 @@ def _own_attention(call: AttentionCall) -> Callable[..., Any]:
 
 def received_attention(weights: Tensor, special: int) -> Tensor:
     """Equation 2a over the patches, from the attention map: (batch, heads, N, N) → (batch, N − special), float32."""
-    return weights[:, :, special:, special:].float().mean(dim=(1, 2))
+    return weights[:, :, special:, special:].to(_score_dtype(weights)).mean(dim=(1, 2))
 
 
 def cls_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, special: int) -> Tensor:
     """Equation 2b: attention of token 0 to each patch, mean over heads. One row of the map: (batch, N − special)."""
-    logits = (query[:, :, :1] @ key.transpose(2, 3)).float() * scaling
+    logits = query[:, :, :1] @ key.transpose(2, 3)
+    logits = logits.to(_score_dtype(logits)) * scaling
     if mask is not None:
         logits = logits + mask[:, :, :1]
     return logits.softmax(dim=-1)[:, :, 0, special:].mean(dim=1)
+
+
+def _score_dtype(x: Tensor) -> torch.dtype:
+    # Shares of attention are near 1/N: in half precision many would tie.
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def attend_and_score(
@@ -124,7 +130,7 @@ def attend_and_score(
         if mask is not None:
             rows = slice(start, start + chunk) if mask.shape[2] > 1 else slice(None)
             logits = logits + mask[:, :, rows]
-        weights = logits.softmax(dim=-1, dtype=torch.float32)
+        weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
         received = received + weights[:, :, max(special - start, 0) :, special:].sum(dim=(1, 2))
         weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
         contexts.append(weights @ value)

@@ -37,6 +37,10 @@ for command in (tag, explain, bench, convert, demo):
     app.command()(command)
 
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
+
+
 def main() -> None:
     """Run the command line; errors that a user can mend are one line on stderr and exit code 2."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -48,11 +52,12 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        err.print("Stopped. What was written stays; the same command goes on from there.")
-        code = 130
+        code = INTERRUPTED
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if os.environ.get("AUDIOPRUNE_DEBUG"):
             raise
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         code = 2
+    if code == INTERRUPTED:
+        err.print("Stopped. What was written stays; `tag` with the same --out goes on from there.")
     sys.exit(code)

@@ -1,0 +1,61 @@
+"""Tiny models of every family, sounds made on the spot, and the folder of real data where it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import settings
+
+from .families import FAMILIES
+
+# Tests run in two processes: more threads than cores would only wait for each other.
+torch.set_num_threads(1)
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.load_profile("default")
+
+SHARED = Path(os.environ.get("AUDIOPRUNE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    folder = SHARED / "golden"
+    if not folder.exists():
+        pytest.skip("the authors' reference outputs (../shared/golden) are not here")
+    return folder
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family: str) -> torch.nn.Module:
+    return FAMILIES[family]().eval()
+
+
+@pytest.fixture
+def spectrogram() -> torch.Tensor:
+    """(3, 128, 128): 64 patches a clip."""
+    return torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(7))
+
+
+def tone(seconds: float = 1.0, rate: int = 16_000, hertz: float = 440.0, channels: int = 1) -> np.ndarray:
+    t = np.arange(round(seconds * rate)) / rate
+    wave = 0.3 * np.sin(2 * np.pi * hertz * t) * (1 + 0.5 * np.sin(2 * np.pi * 3 * t))
+    return np.stack([wave] * channels, axis=1).squeeze().astype(np.float32)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of six good clips."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for i in range(6):
+        soundfile.write(folder / f"tone{i}.wav", tone(0.5 + 0.2 * i, hertz=200.0 * (i + 1)), 16_000)
+    return folder

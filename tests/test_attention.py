@@ -1,0 +1,70 @@
+"""Scored attention against the full attention map."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from audioprune import attention
+
+
+def tensors(n: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    return [torch.randn(2, 3, n, 8, generator=generator).to(dtype) for _ in range(3)]
+
+
+def full_map(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    logits = query @ key.transpose(2, 3) / 8**0.5
+    return (logits if mask is None else logits + mask).softmax(-1)
+
+
+@pytest.mark.parametrize("special", [0, 1, 2])
+@pytest.mark.parametrize("n", [3, 5, 64, 130])
+@pytest.mark.parametrize("chunk", [1, 2, 64, 1000])
+@pytest.mark.parametrize("masked", [None, "keys", "full"])
+def test_chunks_equal_the_map(special: int, n: int, chunk: int, masked: str | None) -> None:
+    query, key, value = tensors(n)
+    rows = {None: None, "keys": 1, "full": n}[masked]
+    mask = None if rows is None else torch.randn(2, 1, rows, n, generator=torch.Generator().manual_seed(5))
+    weights = full_map(query, key, mask)
+    context, received = attention.attend_and_score(query, key, value, 8**-0.5, mask, special, chunk=chunk)
+    assert torch.allclose(context, weights @ value, atol=1e-5)
+    assert torch.allclose(received, weights[:, :, special:, special:].mean((1, 2)), atol=1e-6)
+    if special:
+        cls = attention.cls_attention(query, key, 8**-0.5, mask, special)
+        assert torch.allclose(cls, weights[:, :, 0, special:].mean(1), atol=1e-6)
+
+
+def test_half_precision_scores_are_float32() -> None:
+    query, key, value = tensors(40, torch.bfloat16)
+    context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1)
+    assert context.dtype == torch.bfloat16
+    assert received.dtype == attention.cls_attention(query, key, 8**-0.5, None, 1).dtype == torch.float32
+    expected = full_map(query.float(), key.float(), None)
+    assert torch.allclose(received, expected[:, :, 1:, 1:].mean((1, 2)), atol=2e-3)
+
+
+def test_gradients_equal_those_of_the_map() -> None:
+    grads = []
+    for chunked in (True, False):
+        query, key, value = (t.double().requires_grad_() for t in tensors(20))
+        if chunked:
+            context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1, chunk=7)
+        else:
+            weights = full_map(query, key, None)
+            context, received = weights @ value, weights[:, :, 1:, 1:].mean((1, 2))
+        (context.sin().sum() + (received * torch.arange(19)).sum()).backward()
+        grads.append([t.grad for t in (query, key, value)])
+    assert all(torch.allclose(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_importing_registers_nothing() -> None:
+    """Transformers' attention registry changes when a model is pruned, not when the package is imported."""
+    import subprocess
+    import sys
+
+    code = (
+        "import audioprune, transformers.modeling_utils as m; "
+        "assert 'audioprune' not in m.ALL_ATTENTION_FUNCTIONS.valid_keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

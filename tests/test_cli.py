@@ -1,0 +1,183 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audioprune import cli
+
+from .families import ast, audiomae
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    audiomae().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in a temporary folder; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for console in (cli.console.err, cli.console.out):
+        monkeypatch.setattr(console, "_width", 400)
+
+    def call(*words: str):
+        monkeypatch.setattr("sys.argv", ["audioprune", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["tag", "explain", "bench", "convert", "demo"])
+def test_help_teaches(run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+    assert command in run("--help")[1]
+
+
+def test_tag_to_a_file_and_again(run, tiny, clips) -> None:
+    words = ("tag", clips, "--model", tiny, "--keep-rate", "0.5", "--out", "results.jsonl")
+    code, out, err = run(*words)
+    assert (code, out) == (0, "")
+    assert "6 clips tagged" in err
+    rows = [json.loads(line) for line in Path("results.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert rows[0]["setting"]["method"] == "TopK"
+    assert "6 were done before" in run(*words)[2]
+    code, _, err = run(*words[:-3], "0.7", *words[-2:])
+    assert code == 2
+    assert "keep_rate was 0.5 and is 0.7" in err
+    assert len(Path("results.jsonl").read_text().splitlines()) == 6
+
+
+def test_tag_reports_failures_with_exit_one(run, tiny, clips) -> None:
+    (clips / "corrupt.wav").write_bytes(b"RIFF")
+    (clips / "notes.txt").write_text("text")
+    code, out, err = run("tag", clips, clips / "notes.txt", "--model", tiny, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert len(rows) == 8
+    assert [Path(r["path"]).name for r in rows if "error" in r] == ["corrupt.wav", "notes.txt"]
+    assert "2 clips failed" in err
+
+
+def test_tag_prints_lines(run, tiny, clips) -> None:
+    code, out, _ = run("tag", clips / "tone0.wav", "--model", tiny, "--method", "segmentwise", "--dropped", "merge")
+    assert code == 0
+    assert "LABEL_" in out
+
+
+def test_explain(run, tiny, clips) -> None:
+    code, out, _ = run("explain", clips / "tone5.wav", "--model", tiny, "--keep-rate", "0.5", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert result["grid"] == [8, 8]
+    assert [len(stage["kept"]) for stage in result["stages"]] == [32, 16, 8]
+    assert run("explain", clips / "tone5.wav", "--model", tiny, "--out", "a.svg")[0] == 0
+    assert "<svg" in Path("a.svg").read_text()
+
+
+def test_bench(run, tiny) -> None:
+    words = ("bench", "--model", tiny, "--keep-rates", "0.5", "--batch-sizes", "1,2", "--seconds", "0.1")
+    code, out, _ = run(*words, "--json")
+    rows = json.loads(out)["rows"]
+    assert code == 0
+    assert [(r["batch_size"], r["keep_rate"]) for r in rows] == [(1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5)]
+    assert rows[0]["speed_up"] == 1.0
+    assert rows[1]["macs_ratio"] > 1.4
+    assert rows[1]["tokens"] == [64, 32, 16, 8]
+    assert "× faster" in run(*words)[1]
+
+
+def test_convert(run, tiny) -> None:
+    code, out, _ = run("convert", tiny, "copy", "--preset", "esc50", "--json")
+    assert code == 0
+    assert json.loads(out)["model"] == "AudioMAEForAudioClassification"
+    assert Path("copy/model.safetensors").exists()
+    assert json.loads(Path("copy/preprocessor_config.json").read_text())["mean"] == -6.627
+    code, _, err = run("convert", tiny, "copy")
+    assert code == 2
+    assert "--overwrite" in err
+    assert run("convert", tiny, "copy", "--overwrite")[0] == 0
+
+
+def test_a_method_file(run, tiny, clips) -> None:
+    Path("m.json").write_text('{"method": "TopK", "keep_rate": 0.5, "score": "intensity"}')
+    words = ("tag", clips, "--model", tiny, "--method", "m.json", "--out", "a.jsonl")
+    assert run(*words, "--keep-rate", "0.9,0.8,0.7")[0] == 0
+    setting = json.loads(Path("a.jsonl").read_text().splitlines()[0])["setting"]
+    assert (setting["score"], setting["keep_rate"]) == ("intensity", [0.9, 0.8, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("tag", "nowhere.wav"), "nowhere.wav: no such file"),
+        (("tag", "EMPTY"), "no sound files in"),
+        (("tag", "CLIP", "--keep-rate", "0"), "more than 0"),
+        (("tag", "CLIP", "--keep-rate", "1.3"), "at most 1"),
+        (("tag", "CLIP", "--keep-rate", "half"), "give numbers"),
+        (("tag", "CLIP", "--method", "magic"), "topk, segmentwise"),
+        (("tag", "CLIP", "--method", "none.json"), "none.json: no such settings file"),
+        (("tag", "CLIP", "--score", "loud"), "attention, cls"),
+        (("tag", "CLIP", "--layers", "99"), "layer 99 does not exist"),
+        (("tag", "CLIP", "--layers", "a"), "--layers is 'a'"),
+        (("tag", "CLIP", "--device", "tpu9"), "--device is 'tpu9'"),
+        (("tag", "CLIP", "--dtype", "int8"), "float32, bfloat16"),
+        (("tag", "CLIP", "--model", "none.pth"), "none.pth: no such file"),
+        (("tag", "CLIP", "--segments", "0"), "segments is 0"),
+        (("explain", "nowhere.wav"), "nowhere.wav: no such file"),
+        (("explain", "CLIP", "--out", "a.jpg"), ".png, .svg or .pdf"),
+        (("bench", "--batch-sizes", "0"), "at least 1"),
+        (("bench", "--keep-rates", "2"), "at most 1"),
+        (("convert", "none.pth", "x"), "none.pth: no such file"),
+        (("convert", "MODEL", "x", "--preset", "urban"), "esc50"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_two(run, tiny, clips, words, message: str) -> None:
+    Path("nothing").mkdir()
+    words = [{"CLIP": str(clips / "tone0.wav"), "MODEL": tiny, "EMPTY": "nothing"}.get(word, word) for word in words]
+    if words[0] in ("tag", "explain", "bench") and "--model" not in words:
+        words += ["--model", tiny]
+    code, out, err = run(*words)
+    assert code == 2
+    assert err.startswith("error:")
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in out + err
+
+
+def test_ctrl_c_says_what_stays(run, monkeypatch, tiny, clips) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("audioprune.tagging.Tagger.probabilities", interrupted)
+    code, _, err = run("tag", clips, "--model", tiny, "--out", "a.jsonl")
+    assert code == 130
+    assert "goes on from there" in err
+
+
+def test_an_ast_is_tagged_too(run, tmp_path, clips) -> None:
+    ast().save_pretrained(tmp_path / "ast")
+    code, out, _ = run("tag", clips, "--model", tmp_path / "ast", "--score", "cls", "--json")
+    assert code == 0
+    assert len(out.splitlines()) == 6
+
+
+def test_demo(run) -> None:
+    code, out, _ = run("demo", "--out", "pictures", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert [r["name"] for r in result["results"]] == ["unpruned", "TopK 0.5", "segmentwise, merged 0.5"]
+    assert [r["tokens"][-1] for r in result["results"]] == [256, 32, 32]
+    assert all(Path(p).exists() for p in result["pictures"])
+    assert all("labels" in row for r in result["results"] for row in r["rows"])

@@ -1,0 +1,279 @@
+"""The handle: attach, adjust, remove, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import audioprune as ap
+from audioprune.pruning import describe, read_method
+
+from .families import ast, audiomae
+
+
+@torch.no_grad()
+def test_a_handle_is_a_context_manager(model, spectrogram) -> None:
+    before = model(spectrogram).logits
+    with ap.prune(model, ap.TopK(0.5)) as handle:
+        assert ap.handle(model) is handle
+        assert not torch.equal(model(spectrogram).logits, before)
+    assert ap.handle(model) is None
+    assert not handle.attached
+    assert torch.equal(model(spectrogram).logits, before)
+    handle.remove()  # a second time does nothing
+
+
+@torch.no_grad()
+def test_the_model_is_restored_when_the_body_raises(model, spectrogram) -> None:
+    before = model(spectrogram).logits
+    with pytest.raises(KeyError), ap.prune(model, ap.TopK(0.5)):
+        raise KeyError
+    assert torch.equal(model(spectrogram).logits, before)
+
+
+@torch.no_grad()
+def test_keep_rate_can_be_set_while_attached(spectrogram) -> None:
+    model = audiomae().eval()
+    with ap.prune(model, ap.TopK(0.5)) as handle:
+        half = model(spectrogram).logits
+        assert handle.tokens == (64, 32, 16, 8)
+        handle.keep_rate = 1.0
+        full = model(spectrogram).logits
+        handle.keep_rate = (0.75, 0.5, 0.25)
+        assert handle.tokens == (64, 48, 24, 6)
+        with ap.trace(model) as record:
+            model(spectrogram)
+        assert [k.shape[1] for k in record.kept] == [48, 24, 6]
+        handle.keep_rate = 0.5
+        assert torch.equal(model(spectrogram).logits, half)
+        with pytest.raises(ValueError, match="keep_rate is 1.5"):
+            handle.keep_rate = 1.5
+        assert handle.keep_rate == 0.5
+    assert torch.equal(model(spectrogram).logits, full)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [audiomae, ast])
+@pytest.mark.parametrize("score", ["intensity", "variation"])
+def test_special_tokens_survive_ranking_by_the_spectrogram(build, score: str, spectrogram) -> None:
+    """The authors' code ranks patches and gathers without the special tokens' offset: it can drop CLS. Ours cannot."""
+    model = build().eval()
+    encoder = getattr(model, model.base_model_prefix)
+    seen = []
+    # The last patches are the loudest and the most varied: an offset would move the choice by one or two.
+    patches = torch.linspace(0.1, 3.0, 64)
+    signs = torch.tensor([[0.5, 1.5], [1.5, 0.5]]).repeat(8, 8)
+    grid = patches.reshape(8, 8)
+    grid = grid.T if build is ast else grid  # frequency-major, time-major
+    clip = (grid.repeat_interleave(16, 0).repeat_interleave(16, 1) * signs.repeat(8, 8))[None]
+    hook = encoder.layers[0].mlp.register_forward_hook(lambda m, a, out: seen.append(out.shape[1]))
+    with ap.prune(model, ap.TopK(0.25, layers=[0], score=score)), ap.trace(model) as record:
+        hidden = model(clip, output_hidden_states=True).hidden_states
+    hook.remove()
+    special = 2 if build is ast else 1
+    assert record.kept[0].tolist() == [list(range(48, 64))]
+    assert seen == [16 + special]
+    # The special tokens went through block 0 unharmed: what they are equals an unpruned model's.
+    whole = model(clip, output_hidden_states=True).hidden_states
+    assert torch.allclose(hidden[1][:, :special], whole[1][:, :special], atol=1e-6)
+    assert torch.allclose(hidden[1][:, special:], whole[1][:, special + 48 :], atol=1e-6)
+
+
+def test_pruning_twice_is_refused(model) -> None:
+    with ap.prune(model, ap.TopK(0.5)):
+        with pytest.raises(ap.AlreadyPrunedError, match=r"TopK\(0.5\).*remove\(\)"):
+            ap.prune(model, ap.TopK(0.7))
+        encoder = getattr(model, model.base_model_prefix)
+        with pytest.raises(ap.AlreadyPrunedError):
+            ap.prune(encoder, ap.TopK(0.7))
+    ap.prune(model, ap.TopK(0.7)).remove()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: ap.TopK(0), ValueError, "keep_rate is 0;.*more than 0"),
+        (lambda: ap.TopK(1.3), ValueError, "keep_rate is 1.3"),
+        (lambda: ap.TopK(float("nan")), ValueError, "keep_rate is nan"),
+        (lambda: ap.TopK("half"), ValueError, "keep_rate is 'half'"),
+        (lambda: ap.TopK([0.5, 0]), ValueError, "keep_rate"),
+        (lambda: ap.TopK(0.5, layers=(3, 3)), ValueError, "ascend"),
+        (lambda: ap.TopK(0.5, layers=(2, 1)), ValueError, "ascend"),
+        (lambda: ap.TopK(0.5, layers=(-1,)), ValueError, "0-based"),
+        (lambda: ap.TopK(0.5, layers=()), ValueError, "0-based"),
+        (lambda: ap.TopK(0.5, score="loudness"), ValueError, "attention, cls, intensity, variation, random"),
+        (lambda: ap.TopK(0.5, dropped="keep"), ValueError, "discard, fuse, merge"),
+        (lambda: ap.TopK(0.5, segments=0), ValueError, "segments is 0"),
+        (lambda: ap.prune(audiomae(), ap.TopK(0.5, layers=(3, 6, 9))), ValueError, "layer 9 does not exist.*4 blocks"),
+        (lambda: ap.prune(audiomae(), ap.TopK([0.5, 0.5])), ValueError, "2 keep rates for 3 pruned layers"),
+        (lambda: ap.prune(audiomae(), ap.TopK), TypeError, r"did you mean TopK\(keep_rate=0.7\)"),
+        (lambda: ap.prune(audiomae(), 0.5), TypeError, "expected a method"),
+        (lambda: ap.prune(nn.Linear(2, 2), ap.TopK(0.5)), ap.UnsupportedModelError, "Linear.*AudioMAE"),
+        (lambda: ap.prune("esc10", ap.TopK(0.5)), ap.UnsupportedModelError, "got str"),
+        (lambda: ap.trace(audiomae()).__enter__(), RuntimeError, "not pruned"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_what_would_be_right(make, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_refusal_changes_nothing(spectrogram) -> None:
+    model = audiomae().eval()
+    classes = [type(module) for module in model.modules()]
+    with pytest.raises(ValueError, match="does not exist"):
+        ap.prune(model, ap.TopK(0.5, layers=[7]))
+    assert [type(module) for module in model.modules()] == classes
+    assert ap.handle(model) is None
+
+
+def test_an_attention_mask_is_refused_while_pruned(model, spectrogram) -> None:
+    with ap.prune(model, ap.TopK(0.5)), pytest.raises(ValueError, match="attention_mask"):
+        model(spectrogram, attention_mask=torch.ones(3, 66))
+
+
+@torch.no_grad()
+def test_wrong_shapes_name_the_right_one(spectrogram) -> None:
+    model = audiomae().eval()
+    for wrong in (spectrogram[:, :100], spectrogram[..., :64], spectrogram[0]):
+        with pytest.raises(ValueError, match=r"\(batch, 128 frames, 128 mel channels\)"):
+            model(wrong)
+
+
+@torch.no_grad()
+def test_a_thousand_rounds_leave_no_trace(spectrogram) -> None:
+    model = audiomae().eval()
+    before, attributes = model(spectrogram).logits, {n: sorted(m.__dict__) for n, m in model.named_modules()}
+    methods = [ap.TopK(0.5), ap.SegmentwiseTopK(0.5, dropped="merge"), ap.TopK(0.7, score="intensity")]
+    for _ in range(20):  # let caches fill
+        ap.prune(model, methods[0]).remove()
+    gc.collect()
+    objects = len(gc.get_objects())
+    for i in range(1000):
+        with ap.prune(model, methods[i % 3]):
+            if i % 100 == 0:
+                model(spectrogram)
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 500
+    assert torch.equal(model(spectrogram).logits, before)
+    assert {n: sorted(m.__dict__) for n, m in model.named_modules()} == attributes
+
+
+@torch.no_grad()
+def test_nothing_outlives_a_forward(spectrogram) -> None:
+    model = audiomae().eval()
+    with ap.prune(model, ap.SegmentwiseTopK(0.5, dropped="merge")):
+        model(spectrogram)
+        gc.collect()
+        before = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        for _ in range(5):
+            model(spectrogram)
+        gc.collect()
+        assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) == before
+
+
+@torch.no_grad()
+def test_a_copy_of_a_pruned_model_is_pruned_by_itself(model, spectrogram) -> None:
+    handle = ap.prune(model, ap.TopK(0.5))
+    pruned = model(spectrogram).logits
+    twin = copy.deepcopy(model)
+    handle.remove()
+    assert torch.equal(twin(spectrogram).logits, pruned)
+    own = ap.handle(twin)
+    assert own is not None
+    assert own is not handle
+    own.remove()
+    assert torch.equal(twin(spectrogram).logits, model(spectrogram).logits)
+
+
+@torch.no_grad()
+def test_a_pruned_model_saves_as_the_plain_one(model, spectrogram, tmp_path) -> None:
+    plain = {k: v.clone() for k, v in model.state_dict().items()}
+    with ap.prune(model, ap.TopK(0.5)):
+        model.save_pretrained(tmp_path)
+        model.load_state_dict(plain)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert again.config._attn_implementation == "sdpa"
+    assert torch.equal(again(spectrogram).logits, model(spectrogram).logits)
+
+
+@torch.no_grad()
+def test_output_attentions_are_the_maps_and_no_scores(spectrogram) -> None:
+    model = audiomae().eval()
+    model.set_attn_implementation("eager")
+    with ap.prune(model, ap.TopK(0.5)):
+        maps = model(spectrogram, output_attentions=True).attentions
+    assert [m.shape for m in maps] == [(3, 4, n, n) for n in (65, 65, 33, 17)]
+
+
+@torch.no_grad()
+def test_flex_attention(spectrogram) -> None:
+    for build in (audiomae, ast):
+        model = build().eval()
+        for method in (ap.TopK(0.5), ap.TopK(0.5, dropped="merge")):
+            with ap.prune(model, method):
+                model.set_attn_implementation("sdpa")
+                expected = model(spectrogram).logits
+                model.set_attn_implementation("flex_attention")
+                assert torch.allclose(model(spectrogram).logits, expected, atol=1e-4)
+
+
+def test_defaults_are_the_papers() -> None:
+    method = ap.TopK(0.5)
+    assert (method.layers, method.score, method.segments, method.dropped) == (None, "attention", None, "discard")
+    assert list(method.schedule(12)) == [3, 6, 9]
+    assert list(method.schedule(4)) == [1, 2, 3]
+    assert list(method.schedule(24)) == [6, 12, 18]
+    assert list(method.schedule(1)) == [0]
+    assert method.counts(512, 12) == [512, 256, 128, 64]
+    assert ap.TopK(0.7).counts(256, 12) == [256, 180, 126, 89]
+    assert str(ap.SegmentwiseTopK(0.5, dropped="merge")) == "SegmentwiseTopK(0.5, dropped='merge')"
+
+
+def test_segmentwise_is_topk_with_eight_segments(spectrogram) -> None:
+    model = audiomae(max_length=512).eval()
+    x = torch.randn(2, 512, 128)
+    answers = []
+    for method in (ap.SegmentwiseTopK(0.5), ap.TopK(0.5, segments=8)):
+        with torch.no_grad(), ap.prune(model, method):
+            answers.append(model(x).logits)
+    assert torch.equal(*answers)
+
+
+def test_settings_files(tmp_path) -> None:
+    path = tmp_path / "pruning.json"
+    method = ap.SegmentwiseTopK((0.5, 0.6, 0.7), layers=(1, 2, 3), dropped="merge")
+    path.write_text(json.dumps(describe(method)))
+    assert read_method(path) == method
+    with ap.prune(audiomae(), path) as handle:
+        assert handle.method == method
+    for content, message in [
+        ("{", "not a JSON settings file"),
+        ('{"method": "Top"}', "one of TopK, SegmentwiseTopK"),
+        ('{"method": "TopK", "keep_rate": 2}', "keep_rate is 2"),
+        ('{"method": "TopK", "keep": 0.5}', "unexpected keyword"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_method(path)
+    with pytest.raises(ValueError, match="no such settings file"):
+        read_method(tmp_path / "none.json")
+
+
+def test_training_with_pruning_lowers_the_loss(spectrogram) -> None:
+    model = audiomae().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    with ap.prune(model, ap.TopK(0.5)):
+        for _ in range(8):
+            loss = model(spectrogram, labels=torch.tensor([1, 2, 3])).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[-1] < losses[0]
