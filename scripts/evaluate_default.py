@@ -58,13 +58,17 @@ def spread(values: list[float]) -> dict[str, float]:
     return found | ({"std": statistics.stdev(values)} if len(values) > 1 else {})
 
 
+def share(true: Tensor) -> float:
+    return int(true.sum()) / true.numel()
+
+
 def compare(logits: list[Tensor], full: Tensor, labels: Tensor, test: Tensor) -> dict[str, Any]:
     """Agreement and KL over all clips, accuracy over the test fold; one entry of `logits` a seed."""
     log_full = full.log_softmax(1)
     kl = [float((log_full.exp() * (log_full - row.log_softmax(1))).sum(1).mean()) for row in logits]
-    agree = [float((row.argmax(1) == full.argmax(1)).float().mean()) for row in logits]
-    test_agree = [float((row.argmax(1) == full.argmax(1))[test].float().mean()) for row in logits]
-    accuracy = [float((row.argmax(1) == labels)[test].float().mean()) for row in logits]
+    agree = [share(row.argmax(1) == full.argmax(1)) for row in logits]
+    test_agree = [share((row.argmax(1) == full.argmax(1))[test]) for row in logits]
+    accuracy = [share((row.argmax(1) == labels)[test]) for row in logits]
     figures = {"agreement": agree, "kl": kl, "fold5_accuracy": accuracy, "fold5_agreement": test_agree}
     return {name: spread(values) for name, values in figures.items()}
 
@@ -112,8 +116,8 @@ def main() -> None:
             print(f"fold 5: {found['fold5_accuracy']['mean']:.3f}")
     unpruned = {
         "macs": full_macs,
-        "fold5_accuracy": float((full.argmax(1) == labels)[test].float().mean()),
-        "training_folds_accuracy": float((full.argmax(1) == labels)[~test].float().mean()),
+        "fold5_accuracy": share((full.argmax(1) == labels)[test]),
+        "training_folds_accuracy": share((full.argmax(1) == labels)[~test]),
     }
     print(f"unpruned fold 5: {unpruned['fold5_accuracy']:.4f}")
     result = {

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self
 
 from ..tokens import Evidence, Reduction, Tokens
@@ -30,7 +31,7 @@ class Method(ABC):
     def __post_init__(self) -> None:
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
         for rate in rates:
-            if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate <= 1:
+            if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
                 raise ValueError(
                     f"keep_rate is {self.keep_rate!r}; it is the share of tokens that stay at each pruned layer, "
                     "more than 0 and at most 1 (1.0 prunes nothing)"
