@@ -27,7 +27,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         std: float = PRESETS["audioset"].std,
         num_mel_bins: int = 128,
         pad_with: Padding = "minimum",
-        remove_mean: bool = True,
         sampling_rate: int = SAMPLE_RATE,
         **kwargs: Any,
     ) -> None:
@@ -37,12 +36,12 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate != SAMPLE_RATE:
             raise ValueError(f"sampling_rate is {sampling_rate} Hz; the filter bank is made for {SAMPLE_RATE} Hz")
         self.max_length, self.mean, self.std = max_length, mean, std
-        self.num_mel_bins, self.pad_with, self.remove_mean = num_mel_bins, pad_with, remove_mean
+        self.num_mel_bins, self.pad_with = num_mel_bins, pad_with
 
     @classmethod
     def of(cls, front: LogMel) -> Self:
         """The extractor that makes what `front` makes."""
-        return cls(front.max_length, front.mean, front.std, front.num_mel_bins, front.padding, front.remove_mean)
+        return cls(front.max_length, front.mean, front.std, front.num_mel_bins, front.padding)
 
     @property
     def log_mel(self) -> LogMel:
@@ -53,7 +52,6 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
             self.std,
             num_mel_bins=self.num_mel_bins,
             padding=self.pad_with,
-            remove_mean=self.remove_mean,
         )
 
     def __call__(

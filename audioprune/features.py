@@ -48,8 +48,8 @@ class LogMel(nn.Module):
     """Kaldi-compatible log-mel filter bank, as AST and AudioMAE use it.
 
     25 ms Hann windows every 10 ms, pre-emphasis 0.97, 512-point power spectrum, `num_mel_bins` triangular filters
-    from 20 Hz to 8 kHz, natural log; the waveform's mean is removed first. A clip with fewer frames than
-    `max_length` is padded on the right, a longer one is cut; then `(x − mean) / (2·std)`.
+    from 20 Hz to 8 kHz, natural log. The waveform's mean is removed, and then each frame's. A clip with fewer frames than `max_length` is padded on the right, a longer one is cut; then
+    `(x − mean) / (2·std)`.
 
     Args:
         max_length: frames of 10 ms in the output.
@@ -58,8 +58,6 @@ class LogMel(nn.Module):
         padding: value of the padded cells *before* normalising. `"minimum"` is the clip's own minimum (the papers'
             choice); a number is taken as it is (transformers' AST extractor pads with 0.0, which shows up as
             bright patches).
-        remove_mean: subtract the waveform's mean, as AudioMAE and the original AST do; transformers' AST extractor
-            does not.
     """
 
     window: Tensor
@@ -73,7 +71,6 @@ class LogMel(nn.Module):
         *,
         num_mel_bins: int = 128,
         padding: Padding = "minimum",
-        remove_mean: bool = True,
     ) -> None:
         super().__init__()
         if max_length < 1:
@@ -83,7 +80,7 @@ class LogMel(nn.Module):
         if padding != "minimum" and not isinstance(padding, int | float):
             raise ValueError(f"padding is {padding!r}; it is 'minimum' or a number")
         self.max_length, self.mean, self.std = max_length, mean, std
-        self.num_mel_bins, self.padding, self.remove_mean = num_mel_bins, padding, remove_mean
+        self.num_mel_bins, self.padding = num_mel_bins, padding
         # Constants of the front end, not weights: they stay out of state dicts.
         self.register_buffer("window", torch.hann_window(WINDOW, periodic=False), persistent=False)
         self.register_buffer("filters", _mel_filters(num_mel_bins), persistent=False)
@@ -116,14 +113,10 @@ class LogMel(nn.Module):
         Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame.
         """
         waveforms, lengths = self._batch(waveforms, lengths)
-        # Frames past `max_length` are cut in the end, yet they count in the mean and in the padding minimum only
-        # where there is padding, which means that there are none: so only the mean needs the whole clip.
-        samples = torch.arange(waveforms.shape[1], device=waveforms.device)
-        inside = samples < lengths[:, None]
-        if self.remove_mean:
-            mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]
-            waveforms = waveforms - mean
-        waveforms = waveforms[:, : HOP * (self.max_length - 1) + WINDOW]
+        # Each frame loses its own mean later: this one only saves precision where an offset drowns a quiet sound.
+        inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
+        mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]
+        waveforms = (waveforms - mean)[:, : HOP * (self.max_length - 1) + WINDOW]
         if waveforms.device.type == "cpu":
             # Clip by clip the frames stay in cache: a batch of ten-second clips is six times faster than at once.
             log_mel = torch.cat([self._log_mel(row) for row in waveforms.split(1)])

@@ -56,7 +56,7 @@ def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
     else:
         mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
         bins = extractor.num_mel_bins
-        front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0, remove_mean=False)
+        front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0)
     if front.max_length != length:
         raise ValueError(f"{source}: its extractor makes {front.max_length} frames, its model takes {length}")
     return front
