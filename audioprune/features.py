@@ -48,8 +48,8 @@ class LogMel(nn.Module):
     """Kaldi-compatible log-mel filter bank, as AST and AudioMAE use it.
 
     25 ms Hann windows every 10 ms, pre-emphasis 0.97, 512-point power spectrum, `num_mel_bins` triangular filters
-    from 20 Hz to 8 kHz, natural log. The waveform's mean is removed, and then each frame's. A clip with fewer frames than `max_length` is padded on the right, a longer one is cut; then
-    `(x − mean) / (2·std)`.
+    from 20 Hz to 8 kHz, natural log. The waveform's mean is removed, and then each frame's. A clip with fewer frames
+    than `max_length` is padded on the right, a longer one is cut; then `(x − mean) / (2·std)`.
 
     Args:
         max_length: frames of 10 ms in the output.
