@@ -16,9 +16,10 @@ SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.025
 """One Kaldi analysis frame: nothing shorter has a spectrogram."""
 
-EXTENSIONS = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()  # noqa: SIM905
-)
+_DECODED = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
+# libsndfile does not decode these, but each gets its error and remedy rather than being passed over.
+_REFUSED = {".m4a", ".aac", ".wma", ".amr", ".ape"}
+EXTENSIONS = frozenset(_DECODED | _REFUSED)
 """Suffixes taken when a folder is searched; a file that is named explicitly is always tried."""
 
 

@@ -56,20 +56,20 @@ def bench(
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in ("batch", "keep rate", "tokens", "GMACs", "÷ MACs", "ms / batch", "clips/s", "× faster", "peak MiB"):
+    table = Table(title=title, title_justify="left", caption="ms: of a batch; fewer, faster: than unpruned")
+    for column in ("batch", "keep", "tokens", "GMACs", "fewer", "ms", "clips/s", "faster", "peak MiB"):
         table.add_column(column, justify="right")
     for row in rows:
         memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
         table.add_row(
             str(row["batch_size"]),
             f"{row['keep_rate']:g}",
-            "→".join(map(str, row["tokens"])),
+            f"{row['tokens'][0]}→{row['tokens'][-1]}",
             f"{row['macs'] / 1e9:.2f}",
-            f"{row['macs_ratio']:.2f}",
+            f"{row['macs_ratio']:.2f}×",
             f"{row['latency_ms']:.1f}",
             f"{row['clips_per_second']:.1f}",
-            f"{row['speed_up']:.2f}",
+            f"{row['speed_up']:.2f}×",
             memory,
         )
     return table

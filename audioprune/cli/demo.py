@@ -95,8 +95,11 @@ def _labels(clips: list[Path], results: list[dict[str, Any]]) -> Table:
 
 
 def _costs(results: list[dict[str, Any]]) -> Table:
-    table = Table(title="What it costs (batch of 4, measured here)", title_justify="left")
-    for column in ("", "tokens per stage", "MMACs a clip", "MACs saved", "ms / batch", "× faster"):
+    table = Table(
+        title="What it costs: multiply-accumulates of a clip, and milliseconds of a batch of 4 here",
+        title_justify="left",
+    )
+    for column in ("", "tokens per stage", "MMACs", "saved", "ms", "faster"):
         table.add_column(column, justify="left" if not column else "right")
     for result in results:
         cost = result["cost"]
@@ -106,6 +109,6 @@ def _costs(results: list[dict[str, Any]]) -> Table:
             f"{cost['macs'] / 1e6:.0f}",
             f"{1 - 1 / cost['macs_ratio']:.0%}",
             f"{cost['latency_ms']:.1f}",
-            f"{cost['speed_up']:.2f}",
+            f"{cost['speed_up']:.2f}×",
         )
     return table
