@@ -48,7 +48,7 @@ def test_tag_to_a_file_and_again(run, tiny, clips) -> None:
     words = ("tag", clips, "--model", tiny, "--keep-rate", "0.5", "--out", "results.jsonl")
     code, out, err = run(*words)
     assert (code, out) == (0, "")
-    assert "6 clips tagged" in err
+    assert "6 clips done" in err
     rows = [json.loads(line) for line in Path("results.jsonl").read_text().splitlines()]
     assert len(rows) == 6
     assert rows[0]["setting"]["method"] == "TopK"

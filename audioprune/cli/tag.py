@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -51,10 +51,12 @@ def tag(
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
     setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
     log = None if result_file is None else ResultLog(result_file, setting)
+    todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
+    if log is not None and not todo:
+        _finish(0, len(clips), log.failed, result_file)
     loaded, front = o.open_model(model, device, dtype)
     prune(loaded, settings)
     tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
-    todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
     truncated = 0
 
     with progress("clips") as bar:
@@ -74,9 +76,10 @@ def tag(
         finally:
             if log is not None:
                 log.__exit__(None, None, None)
-    _summarise(written, len(clips) - todo, failures, truncated, front.max_seconds, result_file)
-    if failures:
-        raise typer.Exit(1)
+    if truncated:
+        seconds = f"{front.max_seconds:.2f} s"
+        err.print(f"{truncated} clips are longer than the model's window: their first {seconds} were heard")
+    _finish(written, len(clips) - todo, failures, result_file)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -88,13 +91,11 @@ def _line(row: dict[str, Any]) -> str:
     return f"{escape(row['path'])}  [bold]{labels}[/]"
 
 
-def _summarise(
-    written: int, before: int, failures: int, truncated: int, window: float, result_file: Path | None
-) -> None:
+def _finish(written: int, before: int, failures: int, result_file: Path | None) -> NoReturn:
+    """Say what was done and leave, with exit code 1 where clips failed."""
     where = "" if result_file is None else f" → {result_file}"
     earlier = f", {before} were done before" if before else ""
-    err.print(f"{written} clips tagged{earlier}{where}")
-    if truncated:
-        err.print(f"{truncated} clips are longer than the model's window: their first {window:.2f} s were heard")
+    err.print(f"{written} clips done{earlier}{where}")
     if failures:
         err.print(f"[red]{failures} clips failed[/]; their rows have an error")
+    raise typer.Exit(1 if failures else 0)
