@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from .pruning import prune
 
 def measure(
     model: PreTrainedModel,
-    methods: dict[float, Method],
+    methods: Sequence[Method],
     batch_size: int,
     seconds: float = 2.0,
     advance: Callable[[], Any] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """A row for each setting, keep rate 1.0 among them: MACs of a clip, median latency of a batch, ratios, memory.
+    """A row for each setting: MACs of a clip, median latency of a batch, memory, and ratios to the first setting.
 
     seconds: time to spend on each setting. Each round runs every setting once, so that drift hits all alike.
     """
@@ -37,42 +37,36 @@ def measure(
         model(inputs)
         synchronize(device)
 
-    rows: dict[float, dict[str, Any]] = {}
-    for rate, method in methods.items():
+    rows: list[dict[str, Any]] = []
+    for method in methods:
         with prune(model, method) as handle:
             run()
-            rows[rate] = {
-                "batch_size": batch_size,
-                "keep_rate": rate,
-                "tokens": list(handle.tokens),
-                "macs": macs(model),
-                "peak_bytes": peak_memory(run, device=device),
-            }
-    for rate, times in _in_turn(model, methods, run, seconds, advance).items():
+            row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": list(handle.tokens)}
+            rows.append(row | {"macs": macs(model), "peak_bytes": peak_memory(run, device=device)})
+    for row, times in zip(rows, _in_turn(model, methods, run, seconds, advance), strict=True):
         median = statistics.median(times)
-        rows[rate] |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
-    full = rows[1.0]
-    for row in rows.values():
-        row["macs_ratio"] = full["macs"] / row["macs"]
-        row["speed_up"] = full["latency_ms"] / row["latency_ms"]
-    return list(rows.values())
+        row |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
+        row["macs_ratio"] = rows[0]["macs"] / row["macs"]
+        row["speed_up"] = rows[0]["latency_ms"] / row["latency_ms"]
+    return rows
 
 
 def _in_turn(
     model: PreTrainedModel,
-    methods: dict[float, Method],
+    methods: Sequence[Method],
     run: Callable[[], None],
     seconds: float,
     advance: Callable[[], Any],
-) -> dict[float, list[float]]:
-    times: dict[float, list[float]] = {rate: [] for rate in methods}
+) -> list[list[float]]:
+    """Seconds of each call of each setting, for about `seconds` a setting and at least three calls."""
+    times: list[list[float]] = [[] for _ in methods]
     began, done = time.perf_counter(), 0
-    while len(times[1.0]) < 3 or time.perf_counter() - began < seconds * len(methods):
-        for rate, method in methods.items():
+    while len(times[0]) < 3 or time.perf_counter() - began < seconds * len(methods):
+        for i, method in enumerate(methods):
             with prune(model, method):
                 start = time.perf_counter()
                 run()
-                times[rate].append(time.perf_counter() - start)
+                times[i].append(time.perf_counter() - start)
         due = min(len(methods), int((time.perf_counter() - began) / seconds))
         while done < due:
             advance()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter
 
 from .audio import SAMPLE_RATE
@@ -43,9 +43,8 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
         _spectrogram(left, log_mel)
         _veil(left, ~mask, log_mel.shape)
         _finish(left, log_mel, f"{name}: {int(mask.sum())} of {time * frequency} patches kept", clip_seconds)
-        image = _heat_map(right, scores, log_mel.shape)
+        _heat_map(right, scores, log_mel.shape)
         _finish(right, log_mel, f"scores of the {int(np.isfinite(scores).sum())} candidates", clip_seconds)
-        figure.colorbar(image, ax=right, fraction=0.04, pad=0.01, format="%.2g")
     axes[-1, 0].set_xlabel("time (s)")
     axes[-1, 1].set_xlabel("time (s)")
     figure.suptitle(title, fontsize=11)
@@ -76,16 +75,22 @@ def _veil(axes: Axes, dropped: np.ndarray, shape: tuple[int, ...]) -> None:
     axes.imshow(veil, origin="lower", aspect="auto", extent=_extent(shape), interpolation="nearest")
 
 
-def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...]) -> AxesImage:
+def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...]) -> None:
     axes.set_facecolor("0.93")
-    return axes.imshow(
+    known = scores[np.isfinite(scores)]
+    # A few tokens receive most of the attention: on a linear scale the rest would look alike.
+    shares = known.size > 0 and known.min() > 0 and known.max() > 1.01 * known.min()
+    image = axes.imshow(
         np.ma.masked_invalid(scores.T),
         origin="lower",
         aspect="auto",
         cmap="viridis",
         extent=_extent(shape),
         interpolation="nearest",
+        norm=LogNorm() if shares else None,
     )
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01)
+    bar.ax.tick_params(labelsize=7, which="both")
 
 
 def _finish(axes: Axes, log_mel: np.ndarray, title: str, clip_seconds: float | None) -> None:

@@ -38,8 +38,8 @@ def bench(
 
     rates = o.parse_rates(keep_rates)
     unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
-    methods = {rate: o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique}
-    sizes = [int(size) for size in o._numbers(batch_sizes, int, "--batch-sizes")]
+    methods = [o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique]
+    sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     loaded, _ = o.open_model(model, device, dtype)

@@ -46,18 +46,17 @@ def demo(
         for name, method in methods.items():
             results.append({"name": name, **_tag(tagger, clips, method)})
             bar.advance(task)
-        for result, method in zip(results, methods.values(), strict=True):
-            pair = {1.0: TopK(1.0), keep_rate: method} if keep_rate != 1 else {1.0: method}
-            result["cost"] = measure(model, pair, batch_size=4, seconds=1.0)[-1]
-            bar.advance(task)
-    pictures = _pictures(tagger, clips[-1], folder, dict(list(methods.items())[1:]))
+        costs = measure(model, list(methods.values()), batch_size=4, seconds=1.0, advance=lambda: bar.advance(task))
+    for result, cost in zip(results, costs, strict=True):
+        result["cost"] = cost
+    pictures = _pictures(tagger, clips[0], folder, dict(list(methods.items())[1:]))
     if as_json:
         print(json.dumps({"results": results, "pictures": list(map(str, pictures)), "machine": machine()}))
         return
     out.print(_labels(clips, results))
     out.print(_costs(results))
     for picture in pictures:
-        out.print(f"What was kept of {clips[-1].name}: {picture}")
+        out.print(f"What was kept of {clips[0].name}: {picture}")
     err.print(f"[dim]{machine()['processor']}, {machine()['threads']} threads[/]")
 
 
@@ -96,7 +95,7 @@ def _labels(clips: list[Path], results: list[dict[str, Any]]) -> Table:
 
 def _costs(results: list[dict[str, Any]]) -> Table:
     table = Table(
-        title="What it costs: multiply-accumulates of a clip, and milliseconds of a batch of 4 here",
+        title="What it costs (MACs of a clip, milliseconds of a batch of 4 here)",
         title_justify="left",
     )
     for column in ("", "tokens per stage", "MMACs", "saved", "ms", "faster"):
@@ -105,7 +104,7 @@ def _costs(results: list[dict[str, Any]]) -> Table:
         cost = result["cost"]
         table.add_row(
             result["name"],
-            " → ".join(map(str, result["tokens"])),
+            " → ".join(map(str, dict.fromkeys(result["tokens"]))),
             f"{cost['macs'] / 1e6:.0f}",
             f"{1 - 1 / cost['macs_ratio']:.0%}",
             f"{cost['latency_ms']:.1f}",

@@ -87,7 +87,7 @@ def build_method(
         "score": score,
         "segments": segments,
         "dropped": dropped,
-        "layers": None if layers is None else tuple(_numbers(layers, int, "--layers")),
+        "layers": None if layers is None else tuple(parse_numbers(layers, int, "--layers")),
     }
     given = {key: value for key, value in given.items() if value is not None}
     named = {"topk": TopK, "segmentwise": SegmentwiseTopK}
@@ -100,11 +100,12 @@ def build_method(
 
 def parse_rates(text: str) -> float | list[float]:
     """ "0.5" → 0.5; "0.9,0.7,0.5" → one a layer."""
-    rates = _numbers(text, float, "--keep-rate")
+    rates = parse_numbers(text, float, "--keep-rate")
     return rates[0] if len(rates) == 1 else rates
 
 
-def _numbers(text: str, kind: type, option: str) -> list[Any]:
+def parse_numbers(text: str, kind: type, option: str) -> list[Any]:
+    """Numbers separated by commas; `option` is named where they are none."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
