@@ -109,7 +109,7 @@ def test_timm_layout_as_a_file_and_as_a_folder(tmp_path) -> None:
     state = audiomae_fine_tuned()
     save_file(state, tmp_path / "model.safetensors")
     model = ap.load(tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_patch16_224", "num_classes": 7}))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base", "pretrained_cfg": {}}))
     again = ap.load(tmp_path)
     x = torch.randn(1, 128, 128)
     assert torch.equal(model(x).logits, again(x).logits)
@@ -160,6 +160,14 @@ def test_unknown_and_missing_keys_are_listed(tmp_path) -> None:
         ap.load(save(tmp_path / "a.pth", state))
     for part in ("lacks 2 keys", "audiomae.layers.1.mlp.fc1.bias", "fc_norm.weight", "unknown 1 keys (adapter.weight)"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "blocks.0.mlp.fc1.bias"])
+def test_files_without_the_tensors_that_tell_the_shape(tmp_path, name: str) -> None:
+    state = audiomae_fine_tuned()
+    del state[name]
+    with pytest.raises(ap.CheckpointError, match=rf"a.pth: lacks 1 keys \({name}\)"):
+        ap.load(save(tmp_path / "a.pth", state))
 
 
 class Evil:

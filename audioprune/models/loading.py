@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
+from transformers.utils import cached_file
 
 from ..extractor import AudioMAEFeatureExtractor
 from ..features import LogMel
@@ -98,13 +105,15 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             f"{path}: no config.json in this folder; give a model in transformers' format or a file"
         )
     try:
+        described, _ = PreTrainedConfig.get_config_dict(path)
+        if described.get("model_type", "timm_wrapper") == "timm_wrapper":
+            # timm's folders have a config.json too, of another kind; only their weights are of use here.
+            return load_weights(Path(str(cached_file(path, "model.safetensors"))), pooling=pooling, **config)
         settings = AutoConfig.from_pretrained(path)
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
-        # timm's format has a config.json too, of another kind.
-        weights = path / "model.safetensors" if isinstance(path, Path) else None
-        if weights is not None and weights.exists():
-            return load_weights(weights, pooling=pooling, **config)
-        raise CheckpointError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
     is_ast = settings.model_type == "audio-spectrogram-transformer"
     if pooling is not None and not is_ast:
         raise ValueError(f"{path}: a {settings.model_type} model; pooling={pooling!r} is for an AST")
@@ -119,7 +128,6 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             path,
             dtype=torch.float32,
             output_loading_info=True,
-            use_safetensors=None,
             ignore_mismatched_sizes=new_head,
             **config,
         )

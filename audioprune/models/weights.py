@@ -80,7 +80,7 @@ def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> Pr
 def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
     # ImageNet's heads lie unused in every AST file.
     state = {k: v for k, v in state.items() if not k.startswith(("v.head.", "v.head_dist."))}
-    shape = _Shape.of(state, "v.", special=2)
+    shape = _Shape.of(path, state, "v.", special=2)
     labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
     stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
     time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
@@ -111,7 +111,7 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
     state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
     if "fc_norm.weight" not in state:  # timm's older name for the norm after pooling
         state = {re.sub(r"^norm\.", "fc_norm.", k): v for k, v in state.items()}
-    shape = _Shape.of(state, "", special=1)
+    shape = _Shape.of(path, state, "", special=1)
     labels = _num_labels(path, state.get("head.weight"), config)
     rows = config.get("num_mel_bins", 128) // shape.patch
     if shape.patches % rows:
@@ -138,13 +138,16 @@ class _Shape:
     patches: int
 
     @classmethod
-    def of(cls, state: State, prefix: str, special: int) -> _Shape:
+    def of(cls, path: Path, state: State, prefix: str, special: int) -> _Shape:
+        """Raises `CheckpointError` where a tensor is missing without which nothing can be told."""
+        needed = [prefix + name for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.bias")]
+        check_keys(str(path), [name for name in needed if name not in state], [])
         blocks = [int(m[1]) for k in state if (m := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", k))]
         projection = state[f"{prefix}patch_embed.proj.weight"]
         return cls(
             width=projection.shape[0],
-            depth=1 + max(blocks, default=-1),
-            mlp=len(state.get(f"{prefix}blocks.0.mlp.fc1.bias", torch.empty(0))),
+            depth=1 + max(blocks),
+            mlp=len(state[f"{prefix}blocks.0.mlp.fc1.bias"]),
             patch=projection.shape[-1],
             patches=state[f"{prefix}pos_embed"].shape[1] - special,
         )
