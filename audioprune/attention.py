@@ -1,7 +1,8 @@
 """Attention that also tells how much each token received.
 
 Where received attention is asked for, queries go through in chunks with one softmax for both the context and the
-scores: memory grows with N, not N², and scoring adds no matrix product. Elsewhere the model's own attention runs.
+scores: scoring adds no matrix product, and in inference memory grows with N, not N². Elsewhere the model's own
+attention runs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def scoring_attention(
         return context.transpose(1, 2).contiguous(), None
     context, weights = _own_attention(call)(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
     if "attention" in call.wants:
-        received = received_attention(weights, call.special)
+        if dropout > 0:  # the map that eager attention returns has lost entries: scores are of the whole one
+            _, received = attend_and_score(query, key, value, scaling, mask, call.special)
+        else:
+            received = received_attention(weights, call.special)
         call.found["attention"] = received if call.differentiable else received.detach()
     return context, weights
 

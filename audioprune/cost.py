@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
+
+from .attention import NAME
+from .pruning import handle
 
 
 def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mapping[str, Tensor] | None = None) -> int:
@@ -27,10 +32,10 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     """
     if inputs is not None:
         return _count_on(model, inputs)
-    config: Any = model.config
+    config: Any = getattr(model, "config", None)
     length = getattr(config, "max_length", None)
     if length is None:
-        raise ValueError(f"{type(model).__name__} has no fixed spectrogram length; pass inputs=…")
+        raise ValueError(f"{type(model).__name__} has no spectrogram length in its config; pass inputs=…")
     if frames is not None and frames != length:
         raise ValueError(f"frames is {frames}, but this model takes exactly {length} (config.max_length)")
     weights = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
@@ -39,7 +44,7 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
 
 
 def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
-    name = str(model.main_input_name)
+    name = str(getattr(model, "main_input_name", "input_values"))
     tensors = dict(inputs) if isinstance(inputs, Mapping) else {name: inputs}
     batch = len(tensors[name])
     return _count(model, lambda: model(**tensors)) // batch
@@ -47,15 +52,35 @@ def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
 
 def _count(model: nn.Module, run: Callable[[], Any]) -> int:
     counter = FlopCounterMode(display=False)
-    training = model.training
+    # Fused attention kernels are not all known to the counter; as plain matrix products they are exact.
+    with _undisturbed(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        run()
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, SDPA and no traces, and everything as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    configs = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
+    # A pruned block's own config names audioprune's attention: only the encoder's tells what it falls back to.
+    chosen = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation != NAME]
+    pruned = handle(model)
+    sinks: list[Any] = []
     model.eval()
     try:
-        # Fused attention kernels are not all known to the counter; as plain matrix products they are exact.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            run()
+        for config, _ in chosen:
+            config._attn_implementation = "sdpa"
+        if pruned is not None:
+            sinks, pruned.attachment.sinks = pruned.attachment.sinks, sinks
+        yield
     finally:
-        model.train(training)
-    return counter.get_total_flops() // 2
+        if pruned is not None:
+            pruned.attachment.sinks = sinks
+        for config, name in chosen:
+            config._attn_implementation = name
+        for module in training:
+            module.training = True
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -68,10 +93,10 @@ def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:
     On CUDA: allocated tensors. On the CPU: the process's resident set, which Linux lets us reset.
     """
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
         run()
         synchronize(device)
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         run()
@@ -84,4 +109,4 @@ def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:
 def synchronize(device: str) -> None:
     """Wait until the device has finished what it was given."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -58,12 +58,17 @@ def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
 
 
+def _wide(x: Tensor) -> Tensor:
+    # Sums over many tokens overflow float16, and cosines tie in bfloat16.
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def nearest(keys: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
     """For each dropped token the index *into kept* of the kept token with the highest key cosine.
 
     keys: (batch, n, dim) → (batch, n − k).
     """
-    unit = torch.nn.functional.normalize(keys, dim=-1)
+    unit = torch.nn.functional.normalize(_wide(keys), dim=-1)
     cosine = gather_tokens(unit, dropped) @ gather_tokens(unit, kept).transpose(1, 2)
     return cosine.argmax(dim=2)
 
@@ -76,16 +81,16 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor
     """
     size_kept, size_dropped = size.gather(1, kept), size.gather(1, dropped)
     total = size_kept.scatter_add(1, target, size_dropped)
-    weighted = gather_tokens(x, kept) * size_kept[..., None].to(x.dtype)
-    incoming = gather_tokens(x, dropped) * size_dropped[..., None].to(x.dtype)
+    weighted = _wide(gather_tokens(x, kept)) * size_kept[..., None]
+    incoming = _wide(gather_tokens(x, dropped)) * size_dropped[..., None]
     weighted = weighted.scatter_add(1, target[..., None].expand_as(incoming), incoming)
-    return weighted / total[..., None].to(x.dtype), total
+    return (weighted / total[..., None]).to(x.dtype), total
 
 
 def fuse(x: Tensor, weights: Tensor, dropped: Tensor) -> Tensor:
     """One token Σ wᵢ·xᵢ of the dropped ones, unnormalised (EViT, arXiv 2202.07800). (batch, 1, width)."""
-    weight = weights.gather(1, dropped)[..., None].to(x.dtype)
-    return (gather_tokens(x, dropped) * weight).sum(dim=1, keepdim=True)
+    weight = weights.gather(1, dropped)[..., None]
+    return (_wide(gather_tokens(x, dropped)) * weight).sum(dim=1, keepdim=True).to(x.dtype)
 
 
 def pseudo_random(patch: Tensor, seed: int, layer: int) -> Tensor:
@@ -94,8 +99,7 @@ def pseudo_random(patch: Tensor, seed: int, layer: int) -> Tensor:
     A counter-based hash in 31-bit integer arithmetic: it needs no generator, so it compiles and exports.
     """
     mask = 0x7FFFFFFF
-    x = (patch + 2 + 1_000_003 * (layer + 1)) & mask
-    x = (x + 7_919 * (seed & 0xFFFFF) + 1) & mask
+    x = (patch + 2 + ((1_000_003 * (layer + 1) + 2_654_435_761 * seed) & mask)) & mask
     for multiplier in (0x2545F491, 0x4F6CDD1D, 0x369DEA0F):
         x = ((x ^ (x >> 15)) * multiplier) & mask
     return (x ^ (x >> 16)).to(torch.float64).div(mask + 1).to(torch.float32)

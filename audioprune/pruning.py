@@ -51,7 +51,8 @@ class _ScheduledMethod:
 class Pruned:
     """Handle of a pruned model. Usable as a context manager: the model is restored at its end.
 
-    `keep_rate` may be set while attached. `remove()` restores the model bit for bit.
+    `keep_rate` may be set while attached. `remove()` restores the model bit for bit. Under `torch.compile` each new
+    rate is a new graph: a schedule with many rates needs `torch._dynamo.config.recompile_limit` raised to match.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, method: Method) -> None:
@@ -80,6 +81,7 @@ class Pruned:
 
     @keep_rate.setter
     def keep_rate(self, keep_rate: float | Sequence[float]) -> None:
+        _ = self.attachment  # a removed handle has no rate to set
         self._reducer.set(self.method.with_keep_rate(keep_rate))
 
     @property
@@ -101,6 +103,7 @@ class Pruned:
             delattr(self._adapter.encoder, _HANDLE)
 
     def __enter__(self) -> Self:
+        _ = self.attachment  # entering a removed handle would run the model unpruned
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import ASTFeatureExtractor, AutoConfig, AutoModel, AutoModelForAudioClassification
+from transformers import (
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+)
 
 import audioprune as ap
+from audioprune.models.ast import ASTMeanPooledForAudioClassification
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEModel, sincos_positions
 
 from .families import ast, audiomae
@@ -68,6 +75,25 @@ def test_a_truncated_folder(tmp_path) -> None:
 def test_new_head_for_a_folder(tmp_path) -> None:
     audiomae().save_pretrained(tmp_path)
     assert ap.load(tmp_path, num_labels=5).classifier.out_features == 5
+    with pytest.raises(ap.CheckpointError, match="does not fit 1 keys .*position_embeddings"):
+        ap.load(tmp_path, num_labels=5, max_length=64)
+    with pytest.raises(ValueError, match="has no num_label; did you mean num_labels"):
+        ap.load(tmp_path, num_label=5)
+
+
+def test_the_pooling_that_was_asked_for_is_saved(tmp_path) -> None:
+    ast(ASTMeanPooledForAudioClassification).save_pretrained(tmp_path / "mean")
+    ap.load(tmp_path / "mean", pooling="cls").save_pretrained(tmp_path / "cls")
+    assert type(ap.load(tmp_path / "cls")) is ASTForAudioClassification
+    assert type(ap.load(tmp_path / "mean")) is ASTMeanPooledForAudioClassification
+
+
+def test_the_shipped_models_name_wins_over_a_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "esc10").mkdir()
+    assert ap.load("esc10").config.num_hidden_layers == 12
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        ap.load("./esc10")
 
 
 def test_front_ends(tmp_path) -> None:

@@ -113,8 +113,12 @@ def test_timm_layout_as_a_file_and_as_a_folder(tmp_path) -> None:
     again = ap.load(tmp_path)
     x = torch.randn(1, 128, 128)
     assert torch.equal(model(x).logits, again(x).logits)
-    older = {k.replace("fc_norm", "norm"): v for k, v in state.items()}
-    assert torch.equal(ap.load(save(tmp_path / "b.pth", older))(x).logits, model(x).logits)
+
+
+def test_a_norm_before_pooling_is_another_architecture(tmp_path) -> None:
+    state = {k.replace("fc_norm", "norm"): v for k, v in audiomae_fine_tuned().items()}
+    with pytest.raises(ap.CheckpointError, match="lacks 2 keys.*fc_norm.*unknown 2 keys.*norm.bias"):
+        ap.load(save(tmp_path / "a.pth", state))
 
 
 @pytest.mark.parametrize(
@@ -205,8 +209,21 @@ def test_damaged_and_foreign_files(tmp_path) -> None:
         assert name in str(error.value)
 
 
+def test_ambiguous_geometry_is_settled_by_the_length_or_refused(tmp_path) -> None:
+    path = save(tmp_path / "a.pth", ast(360))
+    assert ap.load(path, max_length=306).config.time_stride == 10
+    assert ap.load(path, max_length=720).config.time_stride == 16
+    assert ap.load(path, time_stride=10, frequency_stride=10).config.max_length == 306
+    with pytest.raises(ap.CheckpointError, match="stride 16 and 720 frames or stride 10 and 306 frames"):
+        ap.load(path)
+
+
 def test_wrong_wishes(tmp_path) -> None:
     path = save(tmp_path / "a.pth", audiomae_fine_tuned())
+    with pytest.raises(ValueError, match="has no num_heads"):
+        ap.load(path, num_heads=4)
+    with pytest.raises(ValueError, match="did you mean num_attention_heads"):
+        ap.load(path, num_attention_head=4)
     with pytest.raises(ValueError, match="does not divide the width 64"):
         ap.load(path, num_attention_heads=3)
     with pytest.raises(ap.CheckpointError, match="7 labels, not num_labels=50"):

@@ -55,8 +55,8 @@ class Adapter(ABC):
 
     @classmethod
     @abstractmethod
-    def find(cls, model: nn.Module) -> Adapter | None:
-        """An adapter for the first encoder of this family in the model, or None."""
+    def find(cls, model: nn.Module) -> list[Adapter]:
+        """An adapter for each encoder of this family in the model."""
 
     @abstractmethod
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -82,8 +82,25 @@ class Adapter(ABC):
 
     def attach(self, reducer: Reducer) -> Attachment:
         """Swap classes and attention, and hook the encoder. The returned object undoes it all."""
+        self._check_classes()
         attention.register()
         return Attachment(self, reducer)
+
+    def _check_classes(self) -> None:
+        """Raise `UnsupportedModelError` where a module would not be swapped, and so would run unpruned unnoticed."""
+        for name, module in self.encoder.named_modules():
+            if not isinstance(module, tuple(self.swaps)):
+                continue
+            if type(module) not in self.swaps:
+                raise UnsupportedModelError(
+                    f"{name} is a {type(module).__name__}, a subclass of what audioprune knows how to replace; "
+                    "prune the model before it is wrapped (FSDP and the like), or add an adapter for the subclass"
+                )
+            if "forward" in module.__dict__:
+                raise UnsupportedModelError(
+                    f"{name}.forward was replaced on the instance (offloading hooks do so), which would hide the "
+                    "pruned one; prune the model before that"
+                )
 
 
 class Attachment:
@@ -112,6 +129,11 @@ class Attachment:
             encoder.register_forward_hook(self._end, with_kwargs=True),
         ]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In another process (a worker, a pickled model) transformers does not know the attention yet.
+        self.__dict__.update(state)
+        attention.register()
+
     def detach(self) -> None:
         """Give every module its class, its config and its hooks back."""
         for hook in self._hooks:
@@ -126,9 +148,9 @@ class Attachment:
 
     def _begin(self, encoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         names = (encoder.main_input_name, "attention_mask")
-        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-        self.adapter.check_input(kwargs)
-        return (), {**kwargs, KWARG: TokenPass(self, kwargs)}
+        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
+        self.adapter.check_input(inputs)
+        return args, {**kwargs, KWARG: TokenPass(self, inputs)}
 
     def _end(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         for sink in self.sinks:
@@ -142,9 +164,9 @@ class TokenPass:
     (gradient checkpointing) finds what it found the first time. Nothing outlives the forward.
     """
 
-    def __init__(self, attachment: Attachment, kwargs: dict[str, Any]) -> None:
+    def __init__(self, attachment: Attachment, inputs: dict[str, Any]) -> None:
         self.attachment = attachment
-        self.inputs = kwargs
+        self.inputs = inputs
         self.entering: dict[int, TokenState] = {}
         self.stages: dict[int, Stage] = {}
 
@@ -220,9 +242,13 @@ def find_adapter(model: nn.Module) -> Adapter:
     """The adapter that enters this model. Raises `UnsupportedModelError` where there is none."""
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"expected a PyTorch model, got {type(model).__name__}")
-    for adapter in _REGISTRY:
-        if found := adapter.find(model):
-            return found
+    found = [adapter for family in _REGISTRY for adapter in family.find(model)]
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} holds {len(found)} encoders; prune the one that is meant, by itself"
+        )
+    if found:
+        return found[0]
     families = "; ".join(adapter.family for adapter in _REGISTRY)
     raise UnsupportedModelError(
         f"{type(model).__name__} holds no encoder that audioprune can enter. It enters: {families}. "

@@ -54,8 +54,8 @@ class SizeWeightedMeanPooling(MeanPooling):
         size = None if token_pass is None else token_pass.final_size
         if size is None:
             return super().forward(tokens)
-        weight = (size / size.sum(dim=1, keepdim=True)).to(tokens.dtype)
-        return (tokens * weight[..., None]).sum(dim=1)
+        weight = size / size.sum(dim=1, keepdim=True)
+        return (tokens * weight[..., None]).sum(dim=1).to(tokens.dtype)
 
 
 class SpectrogramAdapter(Adapter):
@@ -73,11 +73,8 @@ class SpectrogramAdapter(Adapter):
         self.encoder, self.layers = encoder, encoder.layers
 
     @classmethod
-    def find(cls, model: nn.Module) -> Adapter | None:
-        for module in model.modules():
-            if isinstance(module, cls.encoder_class):
-                return cls(module)
-        return None
+    def find(cls, model: nn.Module) -> list[Adapter]:
+        return [cls(module) for module in model.modules() if isinstance(module, cls.encoder_class)]
 
     def check_input(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("attention_mask") is not None:

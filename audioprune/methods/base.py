@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Self
 
+from .. import ops
 from ..tokens import Evidence, Reduction, Tokens
 
 
@@ -85,11 +85,6 @@ class Method(ABC):
         """Whether gradients must flow through the scores in training."""
         return False
 
-    @property
-    def carries_sizes(self) -> bool:
-        """Whether tokens come to stand for several patches, which later attention and pooling must count."""
-        return False
-
     @abstractmethod
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         """Keep ceil(keep_rate · n) of the n tokens."""
@@ -103,4 +98,4 @@ class Method(ABC):
 
     def count_after(self, n: int, keep_rate: float) -> int:
         """Droppable tokens that a stage leaves of n."""
-        return n if keep_rate == 1 else min(n, math.ceil(round(keep_rate * n, 9)))
+        return n if keep_rate == 1 else ops.budget(keep_rate, n)

@@ -17,13 +17,12 @@ class Fate:
     """apply(tokens, evidence, kept, weights) → the tokens that go on.
 
     kept: (batch, K) positions; weights: (batch, n), each token's share of attention, or 1/(dropped) where scores are
-    no shares. needs: what it reads from `Evidence`. adds: tokens it appends. carries_sizes: see `Method`.
+    no shares. needs: what it reads from `Evidence`. adds: tokens it appends.
     """
 
     apply: Callable[[Tokens, Evidence, Tensor, Tensor], Tokens]
     needs: frozenset[str] = frozenset()
     adds: int = 0
-    carries_sizes: bool = False
 
 
 def discard(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Tokens:
@@ -55,5 +54,5 @@ def merge(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> 
 FATES = {
     "discard": Fate(discard),
     "fuse": Fate(fuse, adds=1),
-    "merge": Fate(merge, needs=frozenset({"keys"}), carries_sizes=True),
+    "merge": Fate(merge, needs=frozenset({"keys"})),
 }

@@ -50,10 +50,6 @@ class TopK(Method):
         # The fused token is weighted by its scores, so they are part of the function that is trained.
         return self.dropped == "fuse"
 
-    @property
-    def carries_sizes(self) -> bool:
-        return FATES[self.dropped].carries_sizes
-
     def spend_in(self) -> int | None:
         """Number of time segments to spend the budget in, or None for the whole clip at once."""
         return self.segments

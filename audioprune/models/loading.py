@@ -21,7 +21,7 @@ from ..extractor import AudioMAEFeatureExtractor
 from ..features import LogMel
 from . import audiomae
 from .ast import AST_CLASSES
-from .weights import SUFFIXES, CheckpointError, check_keys, load_weights
+from .weights import SUFFIXES, CheckpointError, check_keys, check_overrides, load_weights
 
 EMBEDDED = "esc10"
 """Name of the small AudioMAE that ships with the package, trained on ESC-10."""
@@ -53,7 +53,7 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
 def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
     """The front end that a model expects: its own extractor's settings where it came with one.
 
-    A stock AST's extractor keeps its own padding (0.0, and no mean removal). A bare weight file gets AudioSet's mean
+    A stock AST's extractor keeps its own padding (0.0). A bare weight file gets AudioSet's mean
     and std, the clip's minimum as padding, and the model's length.
     """
     length = getattr(model.config, "max_length", None)
@@ -88,7 +88,7 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
 
 def resolve(source: str | Path) -> str | Path:
     """A path where the source is one, the shipped model's folder for `"esc10"`, otherwise the hub id."""
-    if str(source) == EMBEDDED and not Path(source).exists():
+    if source == EMBEDDED:  # a folder of that name is "./esc10"
         return _EMBEDDED_FOLDER
     path = Path(source)
     if path.exists():
@@ -122,6 +122,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
         loader = AST_CLASSES[str(pooling or getattr(settings, "pooling", "cls"))]
     elif settings.model_type == audiomae.AudioMAEConfig.model_type:
         loader = audiomae.AudioMAEForAudioClassification
+    check_overrides(str(path), config, settings)
     new_head = "num_labels" in config and config["num_labels"] != settings.num_labels
     try:
         model, report = loader.from_pretrained(
@@ -136,6 +137,12 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     allowed = ("classifier.",) if new_head else ("\0",)
     missing = [key for key in report["missing_keys"] if not key.startswith(allowed)]
     check_keys(str(path), missing, report["unexpected_keys"])
+    # With a new head transformers would also replace whatever else does not fit, positions or the whole network.
+    resized = sorted(str(entry[0]) for entry in report["mismatched_keys"] if not str(entry[0]).startswith(allowed))
+    if resized:
+        raise CheckpointError(f"{path}: the config asked for does not fit {len(resized)} keys ({', '.join(resized)})")
+    if pooling is not None:
+        model.config.pooling = pooling
     if is_ast and hasattr(settings, "classifier_layer_norm_eps"):
         model.classifier.layernorm.eps = settings.classifier_layer_norm_eps
     return model.eval()

@@ -6,6 +6,7 @@ Both papers' files use timm's ViT names. Pruning adds no parameters, so the TopK
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import ASTConfig, PreTrainedModel
+from transformers import ASTConfig, PreTrainedConfig, PreTrainedModel
 
 from .ast import AST_CLASSES
 from .audiomae import AudioMAEConfig, AudioMAEForAudioClassification
@@ -24,7 +25,8 @@ State = dict[str, Tensor]
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 HEAD_EPS = 1e-5
-"""AST's head has PyTorch's default LayerNorm epsilon, its encoder timm's 1e-6."""
+"""AST's head has PyTorch's default LayerNorm epsilon, its encoder timm's 1e-6. transformers' class knows one epsilon:
+this one is kept in the config and set by `load`; loaded by the Auto classes alone, logits move by about 1e-6."""
 
 
 class CheckpointError(ValueError):
@@ -62,6 +64,7 @@ def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> Pr
     Raises `CheckpointError` for a file of another layout, listing the keys that are unknown or missing.
     """
     state = read_state(path)
+    check_overrides(str(path), config, ASTConfig() if "v.cls_token" in state else AudioMAEConfig())
     if "v.cls_token" in state:
         return _load_ast(path, state, pooling, config)
     if "cls_token" in state and "patch_embed.proj.weight" in state:
@@ -106,11 +109,10 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
 
 def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrainedModel:
     fine_tuned = "head.weight" in state
-    # What pre-training leaves behind: the decoder, and the norm that a fine-tuned model replaces by `fc_norm`.
+    # What pre-training leaves behind: the decoder, and the norm that a fine-tuned model replaces by `fc_norm`. In a
+    # file with a head, `norm` would mean another architecture (normalised before pooling): it is reported as unknown.
     leftovers = ("mask_token", "decoder_") if fine_tuned else ("mask_token", "decoder_", "norm.")
     state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
-    if "fc_norm.weight" not in state:  # timm's older name for the norm after pooling
-        state = {re.sub(r"^norm\.", "fc_norm.", k): v for k, v in state.items()}
     shape = _Shape.of(path, state, "", special=1)
     labels = _num_labels(path, state.get("head.weight"), config)
     rows = config.get("num_mel_bins", 128) // shape.patch
@@ -180,7 +182,7 @@ def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
 def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tuple) -> tuple[int, int, int]:
     """Strides and length in frames, which a file tells only together: its number of positions is F·T."""
     mels, length = config.get("num_mel_bins", 128), config.pop("max_length", None)
-    candidates = []
+    candidates, exact = [], []
     for step in dict.fromkeys((stride[1] or stride[0],) if any(stride) else (16, 10)):
         time_step, frequency_step = stride[0] or step, stride[1] or step
         rows = (mels - shape.patch) // frequency_step + 1
@@ -192,12 +194,17 @@ def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tup
             if (round_frames - shape.patch) // time_step + 1 == columns:
                 frames = round_frames
             candidates.append((time_step, frequency_step, frames))
+            if length is not None and (length - shape.patch) // time_step + 1 == columns:
+                exact.append(candidates[-1])
     if not candidates:
         raise CheckpointError(
             f"{path}: {shape.patches} positions fit neither stride 16 nor 10; pass time_stride=… and frequency_stride=…"
         )
-    best = next((c for c in candidates if c[2] & (c[2] - 1) == 0), candidates[0])
-    return (*best[:2], length or best[2])
+    likely = exact or [c for c in candidates if c[2] & (c[2] - 1) == 0] or candidates
+    if len(likely) > 1:
+        told = " or ".join(f"stride {time_step} and {frames} frames" for time_step, _, frames in likely)
+        raise CheckpointError(f"{path}: {shape.patches} positions may be {told}; pass time_stride and frequency_stride")
+    return (*likely[0][:2], length or likely[0][2])
 
 
 _BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)\.(weight|bias)$")
@@ -294,6 +301,15 @@ def _fill(path: Path, model: PreTrainedModel, state: State, optional: tuple[str,
     missing = [key for key in missing if not key.startswith(optional or ("\0",))]
     check_keys(str(path), missing, unknown)
     return model.eval()
+
+
+def check_overrides(source: str, overrides: Iterable[str], config: PreTrainedConfig) -> None:
+    """Raise `ValueError` naming overrides that the model's config does not know: a misspelt one would do nothing."""
+    unknown = sorted(key for key in overrides if not hasattr(config, key))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], [key for key in dir(config) if not key.startswith("_")], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{source}: a {config.model_type} config has no {', '.join(unknown)}{hint}")
 
 
 def check_keys(source: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
