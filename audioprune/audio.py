@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +60,12 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(path) as file:
+        # Bytes, because a name may be no valid Unicode.
+        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
             rate, seconds = file.samplerate, file.frames / file.samplerate
             frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
             samples = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError) as error:
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise AudioError(f"{path}: cannot be decoded as audio ({error}); convert it to WAV or FLAC") from error
     return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds)
 

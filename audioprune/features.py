@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -85,6 +86,13 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(WINDOW, periodic=False), persistent=False)
         self.register_buffer("filters", _mel_filters(num_mel_bins), persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A model that holds this may be cast as a whole; rounded filters would no longer be Kaldi's.
+        super()._apply(fn, recurse)
+        self.window = torch.hann_window(WINDOW, periodic=False, device=self.window.device)
+        self.filters = _mel_filters(self.num_mel_bins).to(self.filters.device)
+        return self
+
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> LogMel:
         """Length, mean and std of a data set: one of `PRESETS`. Raises `ValueError` for any other name."""
@@ -109,15 +117,19 @@ class LogMel(nn.Module):
             waveforms: (batch, samples), (samples,), or a sequence of (samples,) of different lengths.
             lengths: (batch,) true samples of each row where a padded tensor is given.
 
-        Returns (batch, max_length, num_mel_bins) float32, normalised.
+        Returns (batch, max_length, num_mel_bins) float32, normalised, under autocast too.
         Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame.
         """
         waveforms, lengths = self._batch(waveforms, lengths)
+        with torch.autocast(waveforms.device.type, enabled=False):
+            return self._normalised(waveforms, lengths)
+
+    def _normalised(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         # Each frame loses its own mean later: this one only saves precision where an offset drowns a quiet sound.
         inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
         mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]
         waveforms = (waveforms - mean)[:, : HOP * (self.max_length - 1) + WINDOW]
-        if waveforms.device.type == "cpu":
+        if waveforms.device.type == "cpu" and not torch.compiler.is_compiling():
             # Clip by clip the frames stay in cache: a batch of ten-second clips is six times faster than at once.
             log_mel = torch.cat([self._log_mel(row) for row in waveforms.split(1)])
         else:
@@ -132,24 +144,34 @@ class LogMel(nn.Module):
             batch = batch[None] if batch.ndim == 1 else batch
             if batch.ndim != 2:
                 raise ValueError(f"waveforms have shape {tuple(batch.shape)}; expected (batch, samples) or (samples,)")
+            shortest = batch.shape[1]
             if lengths is None:
-                lengths = torch.full((len(batch),), batch.shape[1], device=device)
-            elif lengths.shape != (len(batch),):
-                raise ValueError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(batch)},), one a clip")
+                lengths = torch.full_like(batch[:, 0], batch.shape[1], dtype=torch.long)
+            else:
+                shortest = self._check_lengths(batch, lengths)
             lengths = lengths.to(device)
         else:
             rows = [torch.as_tensor(row, dtype=torch.float32) for row in waveforms]
             if not rows or any(row.ndim != 1 for row in rows):
                 raise ValueError(f"expected a sequence of (samples,), got shapes {[tuple(r.shape) for r in rows]}")
+            shortest = min(len(row) for row in rows)
             lengths = torch.tensor([len(row) for row in rows], device=device)
             batch = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        shortest = int(lengths.min()) if len(lengths) else 0
         if shortest < WINDOW:
             raise ValueError(
                 f"the shortest clip has {shortest} samples ({shortest / SAMPLE_RATE * 1000:.1f} ms); "
                 f"a spectrogram needs {WINDOW} (25 ms)"
             )
         return batch, lengths
+
+    @staticmethod
+    def _check_lengths(batch: Tensor, lengths: Tensor) -> int:
+        """The shortest of the lengths. Raises `ValueError` where they do not fit the batch (batch, samples)."""
+        if lengths.shape != batch.shape[:1]:
+            raise ValueError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(batch)},), one a clip")
+        if int(lengths.max()) > batch.shape[1]:
+            raise ValueError(f"the longest length is {int(lengths.max())}, but the rows hold {batch.shape[1]} samples")
+        return int(lengths.min())
 
     def _log_mel(self, waveforms: Tensor) -> Tensor:
         """(batch, samples) → (batch, frames, num_mel_bins), natural log of the mel energies."""
@@ -175,6 +197,7 @@ class LogMel(nn.Module):
         return torch.where(inside, log_mel, value)
 
 
+@lru_cache
 def _mel_filters(num_mel_bins: int) -> Tensor:
     """Kaldi's triangular filters, (FFT // 2 + 1, num_mel_bins)."""
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
+
+ROW_START = b'{"path": '
+"""How every row begins: what is left of a torn last line must begin so too."""
 
 
 class ResultLogError(ValueError):
@@ -67,12 +70,18 @@ class Tagger:
     batch_size: int = 8
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        self.front.to(self.device)
+
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     def __call__(self, paths: Iterable[Path]) -> Iterator[Row]:
-        """A row for each path, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`."""
+        """A row for each path, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`.
+
+        Paths are absolute, so that a run may be taken up from another folder.
+        """
         batch: list[tuple[Path, Clip | AudioError]] = []
         for item in self._decoded(paths):
             batch.append(item)
@@ -102,8 +111,8 @@ class Tagger:
             return path, future.result()
         except AudioError as error:
             return path, error
-        except (OSError, MemoryError) as error:
-            return path, AudioError(f"{path}: cannot be read ({error})")
+        except Exception as error:  # one file's trouble, whatever it is, stops nobody
+            return path, AudioError(f"{path}: cannot be read ({type(error).__name__}: {error})")
 
     def _rows(self, batch: list[tuple[Path, Clip | AudioError]]) -> list[Row]:
         clips = [item for _, item in batch if isinstance(item, Clip)]
@@ -111,14 +120,14 @@ class Tagger:
         rows: list[Row] = []
         for path, item in batch:
             if isinstance(item, AudioError):
-                rows.append({"path": str(path), "error": str(item)})
+                rows.append({"path": os.path.abspath(path), "error": str(item)})
                 continue
             probabilities = next(answers)
             if not torch.isfinite(probabilities).all():
-                rows.append({"path": str(path), "error": f"{path}: the model's answer is not finite"})
+                rows.append({"path": os.path.abspath(path), "error": f"{path}: the model's answer is not finite"})
                 continue
             seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
-            rows.append({"path": str(path), "labels": self._labels(probabilities), **seconds})
+            rows.append({"path": os.path.abspath(path), "labels": self._labels(probabilities), **seconds})
         return rows
 
     @torch.inference_mode()
@@ -131,7 +140,7 @@ class Tagger:
 
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
         """(clips, frames, mels) on the model's device, in its dtype."""
-        return self.front.to(self.device)(waveforms).to(self.model.dtype)
+        return self.front(waveforms).to(self.model.dtype)
 
     def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:
         values, indices = probabilities.topk(min(self.top, len(probabilities)))
@@ -151,8 +160,7 @@ class ResultLog:
 
     def __init__(self, path: Path, setting: Row) -> None:
         self.path, self.setting = path, setting
-        self.done: set[str] = set()
-        self.failed = 0
+        self._failed: dict[str, bool] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
@@ -167,20 +175,25 @@ class ResultLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
+        if self.path.stat().st_size == 0:  # nothing came of it: leave no empty file behind
+            self.path.unlink()
 
     def is_done(self, path: Path) -> bool:
-        return os.path.abspath(path) in self.done
+        return os.path.abspath(path) in self._failed
+
+    def failures(self, paths: Iterable[Path]) -> int:
+        """How many of these clips have a row with an error."""
+        return sum(self._failed.get(os.path.abspath(path), False) for path in paths)
 
     def write(self, row: Row) -> None:
         """Append a row in one write; on return it outlives the process."""
-        line = json.dumps({**row, "setting": self.setting}, ensure_ascii=False) + "\n"
-        self._file.write(line.encode())
+        # ASCII, because a file's name may be no valid Unicode.
+        self._file.write(json.dumps({**row, "setting": self.setting}).encode() + b"\n")
         self._file.flush()
         self._count(row)
 
     def _count(self, row: Row) -> None:
-        self.done.add(os.path.abspath(row["path"]))
-        self.failed += "error" in row
+        self._failed[os.path.abspath(row["path"])] = "error" in row
 
     def _lock(self) -> None:
         if fcntl is not None:
@@ -196,6 +209,8 @@ class ResultLog:
         good = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
+                if not line.startswith(ROW_START[: len(line)]):
+                    self._refuse(number)
                 self._file.truncate(good)
                 break
             self._check(number, line)
@@ -205,17 +220,20 @@ class ResultLog:
         try:
             row = json.loads(line)
             setting, _ = row["setting"], row["path"]
-        except (ValueError, KeyError, TypeError):
-            raise ResultLogError(
-                f"{self.path}: line {number} is not a row of results; choose another --out, nothing was changed"
-            ) from None
+            differing = [key for key in {*setting, *self.setting} if setting.get(key) != self.setting.get(key)]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._refuse(number)
         if setting != self.setting:
-            keys = sorted(k for k in {*setting, *self.setting} if setting.get(k) != self.setting.get(k))
-            was = ", ".join(f"{k} was {setting.get(k)!r} and is {self.setting.get(k)!r}" for k in keys)
+            was = ", ".join(f"{k} was {setting.get(k)!r} and is {self.setting.get(k)!r}" for k in sorted(differing))
             raise ResultLogError(
                 f"{self.path}: was written under another setting ({was}); choose another --out, or run with the old one"
             )
         self._count(row)
+
+    def _refuse(self, number: int) -> NoReturn:
+        raise ResultLogError(
+            f"{self.path}: line {number} is not a row of results; choose another --out, nothing was changed"
+        ) from None
 
 
 def run(
@@ -230,4 +248,4 @@ def run(
         written += 1
         failures += "error" in row
         report(row)
-    return written, log.failed if log is not None else failures
+    return written, failures if log is None else log.failures(paths)

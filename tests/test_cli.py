@@ -166,6 +166,11 @@ def test_ctrl_c_says_what_stays(run, monkeypatch, tiny, clips) -> None:
     assert "goes on from there" in err
 
 
+def test_a_mistaken_model_leaves_no_file(run, clips) -> None:
+    assert run("tag", clips, "--model", "none.pth", "--out", "a.jsonl")[0] == 2
+    assert not Path("a.jsonl").exists()
+
+
 def test_an_ast_is_tagged_too(run, tmp_path, clips) -> None:
     ast().save_pretrained(tmp_path / "ast")
     code, out, _ = run("tag", clips, "--model", tmp_path / "ast", "--score", "cls", "--json")

@@ -63,6 +63,26 @@ def test_shapes_alone_count_as_a_real_run(model, spectrogram) -> None:
     assert all(p.device.type == "cpu" for p in model.parameters())
 
 
+def test_counting_leaves_no_mark(model, spectrogram) -> None:
+    model.train()
+    frozen = getattr(model, model.base_model_prefix).layers[0]
+    frozen.eval()
+    model.set_attn_implementation("eager")
+    with ap.prune(model, ap.TopK(0.5)), ap.trace(model) as record:
+        model(spectrogram)
+        kept = record.kept
+        ap.macs(model)
+        assert record.kept is kept
+    assert model.training
+    assert not frozen.training
+    assert model.config._attn_implementation == "eager"
+    model.set_attn_implementation("flex_attention")
+    with ap.prune(model, ap.TopK(0.5, dropped="merge")):
+        assert ap.macs(model) > 0
+    with pytest.raises(ValueError, match="no spectrogram length in its config"):
+        ap.macs(torch.nn.Sequential(model))
+
+
 def test_a_length_that_the_model_does_not_take() -> None:
     with pytest.raises(ValueError, match="takes exactly 128"):
         ap.macs(audiomae(), frames=1024)

@@ -91,12 +91,31 @@ def test_silence_is_finite() -> None:
     assert torch.isfinite(LogMel(64)(torch.zeros(2, 8000))).all()
 
 
-def test_is_differentiable_and_exports() -> None:
+def test_is_differentiable_and_holds_no_weights() -> None:
     front = LogMel(64)
     wave = torch.randn(2, 8000, requires_grad=True)
     front(wave).sum().backward()
     assert torch.isfinite(wave.grad).all()
     assert list(front.state_dict()) == []
+
+
+def test_stays_exact_in_half_precision_surroundings() -> None:
+    wave = torch.from_numpy(tone(0.5))
+    expected = LogMel(64)(wave)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(LogMel(64)(wave), expected)
+    halved = LogMel(64).half()(wave)  # as a part of a model that is cast as a whole
+    assert halved.dtype == torch.float32
+    assert torch.equal(halved, expected)
+
+
+def test_exports_and_compiles() -> None:
+    front, waves = LogMel(64), torch.randn(3, 9000)
+    shapes = {"waveforms": {0: torch.export.Dim("batch", max=64)}, "lengths": None}
+    program = torch.export.export(front, (waves, None), dynamic_shapes=shapes).module()
+    assert torch.allclose(program(waves[:2], None), front(waves[:2]), atol=1e-4)
+    compiled = torch.compile(front, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(waves), front(waves), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +129,8 @@ def test_is_differentiable_and_exports() -> None:
         (lambda: LogMel(64)(torch.zeros(1, 2, 8000)), "expected \\(batch, samples\\)"),
         (lambda: LogMel(64)([]), "expected a sequence"),
         (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800])), "lengths have shape"),
+        (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800, 900])), "rows hold 800 samples"),
+        (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800, 90])), "90 samples"),
         (lambda: AudioMAEFeatureExtractor()(tone(), sampling_rate=44_100), "44100 Hz"),
         (lambda: AudioMAEFeatureExtractor(sampling_rate=8000), "8000 Hz"),
     ],

@@ -101,3 +101,18 @@ def test_pseudo_random_looks_uniform_and_depends_on_seed_and_layer() -> None:
     assert correlation.abs().max() < 0.08
     neighbours = torch.corrcoef(torch.stack((draws[0, :-1], draws[0, 1:])))[0, 1]
     assert neighbours.abs() < 0.08
+
+
+def test_seeds_differ() -> None:
+    patch = torch.arange(64)
+    draws = [tuple(ops.pseudo_random(patch, seed, 3).tolist()) for seed in (0, 1, 2**20, 2**30, -1)]
+    assert len(set(draws)) == 5
+
+
+def test_merging_many_tokens_does_not_overflow_half_precision() -> None:
+    x = torch.full((1, 226, 4), 400.0, dtype=torch.float16)
+    kept, dropped = torch.tensor([[0]]), torch.arange(1, 226)[None]
+    merged, size = ops.merge(x, torch.ones(1, 226), kept, dropped, torch.zeros_like(dropped))
+    assert merged.dtype == torch.float16
+    assert (merged == 400).all()
+    assert size.tolist() == [[226.0]]

@@ -277,3 +277,90 @@ def test_training_with_pruning_lowers_the_loss(spectrogram) -> None:
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_blocks_that_would_not_be_swapped_are_refused(spectrogram) -> None:
+    """Wrappers subclass blocks or replace their forward: the model would run unpruned, and nobody would see it."""
+    model = audiomae().eval()
+    layer = model.audiomae.layers[2]
+    original = type(layer)
+    layer.__class__ = type("FSDPASTLayer", (original,), {})
+    with pytest.raises(ap.UnsupportedModelError, match=r"layers.2 is a FSDPASTLayer"):
+        ap.prune(model, ap.TopK(0.5))
+    layer.__class__ = original
+    layer.forward = layer.forward
+    with pytest.raises(ap.UnsupportedModelError, match=r"layers.2.forward was replaced"):
+        ap.prune(model, ap.TopK(0.5))
+    del layer.forward
+    ap.prune(model, ap.TopK(0.5)).remove()
+
+
+def test_of_two_encoders_none_is_guessed() -> None:
+    pair = nn.ModuleDict({"teacher": audiomae(), "student": ast()})
+    with pytest.raises(ap.UnsupportedModelError, match="holds 2 encoders"):
+        ap.prune(pair, ap.TopK(0.5))
+    with ap.prune(pair["student"], ap.TopK(0.5)) as handle:
+        assert ap.handle(pair) is handle
+
+
+def test_a_removed_handle_is_dead() -> None:
+    handle = ap.prune(audiomae(), ap.TopK(0.5))
+    handle.remove()
+    with pytest.raises(RuntimeError, match="was removed"):
+        handle.keep_rate = 0.7
+    with pytest.raises(RuntimeError, match="was removed"), handle:
+        pass
+    assert "removed" in repr(handle)
+
+
+def test_a_pruned_model_runs_in_another_process(tmp_path, spectrogram) -> None:
+    import subprocess
+    import sys
+
+    model = audiomae().eval()
+    with ap.prune(model, ap.TopK(0.5)):
+        expected = model(spectrogram).logits
+        torch.save((model, spectrogram, expected), tmp_path / "model.pt")
+    code = (
+        "import sys, torch, audioprune; model, x, y = torch.load(sys.argv[1], weights_only=False); "
+        "assert torch.allclose(model(x).logits, y, atol=1e-6); audioprune.handle(model).remove()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], check=True)
+
+
+def test_hooks_of_others_see_what_they_always_saw(spectrogram) -> None:
+    model, seen = audiomae().eval(), []
+    model.audiomae.register_forward_pre_hook(lambda module, args: seen.append([a.shape for a in args]))
+    model(spectrogram)
+    with ap.prune(model, ap.TopK(0.5, score="intensity")):
+        model(spectrogram)
+        model.audiomae.register_forward_hook(lambda module, args, output: seen.append([a.shape for a in args]))
+        model(spectrogram)
+    assert all(shapes == [spectrogram.shape] for shapes in seen)
+    assert len(seen) == 4
+
+
+def test_scores_are_of_the_whole_map_under_attention_dropout(spectrogram) -> None:
+    model = audiomae(attention_probs_dropout_prob=0.5).train()
+    kept = []
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        for _ in range(2):
+            with ap.prune(model, ap.TopK(0.5, layers=[0])), ap.trace(model) as record:
+                model(spectrogram)
+            kept.append(record.kept[0])
+    assert all(torch.equal(kept[0], other) for other in kept[1:])
+
+
+@torch.no_grad()
+def test_the_handle_works_after_casts_and_moves(model, spectrogram) -> None:
+    before = model(spectrogram).logits
+    handle = ap.prune(model, ap.TopK(0.5, dropped="merge"))
+    model.double()
+    assert model(spectrogram.double()).logits.dtype == torch.float64
+    model.float()
+    model.set_attn_implementation("eager")
+    model(spectrogram)
+    handle.remove()
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(spectrogram).logits, before)

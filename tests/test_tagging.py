@@ -78,7 +78,7 @@ def test_a_finished_run_does_nothing_and_remembers_failures(tagger, clips, tmp_p
     assert out.read_bytes() == before
 
 
-@pytest.mark.parametrize("cut", [1, 20, 60])
+@pytest.mark.parametrize("cut", [1, 20, 60, 10_000])
 def test_a_torn_last_line_is_done_again(tagger, clips, tmp_path, cut: int) -> None:
     paths, _ = find_clips([clips])
     out = tmp_path / "out.jsonl"
@@ -86,7 +86,7 @@ def test_a_torn_last_line_is_done_again(tagger, clips, tmp_path, cut: int) -> No
         run(tagger, paths, log)
     whole = out.read_bytes()
     lines = whole.splitlines(keepends=True)
-    out.write_bytes(b"".join(lines[:3]) + lines[3][:-cut])
+    out.write_bytes(b"".join(lines[:3]) + (lines[3][:-cut] or lines[3][:5]))
     with ResultLog(out, SETTING) as log:
         assert run(tagger, paths, log)[0] == 3
     assert [row["path"] for row in rows_of(out)] == [str(p) for p in paths]
@@ -102,12 +102,51 @@ def test_another_setting_is_refused_and_nothing_changed(tagger, clips, tmp_path)
     assert out.read_bytes() == before
 
 
-def test_a_file_that_is_no_result_file_is_refused(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["Chapter one\nChapter two", '{"a": 1}', "{}\n", '{"path": "a", "setting": 3}\n', '[1]\n{"path": ', "\n", "x"],
+)
+def test_a_file_that_is_no_result_file_is_refused(tmp_path, content: str) -> None:
     out = tmp_path / "thesis.txt"
-    out.write_text("Chapter one\nChapter two")
+    out.write_text(content)
     with pytest.raises(ResultLogError, match="line 1 is not a row of results"):
         ResultLog(out, SETTING)
-    assert out.read_text() == "Chapter one\nChapter two"
+    assert out.read_text() == content
+
+
+def test_a_run_is_taken_up_from_another_folder(tagger, clips, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "out.jsonl"
+    monkeypatch.chdir(clips)
+    with ResultLog(out, SETTING) as log:
+        run(tagger, [Path("tone0.wav"), Path("tone1.wav")], log)
+    monkeypatch.chdir(tmp_path)
+    with ResultLog(out, SETTING) as log:
+        assert run(tagger, find_clips(["clips"])[0], log)[0] == 4
+    assert len({row["path"] for row in rows_of(out)}) == len(rows_of(out)) == 6
+
+
+def test_failures_of_other_clips_do_not_count(tagger, clips, tmp_path) -> None:
+    (clips / "bad.wav").write_text("no")
+    with ResultLog(tmp_path / "out.jsonl", SETTING) as log:
+        assert run(tagger, [clips / "bad.wav"], log) == (1, 1)
+        assert run(tagger, [clips / "tone0.wav"], log) == (1, 0)
+        assert run(tagger, [clips / "tone0.wav", clips / "bad.wav"], log) == (0, 1)
+
+
+def test_odd_names_and_formats_stop_nobody(tagger, clips, tmp_path) -> None:
+    names = [b"m\xff.wav", "a [1] é 音.wav".encode()]
+    paths = [clips / os.fsdecode(name) for name in names] + [clips / "samples.raw"]
+    for path in paths:
+        path.write_bytes((clips / "tone0.wav").read_bytes())
+    with ResultLog(tmp_path / "out.jsonl", SETTING) as log:
+        assert run(tagger, paths, log) == (3, 1)
+    assert [row["path"] for row in rows_of(tmp_path / "out.jsonl")] == [str(path) for path in paths]
+
+
+def test_no_empty_file_is_left_behind(tmp_path) -> None:
+    with ResultLog(tmp_path / "out.jsonl", SETTING):
+        pass
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_two_runs_at_once_are_refused(tmp_path) -> None:

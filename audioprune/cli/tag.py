@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.text import Text
 
 from . import options as o
 from .console import err, out, progress
@@ -50,45 +53,43 @@ def tag(
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
     setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
-    log = None if result_file is None else ResultLog(result_file, setting)
-    todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
-    if log is not None and not todo:
-        _finish(0, len(clips), log.failed, result_file)
-    loaded, front = o.open_model(model, device, dtype)
-    prune(loaded, settings)
-    tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
-    truncated = 0
-
-    with progress("clips") as bar:
+    with ExitStack() as stack:
+        log = None if result_file is None else stack.enter_context(ResultLog(result_file, setting))
+        todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
+        if log is not None and not todo:
+            _finish(0, len(clips), log.failures(clips), result_file)
+        loaded, front = o.open_model(model, device, dtype)
+        prune(loaded, settings)
+        tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
+        truncated = 0
+        bar = stack.enter_context(progress("clips"))
         task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
 
         def report(row: dict[str, Any]) -> None:
             nonlocal truncated
             truncated += row.get("seconds", 0) > row.get("heard_seconds", 0) + 0.01
             if as_json:
-                print(json.dumps(row, ensure_ascii=False), flush=True)
+                print(json.dumps(row), flush=True)
             elif log is None:
                 bar.console.print(_line(row)) if err.is_terminal else out.print(_line(row))
             bar.advance(task)
 
-        try:
-            written, failures = run(tagger, clips, log, report)
-        finally:
-            if log is not None:
-                log.__exit__(None, None, None)
+        written, failures = run(tagger, clips, log, report)
     if truncated:
         seconds = f"{front.max_seconds:.2f} s"
         err.print(f"{truncated} clips are longer than the model's window: their first {seconds} were heard")
     _finish(written, len(clips) - todo, failures, result_file)
 
 
-def _line(row: dict[str, Any]) -> str:
-    from rich.markup import escape
-
+def _line(row: dict[str, Any]) -> Text:
     if "error" in row:
-        return f"[red]{escape(row['error'])}[/]"
-    labels = ", ".join(f"{escape(item['label'])} {item['score']:.2f}" for item in row["labels"])
-    return f"{escape(row['path'])}  [bold]{labels}[/]"
+        return Text(_printable(row["error"]), style="red")
+    labels = ", ".join(f"{item['label']} {item['score']:.2f}" for item in row["labels"])
+    return Text.assemble(_printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _finish(written: int, before: int, failures: int, result_file: Path | None) -> NoReturn:
