@@ -47,7 +47,7 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
         _finish(right, log_mel, f"scores of the {int(np.isfinite(scores).sum())} candidates", clip_seconds)
     axes[-1, 0].set_xlabel("time (s)")
     axes[-1, 1].set_xlabel("time (s)")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 
 

@@ -1,6 +1,7 @@
 """A pruned forward pass written as plainly as it can be: one clip, one token, one row of the attention map at a time.
 
-It follows the papers' formulas and shares no code with the package but the model's own sub-modules.
+It follows the papers' formulas. With the package it shares the model's own sub-modules, the settings' schedule of
+rates, and the hash behind the random score, which has tests of its own.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import warnings
 
 import click
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from .bench import bench
 from .console import err
@@ -56,7 +56,7 @@ def main() -> None:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if os.environ.get("AUDIOPRUNE_DEBUG"):
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         code = 2
     if code == INTERRUPTED:
         err.print("Stopped. What was written stays; `tag` with the same --out goes on from there.")

@@ -57,7 +57,7 @@ def demo(
     out.print(_costs(results))
     for picture in pictures:
         out.print(f"What was kept of {clips[0].name}: {picture}")
-    err.print(f"[dim]{machine()['processor']}, {machine()['threads']} threads[/]")
+    err.print(f"{machine()['processor']}, {machine()['threads']} threads", style="dim")
 
 
 def _tag(tagger: Any, clips: list[Path], method: Method) -> dict[str, Any]:

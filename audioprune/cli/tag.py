@@ -71,13 +71,14 @@ def tag(
             if as_json:
                 print(json.dumps(row), flush=True)
             elif log is None:
-                bar.console.print(_line(row)) if err.is_terminal else out.print(_line(row))
+                # Through the bar where both are on one screen, so that it moves out of the way.
+                (bar.console if err.is_terminal and out.is_terminal else out).print(_line(row), soft_wrap=True)
             bar.advance(task)
 
         written, failures = run(tagger, clips, log, report)
     if truncated:
         seconds = f"{front.max_seconds:.2f} s"
-        err.print(f"{truncated} clips are longer than the model's window: their first {seconds} were heard")
+        err.print(f"{count(truncated)} longer than the model's window: the first {seconds} heard of each")
     _finish(written, len(clips) - todo, failures, result_file)
 
 
@@ -88,6 +89,10 @@ def _line(row: dict[str, Any]) -> Text:
     return Text.assemble(_printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
 
 
+def count(clips: int) -> str:
+    return f"{clips} clip" if clips == 1 else f"{clips} clips"
+
+
 def _printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
@@ -96,7 +101,7 @@ def _finish(written: int, before: int, failures: int, result_file: Path | None) 
     """Say what was done and leave, with exit code 1 where clips failed."""
     where = "" if result_file is None else f" → {result_file}"
     earlier = f", {before} were done before" if before else ""
-    err.print(f"{written} clips done{earlier}{where}")
+    err.print(f"{count(written)} done{earlier}{where}")
     if failures:
-        err.print(f"[red]{failures} clips failed[/]; their rows have an error")
+        err.print(f"{count(failures)} failed; see the error in each row", style="red")
     raise typer.Exit(1 if failures else 0)
