@@ -32,17 +32,18 @@ class AudioError(ValueError):
 class Clip:
     """A decoded sound.
 
-    `waveform`: (samples,) float32 in [-1, 1], mono at `SAMPLE_RATE`;
+    `waveform`: (samples,) float32 in [-1, 1], mono at `sample_rate` hertz;
     `seconds`: length of the whole file, which may be more than was read.
     """
 
     waveform: np.ndarray
     seconds: float
+    sample_rate: int = SAMPLE_RATE
 
     @property
     def heard_seconds(self) -> float:
         """Seconds of sound in `waveform`."""
-        return len(self.waveform) / SAMPLE_RATE
+        return len(self.waveform) / self.sample_rate
 
 
 def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
@@ -67,7 +68,7 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
             samples = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise AudioError(f"{path}: cannot be decoded as audio ({error}); convert it to WAV or FLAC") from error
-    return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds)
+    return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds, sample_rate)
 
 
 def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:

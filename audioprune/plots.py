@@ -51,10 +51,16 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write PNG, SVG or PDF by the suffix. Raises `ValueError` for another."""
+def check_suffix(path: Path) -> Path:
+    """The path, where its suffix names a format that is written. Raises `ValueError` otherwise."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: pictures are written as .png, .svg or .pdf")
+    return path
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write PNG, SVG or PDF by the suffix. Raises `ValueError` for another."""
+    check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -162,11 +162,13 @@ def read_method(path: str | Path) -> Method:
     path = Path(path)
     try:
         settings: Any = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError(f"{path}: not a settings file (nested too deeply)") from None
     except FileNotFoundError:
         raise ValueError(f"{path}: no such settings file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a JSON settings file ({error})") from error
-    if not isinstance(settings, dict) or settings.get("method") not in METHODS:
+    if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
         raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
     method = METHODS[settings.pop("method")]
     try:

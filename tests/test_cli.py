@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,8 @@ def test_a_method_file(run, tiny, clips) -> None:
         (("tag", "CLIP", "--dtype", "int8"), "float32, bfloat16"),
         (("tag", "CLIP", "--model", "none.pth"), "none.pth: no such file"),
         (("tag", "CLIP", "--segments", "0"), "segments is 0"),
+        (("tag", "CLIP", "--device", "meta"), "holds no data"),
+        (("bench", "--keep-rates", "half"), "--keep-rates is 'half'"),
         (("explain", "nowhere.wav"), "nowhere.wav: no such file"),
         (("explain", "CLIP", "--out", "a.jpg"), ".png, .svg or .pdf"),
         (("bench", "--batch-sizes", "0"), "at least 1"),
@@ -156,6 +161,39 @@ def test_mistakes_get_one_line_and_exit_two(run, tiny, clips, words, message: st
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [(), ("tag",), ("foo",), ("tag", "CLIP", "--foo"), ("tag", "CLIP", "--top", "0"), ("bench", "--seconds", "0")],
+)
+def test_what_was_mistyped_gets_usage_and_exit_two(run, clips, words) -> None:
+    code, out, err = run(*[str(clips / "tone0.wav") if word == "CLIP" else word for word in words])
+    assert code == 2
+    assert "Usage" in out + err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_results_go_to_stdout_when_only_stderr_is_a_terminal(tiny, clips, options) -> None:
+    pty = pytest.importorskip("pty")
+    master, terminal = pty.openpty()
+    code = "from audioprune.cli import main; main()"
+    command = [sys.executable, "-c", code, "tag", str(clips / "tone0.wav"), "--model", tiny, *options]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, timeout=120)
+    os.close(terminal)
+    os.close(master)
+    assert result.returncode == 0
+    assert result.stdout.count(b"\n") == 1
+    assert b"tone0.wav" in result.stdout
+    assert b"LABEL_" in result.stdout
+
+
+def test_names_with_brackets_and_dollars_print_as_they_are(run, tiny, clips) -> None:
+    name = r"a [red]$\x$ [1].wav"
+    (clips / "tone5.wav").rename(clips / name)
+    assert name in run("tag", clips / name, "--model", tiny)[1]
+    assert name in run("explain", clips / name, "--model", tiny, "--out", "a.png")[1]
+
+
 def test_ctrl_c_says_what_stays(run, monkeypatch, tiny, clips) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -163,7 +201,7 @@ def test_ctrl_c_says_what_stays(run, monkeypatch, tiny, clips) -> None:
     monkeypatch.setattr("audioprune.tagging.Tagger.probabilities", interrupted)
     code, _, err = run("tag", clips, "--model", tiny, "--out", "a.jsonl")
     assert code == 130
-    assert "goes on from there" in err
+    assert "Stopped" in err
 
 
 def test_a_mistaken_model_leaves_no_file(run, clips) -> None:

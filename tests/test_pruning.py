@@ -106,6 +106,10 @@ def test_pruning_twice_is_refused(model) -> None:
         (lambda: ap.TopK(0.5, layers=(2, 1)), ValueError, "ascend"),
         (lambda: ap.TopK(0.5, layers=(-1,)), ValueError, "0-based"),
         (lambda: ap.TopK(0.5, layers=()), ValueError, "0-based"),
+        (lambda: ap.TopK(0.5, layers=True), ValueError, "0-based"),
+        (lambda: ap.TopK(0.5, layers=3.5), ValueError, "0-based"),
+        (lambda: ap.TopK(0.5, seed="x"), ValueError, "whole number"),
+        (lambda: ap.TopK(0.5, segments=True), ValueError, "segments is True"),
         (lambda: ap.TopK(0.5, score="loudness"), ValueError, "attention, cls, intensity, variation, random"),
         (lambda: ap.TopK(0.5, dropped="keep"), ValueError, "discard, fuse, merge"),
         (lambda: ap.TopK(0.5, segments=0), ValueError, "segments is 0"),
@@ -255,6 +259,8 @@ def test_settings_files(tmp_path) -> None:
     for content, message in [
         ("{", "not a JSON settings file"),
         ('{"method": "Top"}', "one of TopK, SegmentwiseTopK"),
+        ('{"method": ["TopK"]}', "one of TopK, SegmentwiseTopK"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"method": "TopK", "keep_rate": 2}', "keep_rate is 2"),
         ('{"method": "TopK", "keep": 0.5}', "unexpected keyword"),
     ]:

@@ -85,7 +85,7 @@ def test_audiomae_pre_trained_gets_a_new_head(tmp_path) -> None:
     }
     content = {"model": vit(patches=512) | leftovers, "args": argparse.Namespace(lr=1e-3), "epoch": 32}
     path = save(tmp_path / "pretrained.pth", content)
-    with pytest.raises(ap.CheckpointError, match="pass num_labels"):
+    with pytest.raises(ap.CheckpointError, match="load it with num_labels"):
         ap.load(path)
     model = ap.load(path, num_labels=50, max_length=512)
     assert model.classifier.out_features == 50

@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 
-import click
 import typer
 from rich.text import Text
 
@@ -16,6 +15,9 @@ from .convert import convert
 from .demo import demo
 from .explain import explain
 from .tag import tag
+
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
+"""What the library raises where the caller can mend it; with AUDIOPRUNE_DEBUG set the traceback is shown too."""
 
 app = typer.Typer(
     name="audioprune",
@@ -47,17 +49,16 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = INTERRUPTED
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        if os.environ.get("AUDIOPRUNE_DEBUG"):
+        app()
+    except SystemExit as stop:  # how the parser ends, with its own messages for what was typed wrong
+        if stop.code == INTERRUPTED:
+            err.print("Stopped. What was written stays.")
+        raise
+    except KeyboardInterrupt:
+        err.print("Stopped. What was written stays.")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("AUDIOPRUNE_DEBUG") or not isinstance(error, EXPECTED):
             raise
         err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
-        code = 2
-    if code == INTERRUPTED:
-        err.print("Stopped. What was written stays; `tag` with the same --out goes on from there.")
-    sys.exit(code)
+        sys.exit(2)

@@ -35,8 +35,9 @@ def bench(
         audioprune bench --model MODEL --keep-rates 1.0,0.7,0.5 --batch-sizes 1,4,16
     """
     from ..benchmark import machine, measure
+    from ..pruning import describe
 
-    rates = o.parse_rates(keep_rates)
+    rates = o.parse_rates(keep_rates, "--keep-rates")
     unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
     methods = [o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique]
     sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
@@ -48,10 +49,14 @@ def bench(
         task = bar.add_task("Measuring", total=len(sizes) * len(unique))
         for size in sizes:
             rows += measure(loaded, methods, size, seconds, lambda: bar.advance(task))
+    setting = describe(methods[0]) | {"keep_rate": unique}
     if as_json:
-        print(json.dumps({"model": model, "method": method, "dtype": dtype, "machine": machine(), "rows": rows}))
+        print(json.dumps({"model": model, "setting": setting, "dtype": dtype, "machine": machine(), "rows": rows}))
         return
-    out.print(_table(rows, f"{model}, {method}, {dtype}"))
+    words = [
+        f"{key}={value}" for key, value in setting.items() if value is not None and key not in ("keep_rate", "seed")
+    ]
+    out.print(_table(rows, f"{model}, {dtype}, {', '.join(words)}"))
     err.print(machine()["processor"])
 
 

@@ -21,4 +21,5 @@ def progress(unit: str) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=err,
+        redirect_stdout=False,  # results are not for the bar's console
     )

@@ -36,10 +36,13 @@ def convert(
     from ..features import PRESETS
     from ..models.loading import load, load_extractor
 
-    if destination.exists() and (destination.is_file() or any(destination.iterdir())) and not overwrite:
+    if destination.is_file():
+        raise FileExistsError(f"{destination}: is a file; DST is the folder to write")
+    if destination.exists() and any(destination.iterdir()) and not overwrite:
         raise FileExistsError(f"{destination}: exists and is not empty; pass --overwrite to write into it")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"--preset is {preset!r}; there are {', '.join(PRESETS)}")
+    o.quiet()
     given = {"num_labels": num_labels, "num_attention_heads": num_attention_heads, "max_length": max_length}
     model = load(source, pooling=pooling, **{key: value for key, value in given.items() if value is not None})
     extractor = load_extractor(source, model)
@@ -51,4 +54,4 @@ def convert(
     if as_json:
         print(json.dumps({"path": str(destination), "model": type(model).__name__, "parameters": parameters}))
     else:
-        out.print(f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters → {destination}")
+        out.print(f"{type(model).__name__}, {parameters / 1e6:.1f} M parameters → {destination}", soft_wrap=True)

@@ -32,6 +32,7 @@ def demo(
     from ..methods import SegmentwiseTopK, TopK
     from ..tagging import Tagger
 
+    folder.mkdir(parents=True, exist_ok=True)
     model, front = o.open_model("esc10", "cpu")
     tagger = Tagger(model, front, top=1)
     clips = sorted(CLIPS.glob("*.ogg"))
@@ -56,7 +57,7 @@ def demo(
     out.print(_labels(clips, results))
     out.print(_costs(results))
     for picture in pictures:
-        out.print(f"What was kept of {clips[0].name}: {picture}")
+        out.print(f"What was kept of {clips[0].name}: {picture}", soft_wrap=True)
     err.print(f"{machine()['processor']}, {machine()['threads']} threads", style="dim")
 
 

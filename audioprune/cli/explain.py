@@ -37,23 +37,24 @@ def explain(
 
     audioprune explain dog.wav --keep-rate 0.5 --out dog.png
     """
+    from ..plots import check_suffix
     from ..pruning import prune
     from ..tagging import Tagger
 
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
+    target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
     loaded, front = o.open_model(model, device, dtype)
     tagger = Tagger(loaded, front, top=1)
     full = draw_label(tagger, clip)
     prune(loaded, settings)
-    target = picture or Path(f"{clip.stem}-kept.png")
-    label, record = draw(tagger, clip, target, f"{clip.name} · {settings} · unpruned: {full}")
+    label, record = draw(tagger, clip, target, f"{clip.name} · {settings}\nunpruned: {full}")
     if as_json:
         print(json.dumps({"picture": str(target), "label": label, "unpruned": full, **as_rows(record)}))
         return
-    out.print(f"{clip}: {label} (unpruned: {full})")
+    out.print(f"{clip}: {label} (unpruned: {full})", soft_wrap=True)
     for layer, kept in zip(record.layers, record.kept, strict=True):
         out.print(f"  after the attention of block {layer + 1}: {int((kept >= 0).sum())} patches kept")
-    out.print(f"→ {target}")
+    out.print(f"→ {target}", soft_wrap=True)
 
 
 def draw_label(tagger: Tagger, clip: Path) -> str:
@@ -76,7 +77,7 @@ def draw(tagger: Tagger, clip: Path, target: Path, title: str) -> tuple[str, Tra
     with trace(tagger.model) as record:
         label = draw_label(tagger, clip)
     log_mel = tagger.front([sound.waveform])[0].cpu().numpy()
-    figure = explain_figure(log_mel, record, title=f"{title}, pruned: {label}", clip_seconds=sound.heard_seconds)
+    figure = explain_figure(log_mel, record, title=f"{title} · pruned: {label}", clip_seconds=sound.heard_seconds)
     save(figure, target)
     return label, record
 

@@ -98,9 +98,9 @@ def build_method(
     raise ValueError(f"--method is {name!r}; it is topk, segmentwise or the path of a .json file")
 
 
-def parse_rates(text: str) -> float | list[float]:
+def parse_rates(text: str, option: str = "--keep-rate") -> float | list[float]:
     """ "0.5" → 0.5; "0.9,0.7,0.5" → one a layer."""
-    rates = parse_numbers(text, float, "--keep-rate")
+    rates = parse_numbers(text, float, option)
     return rates[0] if len(rates) == 1 else rates
 
 
@@ -121,21 +121,29 @@ def pick_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device is {device!r}, but PyTorch sees no CUDA device here; use --device cpu")
     try:
+        if device == "meta":
+            raise RuntimeError("holds no data")
         torch.empty(0, device=device)
-    except RuntimeError as error:
-        raise ValueError(f"--device is {device!r}: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(f"--device is {device!r}, which PyTorch cannot use here ({reason}); use cpu") from error
     return device
+
+
+def quiet() -> None:
+    """Keep transformers' bars for reading and writing weights out of a command's own output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
     """A model on its device and in its dtype, and its front end."""
     import torch
-    from transformers.utils import logging
 
     from ..models.loading import load, load_features
 
-    logging.disable_progress_bar()  # a bar for reading weights would mix with the command's own
-
+    quiet()
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
         raise ValueError(f"--dtype is {dtype!r}; there are {', '.join(dtypes)}")

@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Self
 
 from .. import ops
@@ -43,9 +43,12 @@ class Method(ABC):
 
     @staticmethod
     def _checked_layers(layers: Any) -> tuple[int, ...]:
-        layers = (layers,) if isinstance(layers, int) else tuple(layers)
-        if not layers or any(not isinstance(layer, int) or layer < 0 for layer in layers):
+        if isinstance(layers, bool) or not isinstance(layers, Integral | Sequence):
+            raise ValueError(f"layers are {layers!r}; give 0-based block indices such as (3, 6, 9), or None")
+        layers = (layers,) if isinstance(layers, Integral) else tuple(layers)
+        if not layers or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in layers):
             raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
+        layers = tuple(map(int, layers))
         if any(a >= b for a, b in itertools.pairwise(layers)):
             raise ValueError(f"layers are {layers}; they must ascend without repeats")
         return layers

@@ -38,7 +38,9 @@ class TopK(Method):
             raise ValueError(f"score is {self.score!r}; there are {', '.join(SCORES)}")
         if self.dropped not in FATES:
             raise ValueError(f"dropped is {self.dropped!r}; there are {', '.join(FATES)}")
-        if self.segments is not None and (not isinstance(self.segments, int) or self.segments < 1):
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed is {self.seed!r}; it is a whole number")
+        if self.segments is not None and (type(self.segments) is not int or self.segments < 1):
             raise ValueError(f"segments is {self.segments!r}; it is a number of time segments, at least 1, or None")
 
     @property

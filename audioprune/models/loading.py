@@ -70,7 +70,7 @@ def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
 
 
 def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatureExtractor | ASTFeatureExtractor:
-    """The extractor that a model came with; for a bare weight file ours, with AudioSet's mean and std.
+    """The extractor that a model came with; where it came with none, ours with AudioSet's mean and std.
 
     Raises `ValueError` where the model does not take log-mel spectrograms of a fixed length.
     """
@@ -119,17 +119,19 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
         raise ValueError(f"{path}: a {settings.model_type} model; pooling={pooling!r} is for an AST")
     loader: Any = AutoModelForAudioClassification
     if is_ast:
-        loader = AST_CLASSES[str(pooling or getattr(settings, "pooling", "cls"))]
+        # transformers renames older checkpoints' keys for its own class only: AST-MP is made of that.
+        loader = AST_CLASSES["cls"]
     elif settings.model_type == audiomae.AudioMAEConfig.model_type:
         loader = audiomae.AudioMAEForAudioClassification
     check_overrides(str(path), config, settings)
     new_head = "num_labels" in config and config["num_labels"] != settings.num_labels
     try:
+        model: Any
         model, report = loader.from_pretrained(
             path,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
+            ignore_mismatched_sizes=True,  # reported below, in our words
             **config,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -140,9 +142,26 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     # With a new head transformers would also replace whatever else does not fit, positions or the whole network.
     resized = sorted(str(entry[0]) for entry in report["mismatched_keys"] if not str(entry[0]).startswith(allowed))
     if resized:
-        raise CheckpointError(f"{path}: the config asked for does not fit {len(resized)} keys ({', '.join(resized)})")
-    if pooling is not None:
-        model.config.pooling = pooling
-    if is_ast and hasattr(settings, "classifier_layer_norm_eps"):
-        model.classifier.layernorm.eps = settings.classifier_layer_norm_eps
+        raise CheckpointError(_misfit(path, resized))
+    if is_ast:
+        model = _as_pooled(model, str(pooling or getattr(settings, "pooling", "cls")))
+        model.classifier.layernorm.eps = getattr(settings, "classifier_layer_norm_eps", model.config.layer_norm_eps)
     return model.eval()
+
+
+def _as_pooled(model: Any, pooling: str) -> Any:
+    """An AST with the pooling asked for, and its config saying so."""
+    model.config.pooling = pooling
+    if type(model) is AST_CLASSES[pooling]:
+        return model
+    pooled = AST_CLASSES[pooling](model.config)
+    pooled.load_state_dict(model.state_dict())
+    return pooled
+
+
+def _misfit(path: str | Path, keys: list[str]) -> str:
+    first = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+    return (
+        f"{path}: {len(keys)} tensors do not have the shape that the config asked for ({first}). The length and shape "
+        "of a model in transformers' format are fixed; positions are only cut when an authors' weight file is read"
+    )

@@ -172,7 +172,10 @@ def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
     asked = config.pop("num_labels", None)
     if head is None:
         if asked is None:
-            raise CheckpointError(f"{path}: a pre-trained file without a head; pass num_labels=… for a new one")
+            raise CheckpointError(
+                f"{path}: a pre-trained file without a head, which tells nothing yet; load it with num_labels=… "
+                "(convert: --num-labels) for a new head, and train that"
+            )
         return asked
     if asked not in (None, len(head)):
         raise CheckpointError(f"{path}: its head has {len(head)} labels, not num_labels={asked}")
