@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,11 @@ def test_the_readme_names_what_needs_a_network() -> None:
     for block in blocks("README.md"):
         if '"MIT/' in block:
             assert "needs a network" in text.split(block)[0][-200:]
+
+
+def test_tables_say_what_their_json_says() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "render_results.py"), "--check"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "stale: nothing\n"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/results.md"])
