@@ -103,5 +103,7 @@ def _finish(written: int, before: int, failures: int, result_file: Path | None) 
     earlier = f", {before} were done before" if before else ""
     err.print(f"{count(written)} done{earlier}{where}")
     if failures:
-        err.print(f"{count(failures)} failed; see the error in each row", style="red")
+        err.print(
+            f"{count(failures)} failed; each row has its error, and a row that is deleted is tried again", style="red"
+        )
     raise typer.Exit(1 if failures else 0)
