@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="esc10")
-    parser.add_argument("--name", default=None, help="what to call the model in the results")
+    parser.add_argument("--trained-with", default=None, help="command that made the model, for the record")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
@@ -121,8 +121,9 @@ def main() -> None:
     }
     print(f"unpruned fold 5: {unpruned['fold5_accuracy']:.4f}")
     result = {
-        "command": f"python scripts/evaluate_default.py --data esc10 --model {args.name or args.model}",
-        "model": args.name or args.model,
+        "command": f"python scripts/evaluate_default.py --data esc10 --model {Path(args.model).name}",
+        "model": Path(args.model).name,
+        "trained_with": args.trained_with,
         "clips": len(rows),
         "fold5_clips": int(test.sum()),
         "machine": machine(),

@@ -93,8 +93,11 @@ def test_explain(run, tiny, clips) -> None:
 def test_bench(run, tiny) -> None:
     words = ("bench", "--model", tiny, "--keep-rates", "0.5", "--batch-sizes", "1,2", "--seconds", "0.1")
     code, out, _ = run(*words, "--json")
-    rows = json.loads(out)["rows"]
+    result = json.loads(out)
+    rows = result["rows"]
     assert code == 0
+    assert result["command"].startswith("audioprune bench --model")
+    assert result["setting"]["method"] == "TopK"
     assert [(r["batch_size"], r["keep_rate"]) for r in rows] == [(1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5)]
     assert rows[0]["speed_up"] == 1.0
     assert rows[1]["macs_ratio"] > 1.4

@@ -220,11 +220,12 @@ def test_flex_attention(spectrogram) -> None:
     for build in (audiomae, ast):
         model = build().eval()
         for method in (ap.TopK(0.5), ap.TopK(0.5, dropped="merge")):
-            with ap.prune(model, method):
+            with ap.prune(model, method), ap.trace(model) as record:
                 model.set_attn_implementation("sdpa")
-                expected = model(spectrogram).logits
+                expected, kept = model(spectrogram).logits, record.kept
                 model.set_attn_implementation("flex_attention")
                 assert torch.allclose(model(spectrogram).logits, expected, atol=1e-4)
+                assert all(torch.equal(a, b) for a, b in zip(record.kept, kept, strict=True))
 
 
 def test_defaults_are_the_papers() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -51,7 +53,9 @@ def bench(
             rows += measure(loaded, methods, size, seconds, lambda: bar.advance(task))
     setting = describe(methods[0]) | {"keep_rate": unique}
     if as_json:
-        print(json.dumps({"model": model, "setting": setting, "dtype": dtype, "machine": machine(), "rows": rows}))
+        command = shlex.join(["audioprune", *sys.argv[1:]])
+        found = {"command": command, "model": model, "setting": setting, "dtype": dtype, "machine": machine()}
+        print(json.dumps({**found, "rows": rows}))
         return
     words = [
         f"{key}={value}" for key, value in setting.items() if value is not None and key not in ("keep_rate", "seed")
