@@ -15,6 +15,7 @@ from .convert import convert
 from .demo import demo
 from .explain import explain
 from .tag import tag
+from .training import evaluate, pretrain, recipes, sweep, train
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 """What the library raises where the caller can mend it; with AUDIOPRUNE_DEBUG set the traceback is shown too."""
@@ -33,11 +34,16 @@ app = typer.Typer(
     - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
     - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
     - `audioprune bench --model MODEL` measures what pruning saves on this machine
+    - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
     """,
 )
-for command in (tag, explain, bench, convert, demo):
+for command in (tag, explain, bench, convert, demo, recipes, train, pretrain, sweep):
     app.command()(command)
+app.command("eval")(evaluate)
 
+
+TRAIN_EXTRA = ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard")
+"""Modules that the `train` extra installs."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -57,6 +63,14 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("Stopped. What was written stays.")
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if os.environ.get("AUDIOPRUNE_DEBUG") or error.name not in TRAIN_EXTRA:
+            raise
+        err.print(
+            Text.assemble(("error:", "bold red"), f" this needs {error.name}: pip install 'audioprune[train]'"),
+            soft_wrap=True,
+        )
+        sys.exit(2)
     except Exception as error:
         if os.environ.get("AUDIOPRUNE_DEBUG") or not isinstance(error, EXPECTED):
             raise

@@ -39,6 +39,7 @@ class AudioMAEConfig(PreTrainedConfig):
 
     max_length: frames of 10 ms in a spectrogram; with 16×16 patches, max_length / 16 columns of tokens.
     num_mel_bins: mel channels; num_mel_bins / patch_size rows of tokens.
+    mask_ratio, norm_pix_loss, decoder_*: of pre-training alone (`AudioMAEForPreTraining`).
     """
 
     model_type = "audiomae"
@@ -56,6 +57,12 @@ class AudioMAEConfig(PreTrainedConfig):
     qkv_bias: bool = True
     max_length: int = 1024
     num_mel_bins: int = 128
+    mask_ratio: float = 0.8
+    norm_pix_loss: bool = True
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -81,7 +88,8 @@ class AudioMAEEmbeddings(nn.Module):
         self.register_buffer("position_embeddings", torch.zeros(1, 1 + time * frequency, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_values: Tensor) -> Tensor:
+    def forward(self, input_values: Tensor, kept: Tensor | None = None) -> Tensor:
+        """`kept`: (batch, n) numbers of the patches that are seen, all where None. → (batch, 1 + n, width)."""
         expected = (self.config.max_length, self.config.num_mel_bins)
         if input_values.ndim != 3 or tuple(input_values.shape[1:]) != expected:
             raise ValueError(
@@ -89,8 +97,11 @@ class AudioMAEEmbeddings(nn.Module):
                 f"{expected[1]} mel channels): LogMel(max_length={expected[0]}) makes them"
             )
         patches = self.projection(input_values.unsqueeze(1)).flatten(2).transpose(1, 2)
-        cls = self.cls_token.expand(patches.shape[0], -1, -1)
-        return self.dropout(torch.cat((cls, patches), dim=1) + self.position_embeddings)
+        patches = patches + self.position_embeddings[:, 1:]
+        if kept is not None:
+            patches = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
+        cls = (self.cls_token + self.position_embeddings[:, :1]).expand(patches.shape[0], -1, -1)
+        return self.dropout(torch.cat((cls, patches), dim=1))
 
 
 class AudioMAEPreTrainedModel(PreTrainedModel):
@@ -131,15 +142,20 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+        self,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        kept: Tensor | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """`input_values`: (batch, frames, mels), normalised log-mel. `attention_mask` must stay None: every clip is
-        padded to the model's length and the padding is heard, as in the authors' code."""
+        padded to the model's length and the padding is heard, as in the authors' code. `kept`: (batch, n) numbers of
+        the patches that the blocks see (masked pre-training), all where None."""
         if input_values is None:
             raise ValueError("input_values are missing: pass the spectrogram, (batch, frames, mels)")
         if attention_mask is not None:
             raise ValueError("AudioMAE takes clips of one fixed length; it has no attention_mask")
-        hidden_states = self.embeddings(input_values)
+        hidden_states = self.embeddings(input_values, kept)
         for layer in self.layers:
             hidden_states = layer(hidden_states, None, **kwargs)
         pooled = self.pooling(hidden_states[:, 1:], **kwargs)

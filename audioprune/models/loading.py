@@ -124,7 +124,10 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     elif settings.model_type == audiomae.AudioMAEConfig.model_type:
         loader = audiomae.AudioMAEForAudioClassification
     check_overrides(str(path), config, settings)
-    new_head = "num_labels" in config and config["num_labels"] != settings.num_labels
+    pre_trained = described.get("architectures") == ["AudioMAEForPreTraining"]
+    if pre_trained and "num_labels" not in config:
+        raise CheckpointError(f"{path}: pre-trained without a head; say how many labels it gets with num_labels=")
+    new_head = pre_trained or ("num_labels" in config and config["num_labels"] != settings.num_labels)
     try:
         model: Any
         model, report = loader.from_pretrained(
@@ -136,9 +139,11 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
-    allowed = ("classifier.",) if new_head else ("\0",)
+    # A pre-trained file ends in a decoder and in a norm that the classifier replaces by its own.
+    allowed = ("classifier.", "fc_norm.") if pre_trained else ("classifier.",) if new_head else ("\0",)
+    leftovers = ("decoder.", "norm.") if pre_trained else ("\0",)
     missing = [key for key in report["missing_keys"] if not key.startswith(allowed)]
-    check_keys(str(path), missing, report["unexpected_keys"])
+    check_keys(str(path), missing, [key for key in report["unexpected_keys"] if not key.startswith(leftovers)])
     # With a new head transformers would also replace whatever else does not fit, positions or the whole network.
     resized = sorted(str(entry[0]) for entry in report["mismatched_keys"] if not str(entry[0]).startswith(allowed))
     if resized:

@@ -60,7 +60,8 @@ def read_state(path: Path) -> State:
 def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
     """A model from a file in an authors' layout; family, depth, width, labels and length are read off the tensors.
 
-    config: overrides such as num_attention_heads, max_length, num_labels, frequency_stride.
+    config: overrides such as num_attention_heads, max_length, num_labels (other than the file's: the head is drawn
+        anew), frequency_stride.
     Raises `CheckpointError` for a file of another layout, listing the keys that are unknown or missing.
     """
     state = read_state(path)
@@ -85,6 +86,7 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
     state = {k: v for k, v in state.items() if not k.startswith(("v.head.", "v.head_dist."))}
     shape = _Shape.of(path, state, "v.", special=2)
     labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
+    state = _without_head(state, "mlp_head.1.weight", labels)
     stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
     time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
     found = {
@@ -115,6 +117,7 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
     state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
     shape = _Shape.of(path, state, "", special=1)
     labels = _num_labels(path, state.get("head.weight"), config)
+    state = _without_head(state, "head.weight", labels)
     rows = config.get("num_mel_bins", 128) // shape.patch
     if shape.patches % rows:
         raise CheckpointError(f"{path}: {shape.patches} positions do not fill {rows} rows of patches")
@@ -126,7 +129,8 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
     renamed = _from_timm(state, "", "audiomae.")
     key = "audiomae.embeddings.position_embeddings"
     renamed[key] = _crop_as_the_authors(path, renamed[key], rows, length // shape.patch)
-    return _fill(path, model, renamed, optional=() if fine_tuned else ("classifier.", "fc_norm."))
+    headless = () if "head.weight" in state else ("classifier.",)
+    return _fill(path, model, renamed, optional=headless if fine_tuned else ("classifier.", "fc_norm."))
 
 
 @dataclass(frozen=True)
@@ -177,9 +181,15 @@ def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
                 "(convert: --num-labels) for a new head, and train that"
             )
         return asked
-    if asked not in (None, len(head)):
-        raise CheckpointError(f"{path}: its head has {len(head)} labels, not num_labels={asked}")
-    return len(head)
+    return len(head) if asked is None else asked
+
+
+def _without_head(state: State, head: str, labels: int) -> State:
+    """The state, less its head (`head` is its linear layer's weight) where that is for another number of labels."""
+    if head in state and len(state[head]) != labels:
+        prefix = head.split(".")[0] + "."
+        return {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+    return state
 
 
 def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tuple) -> tuple[int, int, int]:

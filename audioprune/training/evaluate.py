@@ -1,0 +1,50 @@
+"""Accuracy or mean average precision, multiply-accumulates and throughput at several keep rates."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .dataset import SpectrogramDataset
+
+NOTHING: Callable[[int], Any] = lambda _: None  # noqa: E731
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, dataset: SpectrogramDataset, batch_size: int = 32, advance: Callable[[int], Any] = NOTHING
+) -> Tensor:
+    """Logits (clips, classes) in float32, on the CPU. `advance` is called with the clips of each batch."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    rows = []
+    for batch in DataLoader(dataset, batch_size):
+        rows.append(model(input_values=batch["input_values"].to(device)).logits.float().cpu())
+        advance(len(rows[-1]))
+    model.train(was_training)
+    return torch.cat(rows)
+
+
+def score(logits: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict[str, float]:
+    """{"accuracy": …}, or {"map": …}: the mean over classes of average precision, of classes that occur. Both also as
+    "score", in [0, 1]. logits, targets: (clips, classes)."""
+    if multi_label:
+        occurs = targets.any(axis=0)
+        value = float(average_precision_score(targets[:, occurs] > 0.5, logits[:, occurs], average="macro"))
+        return {"map": value, "score": value}
+    value = float((logits.argmax(1) == targets.argmax(1)).mean())
+    return {"accuracy": value, "score": value}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, and sample standard deviation where there are several."""
+    found = {"mean": statistics.fmean(values)}
+    return found | ({"std": statistics.stdev(values)} if len(values) > 1 else {})

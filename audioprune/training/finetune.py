@@ -1,0 +1,213 @@
+"""One training by a recipe, from the clips to the saved model and its score; resumable at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+
+from ..benchmark import machine
+from ..data import ClipTable, DataError, SoundCache, Split
+from ..extractor import AudioMAEFeatureExtractor
+from ..features import LogMel
+from ..models.loading import load
+from ..pruning import Pruned, describe, prune
+from .dataset import SpectrogramDataset
+from .evaluate import predict, score
+from .model import build_model
+from .recipe import Augment, Recipe
+from .regularize import PatchMask, set_drop_path
+from .schedule import ShrinkSchedule
+from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
+
+RESULT = "result.json"
+"""Written when a training is done; a folder that holds it is not trained again."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: a recipe on a split of a table of clips.
+
+    fold: that is held out for testing, where the data set has folds; hold_out: further folds that are left alone.
+    keep_rate: the final one, None for the recipe's. init: what to start from, None for the recipe's. out: folder.
+    """
+
+    recipe: Recipe
+    table: ClipTable
+    out: Path
+    fold: str | None = None
+    hold_out: tuple[str, ...] = ()
+    seed: int = 0
+    keep_rate: float | None = None
+    init: str | Path | None = None
+    cache: SoundCache | None = None
+
+    @property
+    def split(self) -> Split:
+        split = self.table.split(self.fold, self.hold_out)
+        if self.recipe.best == "validation" or self.recipe.validation_share:
+            split = split.with_validation(self.recipe.validation_share, self.seed)
+            if not split.validation:
+                raise DataError(
+                    f"{self.recipe.name} keeps the best epoch on validation clips, and {self.table.name} has none; "
+                    "set validation_share=0.1, or best=last"
+                )
+        return split
+
+    @property
+    def front(self) -> LogMel:
+        return LogMel.preset(self.recipe.preset, max_length=self.recipe.frames)
+
+    def dataset(self, rows: Any, training: bool = False) -> SpectrogramDataset:
+        recipe = self.recipe
+        cache = self.cache or SoundCache(None, self.front.max_seconds)
+        if not training or recipe.augment.model_copy(update={"patch_mask": 0.0}) == Augment():
+            return SpectrogramDataset(self.table, rows, self.front, cache)
+        until = masks_until(recipe)
+        return SpectrogramDataset(self.table, rows, self.front, cache, recipe.augment, seed=self.seed, mask_until=until)
+
+
+def masks_until(recipe: Recipe) -> float:
+    """Epoch from which no masks are used: the start of the shrink, or never where a recipe has no shrink."""
+    return recipe.shrink.start if recipe.shrink.start or recipe.shrink.epochs else float("inf")
+
+
+def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
+    """Train a classifier, or finish or skip what was trained before. Returns what `result.json` in `task.out` holds.
+
+    The folder then holds the model in transformers' format, its feature extractor, and `pruning.json` with the method
+    where one was trained with. `changes`: arguments of transformers' `TrainingArguments`.
+    """
+    if (task.out / RESULT).exists():
+        return json.loads((task.out / RESULT).read_text())
+    recipe, split = task.recipe, task.split
+    set_seed(task.seed)
+    model = build_model(recipe, task.table.labels, task.init)
+    teacher = _teacher(recipe, model, task.init)
+    method = recipe.pruning(task.keep_rate)
+    handle = prune(model, method) if _prunes(method.keep_rate) else None
+    trainer = make_trainer(task, model, split, handle, teacher, callbacks, **changes)
+    trainer.train(resume_from_checkpoint=_resume(task.out))
+    if not trainer.is_world_process_zero():
+        return {}
+    result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
+    rows = split.test or split.validation
+    if rows:
+        dataset = task.dataset(rows)
+        logits = predict(model.float(), dataset)
+        result["tested_on"] = "test" if split.test else "validation"
+        result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
+    if handle:
+        handle.remove()
+        write_json(task.out / "pruning.json", describe(method))
+    save(task, model)
+    write_json(task.out / RESULT, result)
+    return result
+
+
+def make_trainer(
+    task: Task,
+    model: PreTrainedModel,
+    split: Split,
+    handle: Pruned | None = None,
+    teacher: Any = None,
+    callbacks: tuple[TrainerCallback, ...] = (),
+    **changes: Any,
+) -> RecipeTrainer:
+    recipe = task.recipe
+    if recipe.drop_path:
+        set_drop_path(model, recipe.drop_path)
+    train = task.dataset(split.train, training=True)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if len(train) < recipe.batch_size:
+        changes["dataloader_drop_last"] = False
+    if recipe.best == "last":
+        per_epoch = max(1, len(train) // recipe.batch_size)
+        changes = {"save_strategy": "steps", "save_steps": recipe.save_epochs * per_epoch} | changes
+    trainer = RecipeTrainer(
+        recipe,
+        model,
+        arguments(recipe, task.out, task.seed, processes, **changes),
+        teacher=teacher,
+        train_dataset=train,
+        eval_dataset=task.dataset(split.validation) if split.validation else None,
+        compute_metrics=lambda found: score(found.predictions, found.label_ids, task.table.multi_label),
+        callbacks=list(callbacks),
+    )
+    trainer.remove_callback(PrinterCallback)  # progress is the caller's to show
+    if recipe.augment.patch_mask:
+        trainer.add_callback(PatchMask(model, recipe.augment.patch_mask, masks_until(recipe)))
+    if handle is not None:
+        trainer.add_callback(ShrinkSchedule(handle, recipe.shrink.start, recipe.shrink.epochs))
+    return trainer
+
+
+def save(task: Task, model: PreTrainedModel) -> None:
+    """The model and its feature extractor, in `task.out`."""
+    model.config._attn_implementation = "sdpa"  # how it was trained is nobody's concern
+    model.save_pretrained(task.out)
+    AudioMAEFeatureExtractor.of(task.front).save_pretrained(task.out)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def _prunes(keep_rate: Any) -> bool:
+    return min(keep_rate) < 1 if isinstance(keep_rate, tuple) else keep_rate < 1
+
+
+def _resume(out: Path) -> str | None:
+    found = last_checkpoint(out)
+    return None if found is None else str(found)
+
+
+def _teacher(recipe: Recipe, model: PreTrainedModel, init: Any) -> Any:
+    if recipe.distill is None:
+        return None
+    if recipe.distill.teacher is not None:
+        teacher = load(recipe.distill.teacher)
+        if teacher.config.num_labels != model.config.num_labels:
+            raise ValueError(
+                f"distill.teacher {recipe.distill.teacher} knows {teacher.config.num_labels} labels, the data set has "
+                f"{model.config.num_labels}"
+            )
+        return teacher
+    if init is None and recipe.init is None:
+        raise ValueError("distill has no teacher, and weights that are drawn at random teach nothing: name one")
+    return frozen_copy(model)
+
+
+def describe_run(task: Task, split: Split, trainer: RecipeTrainer) -> dict[str, Any]:
+    return {
+        "recipe": task.recipe.model_dump(),
+        "data": task.table.name,
+        "fold": task.fold,
+        "hold_out": list(task.hold_out),
+        "seed": task.seed,
+        "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
+        "init": None if task.init is None else str(task.init),
+        "clips": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "steps": trainer.state.global_step,
+        "losses": [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry],
+        "machine": machine(),
+    }
+
+
+def ticker(advance: Callable[[float], Any]) -> TrainerCallback:
+    """A callback that tells a progress bar the share of steps that are done, after each step."""
+
+    class Ticker(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            advance(state.global_step / max(1, state.max_steps))
+
+    return Ticker()

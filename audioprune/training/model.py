@@ -1,0 +1,98 @@
+"""The model that a recipe trains: drawn at random or loaded, with a head for the data set's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import ASTConfig, PreTrainedModel
+
+from ..models.ast import AST_CLASSES
+from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
+from ..models.loading import load
+from ..models.pretraining import AudioMAEForPreTraining
+from .recipe import Recipe
+
+POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean"}
+"""Family → `pooling` of `audioprune.load`."""
+
+
+def build_model(recipe: Recipe, labels: Sequence[str], init: str | Path | None = None) -> PreTrainedModel:
+    """A model to train, in float32.
+
+    init: folder, weight file or hub id to start from, in place of the recipe's. A head for other labels than ours is
+    drawn anew. Raises `CheckpointError` where the start does not fit the recipe.
+    """
+    source = init if init is not None else recipe.init
+    if source is None and recipe.needs_init:
+        raise ValueError(
+            f"{recipe.name} starts from trained weights, which init (--init) must name. {recipe.about.strip()}"
+        )
+    if recipe.task == "pretrain":
+        model = _pretraining(recipe, source)
+    elif source is None:
+        model = _drawn(recipe, labels)
+    else:
+        model = _loaded(recipe, labels, source)
+    model.set_attn_implementation(recipe.attention)
+    return model
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
+    config = {**recipe.config, "max_length": recipe.frames}
+    if source is not None:
+        return AudioMAEForPreTraining.from_pretrained(source)
+    return AudioMAEForPreTraining(AudioMAEConfig(**config))
+
+
+def _drawn(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
+    config = {**recipe.config, "max_length": recipe.frames, **_named(labels)}
+    if recipe.family == "audiomae":
+        model: Any = AudioMAEForAudioClassification(AudioMAEConfig(**config))
+    else:
+        model = AST_CLASSES[str(POOLING[recipe.family])](ASTConfig(**config))
+        embeddings = model.audio_spectrogram_transformer.embeddings
+        # transformers leaves these at zero, from where no patch knows its place.
+        for parameter in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
+            nn.init.trunc_normal_(parameter, std=0.02)
+    _draw_head(model, recipe)
+    return model
+
+
+def _loaded(recipe: Recipe, labels: Sequence[str], source: str | Path) -> PreTrainedModel:
+    config = {key: value for key, value in recipe.config.items() if key == "num_attention_heads"}
+    model = load(source, pooling=POOLING[recipe.family], num_labels=len(labels), max_length=recipe.frames, **config)
+    _check_shape(recipe, model, source)
+    named: Any = model.config.id2label
+    known = [named.get(i) for i in range(len(labels))]
+    if known != list(labels) or recipe.new_head:  # there may be as many labels, but not these
+        _draw_head(model, recipe)
+    model.config.update(_named(labels))
+    return model
+
+
+def _check_shape(recipe: Recipe, model: Any, source: str | Path) -> None:
+    """Raise `ValueError` where the start has another shape than the recipe asks for."""
+    found = {key: getattr(model.config, key, None) for key in recipe.config}
+    other = {key: value for key, value in found.items() if value != recipe.config[key]}
+    if other:
+        key, value = next(iter(other.items()))
+        raise ValueError(
+            f"{source}: its {key} is {value}, the recipe {recipe.name} asks for {recipe.config[key]}; start from a "
+            f"model of that shape, or --set config.{key}={value}"
+        )
+
+
+def _draw_head(model: Any, recipe: Recipe) -> None:
+    dense = model.classifier
+    if not isinstance(dense, nn.Linear):  # AST's is a norm and a linear layer
+        dense.layernorm.reset_parameters()
+        dense = dense.dense
+    nn.init.trunc_normal_(dense.weight, std=recipe.head_init_std or 0.02)
+    nn.init.zeros_(dense.bias)

@@ -1,0 +1,65 @@
+"""Masked pre-training of an AudioMAE by a recipe, with its loss curve and pictures of what it draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, set_seed
+
+from ..models.pretraining import AudioMAEForPreTraining
+from . import finetune
+from .finetune import RESULT, Task
+from .model import build_model
+from .pictures import loss_curve, reconstructions
+from .trainer import last_checkpoint
+
+PICTURED = 4
+"""Clips in the picture of reconstructions."""
+
+
+def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
+    """Pre-train on the training clips of a split, or finish or skip what was begun before; test clips are not heard.
+
+    Returns what `result.json` in `task.out` holds. The folder then holds the model, `losses.png` and
+    `reconstructions.png`. Labels are not used. `changes`: arguments of transformers' `TrainingArguments`.
+    """
+    if (task.out / RESULT).exists():
+        return json.loads((task.out / RESULT).read_text())
+    set_seed(task.seed)
+    split = task.split
+    model = build_model(task.recipe, task.table.labels, task.init)
+    assert isinstance(model, AudioMAEForPreTraining)
+    trainer = finetune.make_trainer(task, model, split, callbacks=callbacks, **changes)
+    found = last_checkpoint(task.out)
+    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    if not trainer.is_world_process_zero():
+        return {}
+    result = finetune.describe_run(task, split, trainer)
+    rows = (split.validation or split.train)[:: max(1, len(split.train) // PICTURED)][:PICTURED]
+    features = torch.stack([task.dataset(rows)[i]["input_values"] for i in range(len(rows))])
+    picture(model, features, [f"{row.path.name}: {', '.join(row.labels)}" for row in rows], task.out)
+    loss_curve(result["losses"], task.out / "losses.png", task.recipe.name)
+    finetune.save(task, model)
+    finetune.write_json(task.out / RESULT, result)
+    return result
+
+
+@torch.inference_mode()
+def picture(model: AudioMAEForPreTraining, features: Tensor, titles: Sequence[str], out: Path) -> None:
+    """Draw `features` (clips, frames, mels), what the model saw of them, and what it made of that."""
+    model.eval()
+    noise = torch.rand(len(features), model.config.grid[0] * model.config.grid[1], generator=_fixed())
+    outputs = model(features, noise)
+    hidden = model.unpatchify(outputs.mask[..., None].expand(-1, -1, model.config.patch_size**2))
+    drawn = model.reconstruct(features, outputs)
+    reconstructions(features, hidden > 0, drawn, titles, out / "reconstructions.png")
+
+
+def _fixed() -> torch.Generator:
+    """The same patches are hidden in every picture, so that two models can be compared."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,143 @@
+"""Many trainings in one resumable run: recipes × folds × seeds × keep rates, and what each starts from.
+
+Each training has a folder of its own, OUT/RECIPE/fold1-seed0-rate0.5. A training that is done is not repeated, one
+that was interrupted goes on from its last checkpoint, and several processes may work on one sweep: each takes the next
+training that nobody works on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import ClipTable, SoundCache
+from .finetune import RESULT, Task, fine_tune
+from .pretrain import pretrain
+from .recipe import Recipe, names, read_recipe
+
+LOCK = ".lock"
+WAIT_SECONDS = 5.0
+"""Between looks at what other processes have done."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training, and the one whose model it starts from."""
+
+    task: Task
+    after: Step | None = None
+
+    @property
+    def done(self) -> bool:
+        return (self.task.out / RESULT).exists()
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.recipe.name}/{self.task.out.name}"
+
+
+def plan(
+    recipes: Sequence[Recipe],
+    table: ClipTable,
+    out: Path,
+    *,
+    folds: Sequence[str | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    keep_rates: Sequence[float] = (1.0,),
+    hold_out: Sequence[str] = (),
+    cache: SoundCache | None = None,
+    read: Callable[[str], Recipe] = read_recipe,
+) -> list[Step]:
+    """The trainings of a sweep in an order in which each follows what it starts from; fold by fold and seed by seed,
+    so that a sweep that is cut short has whole rows."""
+    steps: dict[Path, Step] = {}
+    maker = _Planner(table, out, tuple(hold_out), cache, read, steps)
+    for seed, fold, recipe in itertools.product(seeds, folds, recipes):
+        for rate in keep_rates if recipe.task == "classify" and _shrinks(recipe) else (None,):
+            maker.step(recipe, fold, seed, rate)
+    return list(steps.values())
+
+
+@dataclass(frozen=True)
+class _Planner:
+    table: ClipTable
+    out: Path
+    hold_out: tuple[str, ...]
+    cache: SoundCache | None
+    read: Callable[[str], Recipe]
+    steps: dict[Path, Step]
+
+    def step(self, recipe: Recipe, fold: str | None, seed: int, rate: float | None) -> Step:
+        """The step of one training, made and listed after those it needs."""
+        folder = self.out / recipe.name / folder_name(fold, self.hold_out, seed, rate)
+        if folder not in self.steps:
+            after = None
+            if recipe.init in names():
+                # Pre-training hears no labels and its seed matters little: one serves all seeds.
+                before = self.read(str(recipe.init))
+                after = self.step(before, fold, min(before.seeds) if before.task == "pretrain" else seed, None)
+            init = None if after is None else after.task.out
+            task = Task(recipe, self.table, folder, fold, self.hold_out, seed, rate, init, self.cache)
+            self.steps[folder] = Step(task, after)
+        return self.steps[folder]
+
+
+def folder_name(fold: str | None, hold_out: Sequence[str], seed: int, rate: float | None) -> str:
+    """Such as "fold1-seed0-rate0.5"; what does not apply is left out."""
+    parts = [] if fold is None else [f"fold{fold}"]
+    parts += [f"without{'+'.join(hold_out)}"] if hold_out else []
+    parts += [f"seed{seed}"]
+    parts += [] if rate is None else [f"rate{rate:g}"]
+    return "-".join(parts)
+
+
+def run(
+    steps: Sequence[Step],
+    begin: Callable[[Step], Any] = lambda _: None,
+    finished: Callable[[Step, dict[str, Any]], Any] = lambda *_: None,
+    callbacks: Callable[[], tuple[Any, ...]] = tuple,
+    wait_seconds: float = WAIT_SECONDS,
+    **changes: Any,
+) -> list[dict[str, Any]]:
+    """Train what is not trained yet, and return the result of every step. Waits for what other processes are at."""
+    left = [step for step in steps if not step.done]
+    while left:
+        progressed = False
+        for step in left:
+            if step.done or (step.after and not step.after.done):
+                continue
+            with claimed(step.task.out) as mine:
+                if mine and not step.done:
+                    begin(step)
+                    train = pretrain if step.task.recipe.task == "pretrain" else fine_tune
+                    finished(step, train(step.task, callbacks(), **changes))
+                    progressed = True
+                    break  # from the start again: the order is the plan's, whoever did what meanwhile
+        left = [step for step in left if not step.done]
+        if left and not progressed:
+            time.sleep(wait_seconds)
+    return [fine_tune(s.task) if s.task.recipe.task == "classify" else pretrain(s.task) for s in steps]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process has the folder to itself. The claim ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _shrinks(recipe: Recipe) -> bool:
+    """Whether a recipe is one for pruning: it is trained at each keep rate, others once."""
+    return "keep_rate" in recipe.method and recipe.method["keep_rate"] != 1.0

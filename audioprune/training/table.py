@@ -1,0 +1,162 @@
+"""Table 1 for one's own models: keep rates against accuracy or mAP, multiply-accumulates and throughput."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..benchmark import machine, measure
+from ..cost import macs
+from ..data import ClipTable, DataError, SoundCache
+from ..methods import Method
+from ..models.loading import load, load_features
+from ..pruning import describe, prune
+from .dataset import SpectrogramDataset
+from .evaluate import NOTHING, predict, score, spread
+
+FIELDS = ("fold", "seed", "rate")
+"""What a model's path may hold in braces."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one test set at one keep rate."""
+
+    model: str
+    fold: str | None
+    seed: int | None
+    keep_rate: float
+
+
+def cells(
+    model: str, keep_rates: Sequence[float], folds: Sequence[str | None], seeds: Sequence[int | None]
+) -> list[Cell]:
+    """Every model that a path stands for: "runs/fold{fold}-rate{rate}". Raises `ValueError` where folds or seeds are
+    asked for that the path does not tell apart, or the path has a field of which nothing is known."""
+    given = {"fold": folds != [None], "seed": seeds != [None], "rate": True}
+    for field in FIELDS:
+        if "{" + field + "}" in model and not given[field]:
+            raise ValueError(f"{model}: holds {{{field}}}; say which with --{field}s")
+    several = {"fold": len(folds) > 1, "seed": len(seeds) > 1}
+    for field, many in several.items():
+        if many and "{" + field + "}" not in model:
+            raise ValueError(f"{model}: one model for several {field}s; write {{{field}}} where they differ")
+    try:
+        return [
+            Cell(model.format(fold=fold, seed=seed, rate=f"{rate:g}"), fold, seed, rate)
+            for rate, fold, seed in itertools.product(keep_rates, folds, seeds)
+        ]
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"{model}: only {{fold}}, {{seed}} and {{rate}} are filled in") from None
+
+
+def evaluate(
+    model: str,
+    table: ClipTable,
+    method: Method,
+    keep_rates: Sequence[float],
+    *,
+    folds: Sequence[str | None] = (None,),
+    seeds: Sequence[int | None] = (None,),
+    cache: SoundCache | None = None,
+    device: str = "cpu",
+    bench_seconds: float = 2.0,
+    batch_size: int = 16,
+    advance: Callable[[int], Any] = NOTHING,
+) -> dict[str, Any]:
+    """A row for each keep rate: scores by fold and seed, their mean and spread, MACs and clips a second.
+
+    model: a model, or a path with {fold}, {seed} and {rate}. With {rate} each keep rate has a model that was
+    fine-tuned for it, otherwise one model is pruned without fine-tuning; "fine_tuned" says which.
+    bench_seconds: of timing a rate, side by side on the first model; 0 measures no throughput.
+    """
+    every = cells(model, keep_rates, list(folds), list(seeds))
+    tuned = "{rate}" in model
+    found: dict[str, dict[Any, float]] = {f"{rate:g}": {} for rate in keep_rates}
+    metric, logits_of = "", {}
+    for cell in every:
+        clips = table.split(cell.fold).test
+        if not clips:
+            raise DataError(f"{table.name}: has no test clips to evaluate on")
+        # An unpruned model serves all keep rates: it is loaded once a fold, not once a cell.
+        key = cell.model
+        if key not in logits_of:
+            loaded = load(cell.model)
+            _check_labels(cell.model, loaded, table)
+            logits_of = {key: (loaded.to(device), load_features(cell.model, loaded))}  # type: ignore[arg-type]
+        loaded, front = logits_of[key]
+        dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
+        with prune(loaded, method.with_keep_rate(cell.keep_rate)):
+            logits = predict(loaded, dataset, advance=advance)
+        result = score(logits.numpy(), dataset.targets.numpy(), table.multi_label)
+        metric = next(iter(result))
+        found[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
+    first, front = logits_of[every[-1].model]
+    rows = _rows(first, method, keep_rates, found, bench_seconds, batch_size)
+    return {
+        "model": model,
+        "data": table.name,
+        "method": describe(method) | {"keep_rate": list(keep_rates)},
+        "fine_tuned": tuned,
+        "metric": metric,
+        "machine": machine(),
+        "rows": rows,
+    }
+
+
+def clips_of(cells_: Sequence[Cell], table: ClipTable) -> int:
+    """Clips that an evaluation of these cells hears, for a progress bar."""
+    return sum(len(table.split(cell.fold).test) for cell in cells_)
+
+
+def _rows(
+    model: Any,
+    method: Method,
+    keep_rates: Sequence[float],
+    found: dict[str, dict[Any, float]],
+    seconds: float,
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    rows = []
+    for rate in keep_rates:
+        scores = found[f"{rate:g}"]
+        with prune(model, method.with_keep_rate(rate)):
+            rows.append({"keep_rate": rate, "scores": scores, **spread(list(scores.values())), "macs": macs(model)})
+    if seconds:
+        methods = [method.with_keep_rate(rate) for rate in keep_rates]
+        for row, timed in zip(rows, measure(model, methods, batch_size, seconds), strict=True):
+            row |= {name: timed[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
+    return rows
+
+
+def _name(cell: Cell) -> str:
+    parts = [] if cell.fold is None else [f"fold{cell.fold}"]
+    parts += [] if cell.seed is None else [f"seed{cell.seed}"]
+    return "-".join(parts) or Path(cell.model).name
+
+
+def _check_labels(source: str, model: Any, table: ClipTable) -> None:
+    known = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
+    if known != list(table.labels):
+        raise DataError(
+            f"{source}: knows the labels {', '.join(map(str, known[:5]))} …, {table.name} has "
+            f"{', '.join(table.labels[:5])} …; evaluate on the data set that the model was trained for"
+        )
+
+
+def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results of a sweep → a row for each recipe and keep rate: scores by fold and seed, mean and spread."""
+    rows: dict[tuple[str, float | None], dict[str, Any]] = {}
+    for result in results:
+        if "score" not in result:
+            continue
+        recipe = result["recipe"]["name"]
+        row = rows.setdefault(
+            (recipe, result["keep_rate"]), {"recipe": recipe, "keep_rate": result["keep_rate"], "scores": {}}
+        )
+        cell = Cell("", result["fold"], result["seed"], result["keep_rate"])
+        row["scores"][_name(cell)] = result["score"]
+    return [row | spread(list(row["scores"].values())) for row in rows.values()]

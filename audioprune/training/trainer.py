@@ -1,0 +1,127 @@
+"""transformers' Trainer with a recipe's optimizer, learning rate and loss; checkpoints that a kill cannot tear."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import Trainer, TrainingArguments
+
+from .losses import distillation_loss, label_loss
+from .optim import make_optimizer, make_scheduler
+from .recipe import Recipe
+
+
+class RecipeTrainer(Trainer):
+    """A Trainer whose optimizer, learning rate and loss are a recipe's.
+
+    teacher: model whose logits are learnt too (`recipe.distill`); it is only evaluated.
+    """
+
+    def __init__(self, recipe: Recipe, *args: Any, teacher: nn.Module | None = None, **kwargs: Any) -> None:
+        self.recipe, self.teacher = recipe, teacher
+        super().__init__(*args, **kwargs)
+        # The loss here is a mean over clips, whatever the model's forward accepts.
+        self.model_accepts_loss_kwargs = False
+        if teacher is not None:
+            teacher.eval().requires_grad_(False).to(self.args.device)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(cast(nn.Module, self.model), self.recipe)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        if self.lr_scheduler is None:
+            # `max_steps` may end a run early; the schedule is that of all epochs.
+            epochs, per_epoch = self.recipe.epochs, len(self.get_train_dataloader())
+            self.lr_scheduler = make_scheduler(
+                cast(Optimizer, optimizer or self.optimizer), self.recipe, epochs * per_epoch
+            )
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if self.recipe.task == "pretrain":
+            outputs = model(input_values=inputs["input_values"])
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        outputs = model(input_values=inputs["input_values"])
+        loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
+        if self.teacher is not None and self.recipe.distill is not None and model.training:
+            with torch.no_grad():
+                teacher = self.teacher(input_values=inputs["input_values"]).logits
+            weight = self.recipe.distill.weight
+            loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, teacher, self.recipe.distill)
+        return (loss, outputs) if return_outputs else loss
+
+
+def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **changes: Any) -> TrainingArguments:
+    """The Trainer's arguments that follow from a recipe. `changes` are arguments of `TrainingArguments`."""
+    if recipe.batch_size % processes:
+        raise ValueError(f"batch_size is {recipe.batch_size}; it does not divide among {processes} processes")
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision is fp16, which needs a GPU; on a CPU use --set precision=bf16 or fp32")
+    settings: dict[str, Any] = {
+        "output_dir": str(out),
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size // processes,
+        "per_device_eval_batch_size": min(64, recipe.batch_size),
+        "max_grad_norm": recipe.optimizer.max_grad_norm,
+        "bf16": recipe.precision == "bf16",
+        "fp16": recipe.precision == "fp16",
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch" if recipe.best == "validation" else "no",
+        "save_total_limit": 2,
+        "logging_strategy": "epoch",
+        "logging_dir": None,
+        "report_to": ["tensorboard"],
+        "label_names": ["labels"],
+        "remove_unused_columns": False,
+        "dataloader_drop_last": True,
+        "disable_tqdm": True,
+    }
+    if recipe.best == "validation":
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    settings |= changes
+    known = {key: value for key, value in settings.items() if key in TrainingArguments.__dataclass_fields__}
+    if not torch.cuda.is_available():
+        known["use_cpu"] = True
+    return TrainingArguments(**known)
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest complete checkpoint; torn ones, of a run that was killed as it saved, are removed."""
+    found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
+        if _complete(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _complete(checkpoint: Path) -> bool:
+    """The Trainer writes `trainer_state.json` last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / "optimizer.pt").exists() and (checkpoint / "scheduler.pt").exists()
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A teacher made of a model as it is now."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
