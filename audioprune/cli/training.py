@@ -36,8 +36,8 @@ DataNameOption = Annotated[
     str | None,
     typer.Option(
         "--data-name",
-        help="Which data set it is, where its layout does not tell: esc10, esc50, speech-commands, voxceleb1, audioset, "
-        "fsdd-digits, fsdd-speakers or folders. [default: the recipe's, or by layout]",
+        help="Which data set it is, where its layout does not tell: esc10, esc50, speech-commands, voxceleb1, "
+        "audioset, fsdd-digits, fsdd-speakers or folders. [default: the recipe's, or by layout]",
         show_default=False,
     ),
 ]

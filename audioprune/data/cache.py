@@ -113,9 +113,8 @@ class SoundCache:
     def _key(self, row: ClipRow) -> str:
         try:
             found = os.stat(row.path)
-        except OSError:
-            # Nothing is stored of a file that is not there: decoding it says what is wrong.
-            return _digest("missing", os.path.abspath(row.path))
+        except OSError as error:
+            raise AudioError(f"{row.path}: cannot be read ({error.strerror})") from error
         end = None if row.end is None else float(row.end)
         where = (os.path.abspath(row.path), found.st_size, found.st_mtime_ns)
         return _digest(VERSION, *where, float(row.start), end, self.max_seconds)
@@ -182,7 +181,7 @@ def _load(path: Path, dimensions: int) -> np.ndarray | None:
     except Exception:
         # A damaged file may raise anything, and the sound is still there to be decoded.
         return None
-    return array if array.dtype == np.float32 and array.ndim == dimensions and array.size else None
+    return array if array.dtype == np.float32 and array.ndim == dimensions else None
 
 
 def _decode(row: ClipRow, max_seconds: float) -> np.ndarray:

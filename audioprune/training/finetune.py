@@ -128,7 +128,9 @@ def make_trainer(
         changes["dataloader_drop_last"] = False
     if recipe.best == "last":
         per_epoch = max(1, len(train) // recipe.batch_size)
-        changes = {"save_strategy": "steps", "save_steps": recipe.save_epochs * per_epoch} | changes
+        # Logged by steps too, so that an epoch's loss is in the checkpoint of its end.
+        steps = {"logging_strategy": "steps", "logging_steps": per_epoch, "save_strategy": "steps"}
+        changes = {**steps, "save_steps": recipe.save_epochs * per_epoch} | changes
     trainer = RecipeTrainer(
         recipe,
         model,
@@ -197,6 +199,7 @@ def describe_run(task: Task, split: Split, trainer: RecipeTrainer) -> dict[str, 
         "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
         "init": None if task.init is None else str(task.init),
         "clips": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "processes": trainer.args.world_size,
         "steps": trainer.state.global_step,
         "losses": [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry],
         "machine": machine(),
