@@ -12,6 +12,8 @@ import torch
 
 import audioprune as ap
 
+from .families import audiomae
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,6 +41,18 @@ def test_the_first_example_of_the_readme(monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     exec(blocks("README.md")[0], {"__name__": "example"})
     assert "(256, 128, 64, 32)" in capsys.readouterr().out
+
+
+def test_the_trainer_example_of_the_readme(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in blocks("README.md") if "ShrinkSchedule" in block)
+    clips = [{"input_values": torch.randn(128, 128), "labels": i % 2} for i in range(8)]
+    model = audiomae()
+    namespace: dict = {"ap": ap, "model": model, "clips": clips}
+    exec(block, namespace)
+    assert namespace["trainer"].state.epoch == 3
+    assert namespace["handle"].keep_rate == 0.5
+    assert ap.handle(model) is namespace["handle"]
 
 
 def test_the_readme_names_what_needs_a_network() -> None:

@@ -109,13 +109,15 @@ def test_kill_and_resume_give_the_same_weights(step: int, data: Path, script: Pa
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     losses = [json.loads((tmp_path / name / "result.json").read_text())["losses"] for name in ("whole", "killed")]
-    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
 
 
-def test_two_processes_learn_as_one(data: Path, script: Path, tmp_path: Path) -> None:
-    """The same total batch, without what is random by process."""
+@pytest.mark.parametrize("augment", ["", "augment: {mixup: 0.5, roll: true, noise: true, time_mask: 16}\n"])
+def test_two_processes_learn_as_one(augment: str, data: Path, script: Path, tmp_path: Path) -> None:
+    """The same total batch, without what is random by process: drop path and patch masks. Augmentation goes by clip."""
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE + augment)
     one = run(script, recipe, data, tmp_path / "one", -1)
     assert one.returncode == 0, one.stderr
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
@@ -156,13 +158,17 @@ def test_two_steps_of_every_recipe(name: str, tmp_path: Path) -> None:
         recipe = read_recipe(name, [*small, "config.decoder_hidden_size=16", "config.decoder_num_hidden_layers=1"])
     table = synthetic(tmp_path, recipe.data, recipe.frames)
     task = Task(recipe, table, tmp_path / "out")
-    result = (pretrain if recipe.task == "pretrain" else fine_tune)(task, max_steps=2, logging_steps=1, logging_strategy="steps")
+    result = (pretrain if recipe.task == "pretrain" else fine_tune)(
+        task, max_steps=2, logging_steps=1, logging_strategy="steps"
+    )
     assert result["steps"] == 2
-    assert all(np.isfinite(result["losses"])) and result["losses"]
+    assert all(np.isfinite(result["losses"]))
+    assert result["losses"]
     if recipe.task == "classify":
         assert 0 <= result["map" if table.multi_label else "accuracy"] <= 1
 
 
 def test_data_is_read_as_it_lies(data: Path) -> None:
     table = read(data)
-    assert len(table.split().train) == 12 and len(table.split().test) == 4
+    assert len(table.split().train) == 12
+    assert len(table.split().test) == 4

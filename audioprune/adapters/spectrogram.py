@@ -77,6 +77,8 @@ class SpectrogramAdapter(Adapter):
         return [cls(module) for module in model.modules() if isinstance(module, cls.encoder_class)]
 
     def check_input(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("kept") is not None:
+            raise ValueError("kept: masked pre-training hides patches already; remove the pruning while it runs")
         if kwargs.get("attention_mask") is not None:
             raise ValueError(
                 "attention_mask: these models hear clips of one fixed length, padding included, so there is nothing "

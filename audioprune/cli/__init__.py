@@ -51,7 +51,6 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line on stderr and exit code 2."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,10 +132,12 @@ def pick_device(device: str) -> str:
 
 
 def quiet() -> None:
-    """Keep transformers' bars for reading and writing weights out of a command's own output."""
+    """Keep transformers' bars and reports out of a command's own output; TRANSFORMERS_VERBOSITY brings reports back."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
 
 
 def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:

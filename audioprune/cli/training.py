@@ -65,24 +65,33 @@ CacheOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its checkpoints and result.json.")]
 
 
-def recipes(as_json: o.JsonOption = False) -> None:
-    """List the recipes that come with audioprune.
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Recipe to print whole.", show_default=False)] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """List the recipes that come with audioprune, or print one: what it does, and every setting.
 
-    A recipe is YAML: what is trained, on what, how long, and with which augmentation and pruning. `--set` changes a
-    setting; a file of your own may say `extends: NAME` and give only what differs.
+    A recipe is YAML: what is trained, how long, with which augmentation and pruning. `--set` changes a setting; a file
+    of your own may say `extends: NAME` and give only what differs.
     """
+    import yaml
+
     from ..training.recipe import names, read_recipe
 
-    found = [read_recipe(name) for name in names()]
+    found = [read_recipe(one) for one in ([name] if name else names())]
     if as_json:
-        print(json.dumps([recipe.model_dump() for recipe in found]))
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in found]))
         return
-    table = Table(title="Recipes", title_justify="left")
-    for column in ("recipe", "task", "starts from", "epochs", "batch", "about"):
-        table.add_column(column, overflow="fold")
+    if name:
+        out.print(yaml.safe_dump(found[0].model_dump(mode="json"), sort_keys=False, width=100), end="", soft_wrap=True)
+        return
+    table = Table(title="Recipes (audioprune recipes NAME prints one)", title_justify="left")
+    for column in ("recipe", "model", "starts from", "frames", "epochs", "batch"):
+        table.add_column(column, justify="right" if column in ("frames", "epochs", "batch") else "left", no_wrap=True)
     for recipe in found:
-        size = (str(recipe.epochs), str(recipe.batch_size))
-        table.add_row(recipe.name, recipe.task, recipe.init or "–", *size, " ".join(recipe.about.split()))
+        model = recipe.family + (", masked" if recipe.task == "pretrain" else "")
+        start = recipe.init or ("--init" if recipe.needs_init else "random weights")
+        table.add_row(recipe.name, model, start, str(recipe.frames), str(recipe.epochs), str(recipe.batch_size))
     out.print(table)
 
 
@@ -173,7 +182,10 @@ def sweep(
         str | None, typer.Option(help="Seeds, with commas. [default: the first recipe's]", show_default=False)
     ] = None,
     keep_rates: Annotated[str, typer.Option(help="Final keep rates of the recipes that prune.")] = "1.0,0.9,0.7,0.5",
-    settings: SetOption = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the named recipes (not of those they start from). Repeatable."),
+    ] = None,
     cache: CacheOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -187,22 +199,22 @@ def sweep(
     """
     from ..training.finetune import write_json
     from ..training.recipe import read_recipe
-    from ..training.sweep import plan, run
+    from ..training.sweep import chain, plan, run
     from ..training.table import summarize
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
-    table, store = _open(data, data_name, chosen[0], cache)
+    table, store = _open(data, data_name, max(chain(chosen), key=lambda one: one.frames), cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
+    apart = _words(hold_out)
     steps = plan(
         chosen,
         table,
         out_folder,
-        folds=_words(folds) or table.folds or (None,),
+        folds=_words(folds) or [name for name in table.folds if name not in apart] or (None,),
         seeds=o.parse_numbers(seeds, int, "--seeds") if seeds else chosen[0].seeds,
         keep_rates=rates,
-        hold_out=_words(hold_out),
+        hold_out=apart,
         cache=store,
-        read=lambda name: read_recipe(name, settings or ()),
     )
     err.print(f"{len(steps)} trainings, {sum(step.done for step in steps)} of them done")
     with progress("trainings") as bar:
@@ -305,8 +317,8 @@ def _open(data: Path, name: str | None, recipe: Recipe | None, cache: Path | Non
 
     o.quiet()
     table = read(data, name or (recipe.data if recipe else None))
-    for line in table.skipped[:3]:
-        err.print(f"skipped: {line}")
+    for line in (*table.warnings, *table.skipped):
+        err.print(f"note: {line}")
     frames = recipe.frames if recipe else 1024
     store = SoundCache(cache or _cache_folder(), LogMel(frames).max_seconds)
     with progress("clips") as bar:
@@ -321,9 +333,7 @@ def _cache_folder() -> Path:
 
 
 def _start(recipe: Recipe, init: str | None) -> str | None:
-    from ..training.recipe import names
-
-    if init is None and recipe.init in names():
+    if init is None and recipe.starts_from:
         raise ValueError(
             f"{recipe.name} starts from what {recipe.init} trains: train that first and give its folder with --init "
             f"(or --set init=null to start from random weights), or use: audioprune sweep --recipe {recipe.name}"
@@ -360,7 +370,8 @@ def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
         return
     for metric in ("accuracy", "map"):
         if metric in result:
-            out.print(f"{metric} {100 * result[metric]:.2f} % on {result['clips'][result['tested_on']]} test clips")
+            part = result["tested_on"]
+            out.print(f"{metric} {100 * result[metric]:.2f} % on {result['clips'][part]} {part} clips")
     if result["losses"]:
         out.print(f"loss {result['losses'][0]:.4f} → {result['losses'][-1]:.4f} in {result['steps']} steps")
     err.print(f"→ {folder}")

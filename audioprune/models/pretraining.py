@@ -75,6 +75,11 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         self.decoder = AudioMAEDecoder(config)
         self.post_init()
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        # The decoder's blocks have a config of their own, which transformers knows nothing of.
+        super().set_attn_implementation(*args, **kwargs)
+        self.decoder.config._attn_implementation = self.config._attn_implementation
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

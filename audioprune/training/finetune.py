@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from ..models.loading import load
 from ..pruning import Pruned, describe, prune
 from .dataset import SpectrogramDataset
 from .evaluate import predict, score
-from .model import build_model
+from .model import build_model, knows
 from .recipe import Augment, Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
 from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
 
+TASK = "task.json"
+"""Says what a folder's training is, from its first moment on."""
 RESULT = "result.json"
 """Written when a training is done; a folder that holds it is not trained again."""
 
@@ -51,12 +53,12 @@ class Task:
     def split(self) -> Split:
         split = self.table.split(self.fold, self.hold_out)
         if self.recipe.best == "validation" or self.recipe.validation_share:
-            split = split.with_validation(self.recipe.validation_share, self.seed)
-            if not split.validation:
+            if not split.validation and not self.recipe.validation_share:
                 raise DataError(
                     f"{self.recipe.name} keeps the best epoch on validation clips, and {self.table.name} has none; "
                     "set validation_share=0.1, or best=last"
                 )
+            split = split.with_validation(self.recipe.validation_share, self.seed)
         return split
 
     @property
@@ -83,12 +85,13 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     The folder then holds the model in transformers' format, its feature extractor, and `pruning.json` with the method
     where one was trained with. `changes`: arguments of transformers' `TrainingArguments`.
     """
+    settle(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     recipe, split = task.recipe, task.split
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)
-    teacher = _teacher(recipe, model, task.init)
+    teacher = _teacher(recipe, model, task.table.labels, task.init)
     method = recipe.pruning(task.keep_rate)
     handle = prune(model, method) if _prunes(method.keep_rate) else None
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, **changes)
@@ -99,6 +102,8 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     rows = split.test or split.validation
     if rows:
         dataset = task.dataset(rows)
+        # accelerate wraps the forward in autocast; what is reported is float32.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         logits = predict(model.float(), dataset)
         result["tested_on"] = "test" if split.test else "validation"
         result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
@@ -108,6 +113,45 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     save(task, model)
     write_json(task.out / RESULT, result)
     return result
+
+
+def settle(task: Task) -> None:
+    """Note in `task.json` what the folder is for. Raises `ValueError` where it was begun for something else: half a
+    training by other settings must not be taken for this one."""
+    settings = {
+        "recipe": task.recipe.model_dump(mode="json"),
+        "data": task.table.name,
+        "clips": len(task.table),
+        "fold": task.fold,
+        "hold_out": list(task.hold_out),
+        "seed": task.seed,
+        "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
+        # By name, since a sweep's folder may be moved as a whole.
+        "init": None if task.init is None else Path(task.init).name,
+    }
+    settings = json.loads(json.dumps(settings))
+    file = task.out / TASK
+    if not file.exists():
+        write_json(file, settings)
+        return
+    begun = json.loads(file.read_text())
+    other = _differences(begun, settings)
+    if other:
+        raise ValueError(
+            f"{task.out}: begun with {', '.join(other)}; give the same settings to go on, or another folder"
+        )
+
+
+def _differences(begun: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs, as "epochs=10 (not 20)"."""
+    found = []
+    for key in sorted({*begun, *asked}):
+        was, now = begun.get(key), asked.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, f"{prefix}{key}.")
+        elif was != now and key != "about":
+            found.append(f"{prefix}{key}={was} (not {now})")
+    return found
 
 
 def make_trainer(
@@ -120,6 +164,11 @@ def make_trainer(
     **changes: Any,
 ) -> RecipeTrainer:
     recipe = task.recipe
+    if handle is not None and recipe.augment.patch_mask and masks_until(recipe) == float("inf"):
+        raise ValueError(
+            f"{recipe.name}: patches are masked in all epochs and pruned in all; pruning numbers the patches, so the "
+            "masks must end first: set shrink.start to the epoch at which they do"
+        )
     if recipe.drop_path:
         set_drop_path(model, recipe.drop_path)
     train = task.dataset(split.train, training=True)
@@ -173,7 +222,7 @@ def _resume(out: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _teacher(recipe: Recipe, model: PreTrainedModel, init: Any) -> Any:
+def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init: Any) -> Any:
     if recipe.distill is None:
         return None
     if recipe.distill.teacher is not None:
@@ -186,6 +235,11 @@ def _teacher(recipe: Recipe, model: PreTrainedModel, init: Any) -> Any:
         return teacher
     if init is None and recipe.init is None:
         raise ValueError("distill has no teacher, and weights that are drawn at random teach nothing: name one")
+    if recipe.new_head or not knows(init or str(recipe.init), labels):
+        raise ValueError(
+            "distill has no teacher, and the model that training starts from gets a new head, which teaches nothing: "
+            "fine-tune it unpruned first and start from that, or name a teacher"
+        )
     return frozen_copy(model)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import ASTConfig, PreTrainedModel
+from transformers import ASTConfig, PreTrainedConfig, PreTrainedModel
 
 from ..models.ast import AST_CLASSES
-from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from ..models.loading import load
+from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEPreTrainedModel
+from ..models.loading import load, resolve
 from ..models.pretraining import AudioMAEForPreTraining
+from ..models.weights import check_keys
 from .recipe import Recipe
 
 POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean"}
@@ -40,6 +41,16 @@ def build_model(recipe: Recipe, labels: Sequence[str], init: str | Path | None =
     return model
 
 
+def knows(source: str | Path, labels: Sequence[str]) -> bool:
+    """Whether a model's head was trained for these labels. An authors' weight file names none."""
+    path = resolve(source)
+    if isinstance(path, Path) and path.is_file():
+        return False
+    config, _ = PreTrainedConfig.get_config_dict(path)
+    named = config.get("id2label") or {}
+    return config.get("architectures") != ["AudioMAEForPreTraining"] and list(named.values()) == list(labels)
+
+
 def _named(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
@@ -47,7 +58,11 @@ def _named(labels: Sequence[str]) -> dict[str, Any]:
 def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
     config = {**recipe.config, "max_length": recipe.frames}
     if source is not None:
-        return AudioMAEForPreTraining.from_pretrained(source)
+        loader: Any = AudioMAEForPreTraining
+        model, report = loader.from_pretrained(source, output_loading_info=True)
+        check_keys(str(source), report["missing_keys"], report["unexpected_keys"])
+        _check_shape(recipe, model, source)
+        return model
     return AudioMAEForPreTraining(AudioMAEConfig(**config))
 
 
@@ -78,7 +93,9 @@ def _loaded(recipe: Recipe, labels: Sequence[str], source: str | Path) -> PreTra
 
 
 def _check_shape(recipe: Recipe, model: Any, source: str | Path) -> None:
-    """Raise `ValueError` where the start has another shape than the recipe asks for."""
+    """Raise `ValueError` where the start is of another family or shape than the recipe asks for."""
+    if recipe.family == "audiomae" and not isinstance(model, AudioMAEPreTrainedModel):
+        raise ValueError(f"{source}: {type(model).__name__}; the recipe {recipe.name} trains an AudioMAE")
     found = {key: getattr(model.config, key, None) for key in recipe.config}
     other = {key: value for key, value in found.items() if value != recipe.config[key]}
     if other:

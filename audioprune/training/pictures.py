@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
 
 def loss_curve(losses: Sequence[float], path: Path, title: str) -> None:
     """losses: one an epoch."""
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes: Axes = figure.subplots()
     axes.plot(np.arange(1, len(losses) + 1), losses, linewidth=1.2)
     axes.set(xlabel="epoch", ylabel="mean squared error of hidden patches", title=title)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
-def reconstructions(features: Tensor, hidden: Tensor, drawn: Tensor, titles: Sequence[str], path: Path) -> None:
+def reconstructions(
+    features: Tensor, hidden: Tensor, drawn: Tensor, titles: Sequence[str], path: Path, note: str = ""
+) -> None:
     """features, drawn: (clips, frames, mels); hidden: the same shape, true where the model saw nothing."""
     columns = ("input", "what the model saw", "what it drew")
-    figure, rows = plt.subplots(
-        len(features), 3, figsize=(11, 1.9 * len(features)), squeeze=False, layout="constrained", sharex=True
-    )
+    figure = Figure(figsize=(11, 1.9 * len(features)), layout="constrained")
+    rows = figure.subplots(len(features), 3, squeeze=False, sharex=True)
     for axes, clip, mask, made, title in zip(rows, features, hidden, drawn, titles, strict=True):
         # One scale for the three, set by the clip alone: a bad drawing must not look good by being rescaled.
         low, high = np.quantile(clip.numpy(), (0.01, 0.99))
@@ -39,8 +42,13 @@ def reconstructions(features: Tensor, hidden: Tensor, drawn: Tensor, titles: Seq
         axis.set_title(f"{name}\n{axis.get_title(loc='left')}" if axis is rows[0][0] else name, fontsize=9, loc="left")
     for axis in rows[-1]:
         axis.set_xlabel("seconds")
+    figure.supxlabel(note, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _extent(cells: np.ndarray) -> tuple[float, float, float, float]:

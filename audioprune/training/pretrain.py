@@ -20,6 +20,9 @@ from .trainer import last_checkpoint
 
 PICTURED = 4
 """Clips in the picture of reconstructions."""
+NORMALISED = (
+    "Hidden patches are drawn normalised and get the true patch's mean and deviation back: their texture is drawn."
+)
 
 
 def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     Returns what `result.json` in `task.out` holds. The folder then holds the model, `losses.png` and
     `reconstructions.png`. Labels are not used. `changes`: arguments of transformers' `TrainingArguments`.
     """
+    finetune.settle(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     set_seed(task.seed)
@@ -40,9 +44,10 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     if not trainer.is_world_process_zero():
         return {}
     result = finetune.describe_run(task, split, trainer)
-    rows = (split.validation or split.train)[:: max(1, len(split.train) // PICTURED)][:PICTURED]
+    heard = split.validation or split.train
+    rows = heard[:: max(1, len(heard) // PICTURED)][:PICTURED]
     features = torch.stack([task.dataset(rows)[i]["input_values"] for i in range(len(rows))])
-    picture(model, features, [f"{row.path.name}: {', '.join(row.labels)}" for row in rows], task.out)
+    picture(model.cpu(), features, [f"{row.path.name}: {', '.join(row.labels)}" for row in rows], task.out)
     loss_curve(result["losses"], task.out / "losses.png", task.recipe.name)
     finetune.save(task, model)
     finetune.write_json(task.out / RESULT, result)
@@ -57,7 +62,8 @@ def picture(model: AudioMAEForPreTraining, features: Tensor, titles: Sequence[st
     outputs = model(features, noise)
     hidden = model.unpatchify(outputs.mask[..., None].expand(-1, -1, model.config.patch_size**2))
     drawn = model.reconstruct(features, outputs)
-    reconstructions(features, hidden > 0, drawn, titles, out / "reconstructions.png")
+    note = NORMALISED if model.config.norm_pix_loss else ""
+    reconstructions(features, hidden > 0, drawn, titles, out / "reconstructions.png", note)
 
 
 def _fixed() -> torch.Generator:

@@ -72,6 +72,7 @@ class Augment(Part):
     roll, gain: roll the waveform by a random number of samples; multiply it by Beta(10, 10) + 0.5.
     noise: add uniform noise of a random level to the spectrogram and roll it by −10 … 9 frames.
     time_mask, frequency_mask: greatest width of the masked stretch, in frames and mel channels.
+    SpecAugment's masks are 0 after normalising, the data set's mean (a 0 before normalising would be a loud patch).
     patch_mask: share of the patch columns, and again of the patch rows, that do not enter the model.
     """
 
@@ -106,8 +107,8 @@ class Recipe(Part):
     about: where the figures come from.
     task: "classify", or "pretrain" (masked pre-training of an AudioMAE).
     data: name of the data set as `audioprune.data.read` has it; None takes any.
-    init: what the weights start from: None (drawn at random), a hub id, a folder or weight file, or the name of a
-        recipe, which a sweep then trains first, on the same clips.
+    init: what the weights start from: None (drawn at random), a hub id, a folder or weight file, or a recipe (its
+        name, or a .yaml file beside this one), which a sweep then trains first, on the same clips.
     config: settings of the model's config. preset: of the front end (`audioprune.PRESETS`).
     needs_init: whether nothing can be learnt from random weights, so that a start must be named.
     new_head: draw the head anew even where the start's is for the same labels.
@@ -155,6 +156,8 @@ class Recipe(Part):
             )
         if self.task == "pretrain" and self.family != "audiomae":
             raise ValueError(f"task is pretrain and family is {self.family}; only an AudioMAE is pre-trained here")
+        if self.task == "pretrain" and (self.augment.patch_mask or self.distill or self.best == "validation"):
+            raise ValueError("task is pretrain, where augment.patch_mask, distill and best=validation mean nothing")
         self.pruning()
         return self
 
@@ -180,6 +183,14 @@ class Recipe(Part):
     def frames(self) -> int:
         """Frames of 10 ms in a spectrogram."""
         return int(self.config.get("max_length", PRESETS[self.preset].max_length))
+
+    @property
+    def starts_from(self) -> str | None:
+        """The recipe that is trained first, if `init` is one."""
+        return self.init if self.init in names() or Path(self.init or "").suffix in YAML else None
+
+
+YAML = (".yaml", ".yml")
 
 
 def names() -> list[str]:
@@ -208,7 +219,7 @@ def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 def find(source: str | Path) -> Path:
     """The file of a recipe: of that name among ours, or the path itself where it ends in .yaml."""
     path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in YAML:
         return path.resolve()
     path = FOLDER / f"{source}.yaml"
     if not path.exists():
@@ -228,11 +239,13 @@ def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: not a YAML recipe ({error})") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected settings such as 'epochs: 10'")
+    if Path(str(settings.get("init"))).suffix in YAML:
+        settings["init"] = str((path.parent / settings["init"]).resolve())
     extended = settings.pop("extends", None)
     settings.pop("name", None)  # a recipe is called as its file is
     if extended is None:
         return settings
-    below = find(path.parent / str(extended) if str(extended).endswith((".yaml", ".yml")) else str(extended))
+    below = find(path.parent / str(extended) if Path(str(extended)).suffix in YAML else str(extended))
     if below in seen or below == path:
         raise ValueError(f"{path}: extends {extended}, which extends it in turn")
     return _merged(_settings(below, (*seen, path)), settings)

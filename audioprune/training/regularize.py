@@ -40,7 +40,7 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
     for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
         if not isinstance(getattr(layer, "dropout", None), nn.Dropout | DropPath):
             raise UnsupportedModelError(f"{type(layer).__name__} has no dropout at its branches' end to replace")
-        layer.dropout = DropPath(layer_rate)
+        layer.dropout = DropPath(layer_rate).train(layer.training)
 
 
 class PatchMask(TrainerCallback):

@@ -19,7 +19,7 @@ from typing import Any
 from ..data import ClipTable, SoundCache
 from .finetune import RESULT, Task, fine_tune
 from .pretrain import pretrain
-from .recipe import Recipe, names, read_recipe
+from .recipe import Recipe, read_recipe
 
 LOCK = ".lock"
 WAIT_SECONDS = 5.0
@@ -56,12 +56,27 @@ def plan(
 ) -> list[Step]:
     """The trainings of a sweep in an order in which each follows what it starts from; fold by fold and seed by seed,
     so that a sweep that is cut short has whole rows."""
+    chain(recipes, read)
     steps: dict[Path, Step] = {}
     maker = _Planner(table, out, tuple(hold_out), cache, read, steps)
     for seed, fold, recipe in itertools.product(seeds, folds, recipes):
         for rate in keep_rates if recipe.task == "classify" and _shrinks(recipe) else (None,):
             maker.step(recipe, fold, seed, rate)
     return list(steps.values())
+
+
+def chain(recipes: Sequence[Recipe], read: Callable[[str], Recipe] = read_recipe) -> list[Recipe]:
+    """The recipes and all that they start from. Raises `ValueError` where one starts from itself."""
+    found: list[Recipe] = []
+    for recipe in recipes:
+        line = [recipe]
+        while line[-1].starts_from:
+            before = read(str(line[-1].starts_from))
+            if before.name in {one.name for one in line}:
+                raise ValueError(f"{recipe.name}: starts from itself, by way of {before.name}")
+            line.append(before)
+        found += line
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,11 +91,17 @@ class _Planner:
     def step(self, recipe: Recipe, fold: str | None, seed: int, rate: float | None) -> Step:
         """The step of one training, made and listed after those it needs."""
         folder = self.out / recipe.name / folder_name(fold, self.hold_out, seed, rate)
+        if folder in self.steps and self.steps[folder].task.recipe != recipe:
+            raise ValueError(f"two recipes are called {recipe.name}; rename one, since folders are called after them")
         if folder not in self.steps:
+            # A fold or rate that cannot be is found now, not after a night of training.
+            recipe.pruning(rate)
+            self.table.split(fold, self.hold_out)
             after = None
-            if recipe.init in names():
-                # Pre-training hears no labels and its seed matters little: one serves all seeds.
-                before = self.read(str(recipe.init))
+            if recipe.starts_from:
+                # Pre-training hears no labels and its seed matters little: one serves all seeds. (Clips that a seed
+                # sets aside for validation may be among those it heard; test clips never are.)
+                before = self.read(recipe.starts_from)
                 after = self.step(before, fold, min(before.seeds) if before.task == "pretrain" else seed, None)
             init = None if after is None else after.task.out
             task = Task(recipe, self.table, folder, fold, self.hold_out, seed, rate, init, self.cache)

@@ -13,7 +13,7 @@ from ..cost import macs
 from ..data import ClipTable, DataError, SoundCache
 from ..methods import Method
 from ..models.loading import load, load_features
-from ..pruning import describe, prune
+from ..pruning import describe, prune, read_method
 from .dataset import SpectrogramDataset
 from .evaluate import NOTHING, predict, score, spread
 
@@ -36,7 +36,7 @@ def cells(
 ) -> list[Cell]:
     """Every model that a path stands for: "runs/fold{fold}-rate{rate}". Raises `ValueError` where folds or seeds are
     asked for that the path does not tell apart, or the path has a field of which nothing is known."""
-    given = {"fold": folds != [None], "seed": seeds != [None], "rate": True}
+    given = {"fold": list(folds) != [None], "seed": list(seeds) != [None], "rate": True}
     for field in FIELDS:
         if "{" + field + "}" in model and not given[field]:
             raise ValueError(f"{model}: holds {{{field}}}; say which with --{field}s")
@@ -71,31 +71,32 @@ def evaluate(
 
     model: a model, or a path with {fold}, {seed} and {rate}. With {rate} each keep rate has a model that was
     fine-tuned for it, otherwise one model is pruned without fine-tuning; "fine_tuned" says which.
-    bench_seconds: of timing a rate, side by side on the first model; 0 measures no throughput.
+    method: of a model that was fine-tuned for each rate, it must be the one that its `pruning.json` names; raises
+        `ValueError` where it is not.
+    bench_seconds: of timing a rate, side by side on one of the models; 0 measures no throughput.
     """
     every = cells(model, keep_rates, list(folds), list(seeds))
-    tuned = "{rate}" in model
     found: dict[str, dict[Any, float]] = {f"{rate:g}": {} for rate in keep_rates}
-    metric, logits_of = "", {}
-    for cell in every:
-        clips = table.split(cell.fold).test
-        if not clips:
-            raise DataError(f"{table.name}: has no test clips to evaluate on")
-        # An unpruned model serves all keep rates: it is loaded once a fold, not once a cell.
-        key = cell.model
-        if key not in logits_of:
-            loaded = load(cell.model)
-            _check_labels(cell.model, loaded, table)
-            logits_of = {key: (loaded.to(device), load_features(cell.model, loaded))}  # type: ignore[arg-type]
-        loaded, front = logits_of[key]
-        dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
-        with prune(loaded, method.with_keep_rate(cell.keep_rate)):
-            logits = predict(loaded, dataset, advance=advance)
-        result = score(logits.numpy(), dataset.targets.numpy(), table.multi_label)
-        metric = next(iter(result))
-        found[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
-    first, front = logits_of[every[-1].model]
-    rows = _rows(first, method, keep_rates, found, bench_seconds, batch_size)
+    metric, tuned = "", "{rate}" in model
+    # Cells of one model lie together, so that a model that serves several keep rates is loaded once.
+    for source, group in itertools.groupby(sorted(every, key=lambda cell: cell.model), lambda cell: cell.model):
+        loaded: Any = load(source)
+        _check_labels(source, loaded, table)
+        front = load_features(source, loaded)
+        loaded = loaded.to(device)
+        for cell in group:
+            if tuned:
+                _check_method(source, method.with_keep_rate(cell.keep_rate))
+            clips = table.split(cell.fold).test
+            if not clips:
+                raise DataError(f"{table.name}: has no test clips to evaluate on")
+            dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
+            with prune(loaded, method.with_keep_rate(cell.keep_rate)):
+                logits = predict(loaded, dataset, advance=advance)
+            result = score(logits.numpy(), dataset.targets.numpy(), table.multi_label)
+            metric = next(iter(result))
+            found[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
+    rows = _rows(loaded, method, keep_rates, found, bench_seconds, batch_size)
     return {
         "model": model,
         "data": table.name,
@@ -138,6 +139,15 @@ def _name(cell: Cell) -> str:
     return "-".join(parts) or Path(cell.model).name
 
 
+def _check_method(source: str, method: Method) -> None:
+    own = Path(source) / "pruning.json"
+    if own.exists() and read_method(own) != method:
+        raise ValueError(
+            f"{source}: was fine-tuned with {read_method(own)}, which its pruning.json says, not with {method}; give "
+            "its --method, --score, --segments, --dropped and --layers, and {rate} in the path for its keep rate"
+        )
+
+
 def _check_labels(source: str, model: Any, table: ClipTable) -> None:
     known = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
     if known != list(table.labels):
@@ -153,7 +163,8 @@ def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for result in results:
         if "score" not in result:
             continue
-        recipe = result["recipe"]["name"]
+        recipe, rate = result["recipe"]["name"], result["keep_rate"]
+        result = result | {"keep_rate": tuple(rate) if isinstance(rate, list) else rate}
         row = rows.setdefault(
             (recipe, result["keep_rate"]), {"recipe": recipe, "keep_rate": result["keep_rate"], "scores": {}}
         )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
@@ -32,6 +33,16 @@ class RecipeTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         if teacher is not None:
             teacher.eval().requires_grad_(False).to(self.args.device)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(TellEpoch(self.train_dataset))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        # `drop_last` is for training; transformers would leave out the last clips of an evaluation too.
+        drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drops
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
@@ -67,6 +78,17 @@ class RecipeTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
+class TellEpoch(TrainerCallback):
+    """Tells a data set each epoch that begins. accelerate's loader does not where it shards or skips batches: in
+    several processes, and in a run that goes on within an epoch."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))  # fractional in a resumed run
+
+
 def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **changes: Any) -> TrainingArguments:
     """The Trainer's arguments that follow from a recipe. `changes` are arguments of `TrainingArguments`."""
     if recipe.batch_size % processes:
@@ -87,7 +109,6 @@ def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **change
         "eval_strategy": "epoch" if recipe.best == "validation" else "no",
         "save_total_limit": 2,
         "logging_strategy": "epoch",
-        "logging_dir": None,
         "report_to": ["tensorboard"],
         "label_names": ["labels"],
         "remove_unused_columns": False,
@@ -96,11 +117,7 @@ def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **change
     }
     if recipe.best == "validation":
         settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
-    settings |= changes
-    known = {key: value for key, value in settings.items() if key in TrainingArguments.__dataclass_fields__}
-    if not torch.cuda.is_available():
-        known["use_cpu"] = True
-    return TrainingArguments(**known)
+    return TrainingArguments(**{**settings, "use_cpu": not torch.cuda.is_available(), **changes})
 
 
 def last_checkpoint(out: Path) -> Path | None:
@@ -109,7 +126,7 @@ def last_checkpoint(out: Path) -> Path | None:
     for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
         if _complete(path):
             return path
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
     return None
 
 
