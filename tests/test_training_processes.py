@@ -49,7 +49,7 @@ import torch
 from transformers import TrainerCallback
 
 from audioprune.data import read
-from audioprune.training.finetune import Task, fine_tune
+from audioprune.training.finetune import Task, fine_tune, leave
 from audioprune.training.recipe import read_recipe
 
 torch.set_num_threads(1)
@@ -66,6 +66,7 @@ class Kill(TrainerCallback):
 
 recipe, data, out, kill = sys.argv[1:]
 fine_tune(Task(read_recipe(recipe), read(data), Path(out), seed=3), (Kill(int(kill)),))
+leave()
 """
 
 

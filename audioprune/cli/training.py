@@ -121,7 +121,7 @@ def train(
     train …`. What the folder holds then is a model that `audioprune tag --model FOLDER --method FOLDER/pruning.json`
     runs as it was trained.
     """
-    from ..training.finetune import Task, fine_tune
+    from ..training.finetune import Task, fine_tune, leave
     from ..training.recipe import read_recipe
 
     chosen = read_recipe(recipe, settings or ())
@@ -132,6 +132,7 @@ def train(
     task = Task(chosen, table, out_folder, fold, _words(hold_out), seed, keep_rate, init, store)
     with _bar(chosen.name) as callback:
         result = fine_tune(task, callback())
+    leave()
     _report(result, out_folder, as_json)
 
 
@@ -155,7 +156,7 @@ def pretrain(
     Test clips (the fold, or the test split) are not heard. Interrupt it as you like: the same command goes on. The
     folder then holds the model, its loss curve and pictures of what it draws; give it to `train` with --init.
     """
-    from ..training.finetune import Task
+    from ..training.finetune import Task, leave
     from ..training.pretrain import pretrain as run
     from ..training.recipe import read_recipe
 
@@ -166,6 +167,7 @@ def pretrain(
     task = Task(chosen, table, out_folder, fold, _words(hold_out), seed, None, init, store)
     with _bar(chosen.name) as callback:
         result = run(task, callback())
+    leave()
     _report(result, out_folder, as_json)
 
 

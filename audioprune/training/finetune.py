@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from ..benchmark import machine
@@ -96,20 +97,29 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     handle = prune(model, method) if _prunes(method.keep_rate) else None
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, **changes)
     trainer.train(resume_from_checkpoint=_resume(task.out))
-    if not trainer.is_world_process_zero():
-        return {}
     result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
+    if trainer.is_world_process_zero():
+        result = _finish(task, split, trainer, handle, result)
+    # A process that left now could take the others down with it.
+    trainer.accelerator.wait_for_everyone()
+    return result if trainer.is_world_process_zero() else {}
+
+
+def _finish(
+    task: Task, split: Split, trainer: RecipeTrainer, handle: Pruned | None, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Test the trained model and save it and its result."""
+    # accelerate wraps the forward in autocast; what is reported is float32.
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     rows = split.test or split.validation
     if rows:
         dataset = task.dataset(rows)
-        # accelerate wraps the forward in autocast; what is reported is float32.
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         logits = predict(model.float(), dataset)
         result["tested_on"] = "test" if split.test else "validation"
         result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
     if handle:
         handle.remove()
-        write_json(task.out / "pruning.json", describe(method))
+        write_json(task.out / "pruning.json", result["method"])
     save(task, model)
     write_json(task.out / RESULT, result)
     return result
@@ -196,6 +206,12 @@ def make_trainer(
     if handle is not None:
         trainer.add_callback(ShrinkSchedule(handle, recipe.shrink.start, recipe.shrink.epochs))
     return trainer
+
+
+def leave() -> None:
+    """Close what several processes share: at the end of a program that trained."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def save(task: Task, model: PreTrainedModel) -> None:

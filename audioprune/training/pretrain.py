@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
+from ..data import Split
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .finetune import RESULT, Task
@@ -41,9 +42,15 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     trainer = finetune.make_trainer(task, model, split, callbacks=callbacks, **changes)
     found = last_checkpoint(task.out)
     trainer.train(resume_from_checkpoint=None if found is None else str(found))
-    if not trainer.is_world_process_zero():
-        return {}
     result = finetune.describe_run(task, split, trainer)
+    if trainer.is_world_process_zero():
+        _finish(task, split, model, result)
+    trainer.accelerator.wait_for_everyone()
+    return result if trainer.is_world_process_zero() else {}
+
+
+def _finish(task: Task, split: Split, model: AudioMAEForPreTraining, result: dict[str, Any]) -> None:
+    """Draw the pictures; save the model and the result."""
     heard = split.validation or split.train
     rows = heard[:: max(1, len(heard) // PICTURED)][:PICTURED]
     features = torch.stack([task.dataset(rows)[i]["input_values"] for i in range(len(rows))])
@@ -51,7 +58,6 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     loss_curve(result["losses"], task.out / "losses.png", task.recipe.name)
     finetune.save(task, model)
     finetune.write_json(task.out / RESULT, result)
-    return result
 
 
 @torch.inference_mode()
