@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Train and test the small models behind docs/results.md's fine-tuned tables, from nothing.
 #
-#     scripts/fine_tuned_tables.sh train DATA RUNS     # days of one core's nights: resumable, and shared by as many
-#                                                      # processes as run it at once
+#     scripts/fine_tuned_tables.sh train DATA RUNS     # about eight hours of one core; resumable, and shared by as
+#                                                      # many processes as run it at once
 #     scripts/fine_tuned_tables.sh test DATA RUNS      # on an idle machine: it also times
 #
-# DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/fine-tuned/ a JSON file for each row.
+# DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/fine-tuned/ a JSON file for each model.
+# FOLDS and SEEDS in the environment take fewer than all.
 set -euo pipefail
 job=$1 data=$2 runs=$3
 results=$(dirname "$0")/../results/fine-tuned
-seeds=12,34,56
+seeds=${SEEDS:-12,34,56} folds=${FOLDS:-5,4,3,2,1}
 
 train_esc10() {  # arguments: of the folds
     local to=(--data "$data/esc10" --data-name esc10 --out "$runs/esc10" --seeds 0 "$@")
@@ -28,12 +29,12 @@ train() {
     # What later work is tested on: two folds that nothing has heard.
     audioprune sweep -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
         --seeds 0 --folds 5 --hold-out 4
-    train_esc10 --folds 5
+    train_esc10 --folds "${folds%%,*}"
     for seed in ${seeds//,/ }; do
         train_fsdd digits "$seed"
         train_fsdd speakers "$seed"
     done
-    for fold in 4 3 2 1; do
+    for fold in ${folds//,/ }; do
         train_esc10 --folds "$fold"
     done
 }
@@ -46,16 +47,17 @@ test_one() {  # arguments: name of the JSON, then of audioprune eval
 
 test_family() {  # arguments: data set (esc10, fsdd-digits, fsdd-speakers), recipe of the unpruned model, score, folds
     local set=$1 recipe=$2 score=$3 name=$4 prefix=${1%%-*}
-    local where=(--data "$data/$prefix" --data-name "$set" --score "$score") which=seed{seed}
+    local where=(--data "$data/$prefix" --data-name "$set" --score "$score") which='seed{seed}'
     if [ "$set" = esc10 ]; then
-        which=fold{fold}-seed0
+        which='fold{fold}-seed0'
+        where+=(--folds "$folds")
     else
         where+=(--seeds "$seeds")
     fi
     local rates=1.0,0.9,0.7,0.5
     [ "$name" = "$prefix-audiomae-cls" ] && rates=0.9,0.7,0.5
     test_one "$set-$name" --model "$runs/$set/$name/$which-rate{rate}" "${where[@]}" --keep-rates $rates
-    test_one "$set-$name-untrained" --model "$runs/$set/$recipe/$which" "${where[@]}" --bench-seconds 0
+    test_one "$set-$name-untuned" --model "$runs/$set/$recipe/$which" "${where[@]}" --bench-seconds 0
 }
 
 test_all() {
@@ -72,5 +74,5 @@ test_all() {
 case $job in
     train) train ;;
     test) test_all ;;
-    *) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -39,7 +39,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         spread(row["agreement"], 1, 100) + " %",
         spread(row["kl"], 4),
-        spread(row["fold5_accuracy"], 1, 100) + " %",
+        spread(row["test_accuracy"], 1, 100) + " %",
     ]
 
 
@@ -55,12 +55,12 @@ def find(result: dict[str, Any], method: str, rate: float) -> dict[str, Any]:
 def overview() -> str:
     models = [read("esc10-audiomae"), read("esc10-ast")]
     full = ["unpruned"] + [
-        cell for m in models for cell in ("100 %", "0", f"{100 * m['unpruned']['fold5_accuracy']:.1f} %")
+        cell for m in models for cell in ("100 %", "0", f"{100 * m['unpruned']['test_accuracy']:.1f} %")
     ]
     rows = [full]
     for method in SHORT:
         rows.append([method] + [cell for model in models for cell in cells(find(model, method, 0.5))])
-    header = ["keep rate 0.5", "AudioMAE (mean): agreement", "KL", "fold 5", "AST (CLS): agreement", "KL", "fold 5"]
+    header = ["keep rate 0.5", "AudioMAE (mean): agreement", "KL", "accuracy", "AST (CLS): agreement", "KL", "accuracy"]
     return table(header, rows)
 
 
@@ -69,9 +69,9 @@ def every_method(name: str) -> str:
     rows = [
         [str(row["keep_rate"]), row["method"], f"{row['macs_ratio']:.2f}×", *cells(row)] for row in result["pruned"]
     ]
-    full = f"{100 * result['unpruned']['fold5_accuracy']:.1f} %"
+    full = f"{100 * result['unpruned']['test_accuracy']:.1f} %"
     rows.insert(0, ["1.0", "unpruned", "1×", "100 %", "0", full])
-    return table(["keep rate", "method", "fewer MACs", "agreement", "KL (nats)", "fold-5 accuracy"], rows)
+    return table(["keep rate", "method", "fewer MACs", "agreement", "KL (nats)", "accuracy"], rows)
 
 
 def bench(name: str) -> str:
@@ -90,7 +90,67 @@ def bench(name: str) -> str:
     return table(["batch", "keep rate", "GMACs", "fewer", "ms a batch", "clips/s", "faster"], rows)
 
 
+RATES = (1.0, 0.9, 0.7, 0.5)
+FINE_TUNED = (
+    ("AudioMAE, attention received", "audiomae-topk"),
+    ("AudioMAE, CLS attention", "audiomae-cls"),
+    ("AST-CLS, CLS attention", "ast-topk"),
+    ("AST-MP, attention received", "ast-mp-topk"),
+)
+
+
+def tuned(data: str, recipe: str) -> dict[str, Any] | None:
+    """What `audioprune eval` wrote of one recipe's models, None where they are not trained yet."""
+    path = RESULTS / "fine-tuned" / f"{data}-{data.split('-')[0]}-{recipe}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def at(result: dict[str, Any] | None, rate: float) -> dict[str, Any] | None:
+    rows = [row for row in result["rows"] if row["keep_rate"] == rate] if result else []
+    return rows[0] if rows else None
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else spread(row, 1, 100)
+
+
+def fine_tuned(data: str) -> str:
+    """A row for each model: accuracy after fine-tuning at each keep rate, and without it at the lowest."""
+    rows = []
+    for name, recipe in FINE_TUNED:
+        result = tuned(data, recipe)
+        # Unpruned there is nothing to rank: both AudioMAE rows start from one model.
+        unpruned = tuned(data, "audiomae-topk") if recipe == "audiomae-cls" else result
+        found = [at(unpruned, 1.0), *(at(result, rate) for rate in RATES[1:])]
+        n = str(len(found[0]["scores"])) if found[0] else "0"
+        rows.append([name, n, *map(cell, found), cell(at(tuned(data, f"{recipe}-untuned"), 0.5))])
+    return table(["model", "n", *(f"{rate:g}" for rate in RATES), "0.5, not fine-tuned"], rows)
+
+
+def costs() -> str:
+    rows = []
+    for data, recipe, name in (
+        ("esc10", "audiomae-topk", "AudioMAE, 256 tokens"),
+        ("esc10", "ast-topk", "AST, 256 tokens"),
+        ("fsdd-digits", "audiomae-topk", "AudioMAE, 64 tokens"),
+        ("fsdd-digits", "ast-topk", "AST, 64 tokens"),
+    ):
+        result = tuned(data, recipe)
+        if result is None:
+            continue
+        first = result["rows"][0]
+        for row in result["rows"]:
+            faster = row["clips_per_second"] / first["clips_per_second"]
+            macs = [f"{row['macs'] / 1e6:.0f}", f"{first['macs'] / row['macs']:.2f}×"]
+            rows.append([name, f"{row['keep_rate']:g}", *macs, f"{row['clips_per_second']:.0f}", f"{faster:.2f}×"])
+    return table(["model", "keep rate", "MMACs", "fewer", "clips/s", "faster"], rows)
+
+
 TABLES = {
+    "fine-tuned-esc10": lambda: fine_tuned("esc10"),
+    "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
+    "fine-tuned-fsdd-speakers": lambda: fine_tuned("fsdd-speakers"),
+    "fine-tuned-costs": costs,
     "overview": overview,
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),

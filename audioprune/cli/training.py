@@ -197,12 +197,12 @@ def sweep(
 
     Interrupt it as you like: what is done is kept, and the same command goes on. Start it in several shells to share
     the work among processes or machines with one file system: each takes the next training that nobody is at.
-    `summary.json` then holds mean and spread over folds and seeds.
+    `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
     from ..training.finetune import write_json
     from ..training.recipe import read_recipe
     from ..training.sweep import chain, plan, run
-    from ..training.table import summarize
+    from ..training.table import finished, summarize
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
     table, store = _open(data, data_name, max(chain(chosen), key=lambda one: one.frames), cache)
@@ -231,9 +231,12 @@ def sweep(
             begin,
             lambda *_: bar.update(total, completed=sum(step.done for step in steps)),
             lambda: _ticking(lambda done: bar.update(share, completed=done)),
+            lambda: bar.reset(share, total=1.0, description="waiting for other processes"),
         )
     summary: dict[str, Any] = {"command": _command(), "data": table.name, "rows": summarize(results)}
-    write_json(out_folder / "summary.json", summary)
+    # Of all that was ever trained in this folder: another sweep may share it.
+    everything = summary | {"rows": summarize(finished(out_folder))}
+    write_json(out_folder / "summary.json", everything)
     if as_json:
         print(json.dumps(summary))
         return

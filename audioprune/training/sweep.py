@@ -123,10 +123,14 @@ def run(
     begin: Callable[[Step], Any] = lambda _: None,
     finished: Callable[[Step, dict[str, Any]], Any] = lambda *_: None,
     callbacks: Callable[[], tuple[Any, ...]] = tuple,
+    waits: Callable[[], Any] = lambda: None,
     wait_seconds: float = WAIT_SECONDS,
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """Train what is not trained yet, and return the result of every step. Waits for what other processes are at."""
+    """Train what is not trained yet, and return the result of every step. Waits for what other processes are at.
+
+    begin, finished: called around each training of this process; waits: while there is none to take.
+    """
     left = [step for step in steps if not step.done]
     while left:
         progressed = False
@@ -142,6 +146,7 @@ def run(
                     break  # from the start again: the order is the plan's, whoever did what meanwhile
         left = [step for step in left if not step.done]
         if left and not progressed:
+            waits()
             time.sleep(wait_seconds)
     return [fine_tune(s.task) if s.task.recipe.task == "classify" else pretrain(s.task) for s in steps]
 

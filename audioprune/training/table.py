@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..benchmark import machine, measure
 from ..cost import macs
@@ -16,6 +19,7 @@ from ..models.loading import load, load_features
 from ..pruning import describe, prune, read_method
 from .dataset import SpectrogramDataset
 from .evaluate import NOTHING, predict, score, spread
+from .finetune import RESULT
 
 FIELDS = ("fold", "seed", "rate")
 """What a model's path may hold in braces."""
@@ -157,8 +161,13 @@ def _check_labels(source: str, model: Any, table: ClipTable) -> None:
         )
 
 
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The results of all trainings in a sweep's folder, of this sweep and of others."""
+    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/*/{RESULT}"))]
+
+
 def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of a sweep → a row for each recipe and keep rate: scores by fold and seed, mean and spread."""
+    """Results of trainings → a row for each recipe and keep rate, from the highest: scores by fold and seed, spread."""
     rows: dict[tuple[str, float | None], dict[str, Any]] = {}
     for result in results:
         if "score" not in result:
@@ -170,4 +179,5 @@ def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         cell = Cell("", result["fold"], result["seed"], result["keep_rate"])
         row["scores"][_name(cell)] = result["score"]
-    return [row | spread(list(row["scores"].values())) for row in rows.values()]
+    ordered = sorted(rows.items(), key=lambda item: (item[0][0], -np.mean(item[0][1])))
+    return [row | spread(list(row["scores"].values())) for _, row in ordered]
