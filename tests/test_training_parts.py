@@ -1047,6 +1047,7 @@ def test_summarize() -> None:
         ]
     )
     assert rows == [
+        {"recipe": "one", "keep_rate": 0.7, "scores": {"fold1-seed0": 0.9}, "mean": 0.9},
         {
             "recipe": "one",
             "keep_rate": 0.5,
@@ -1054,6 +1055,5 @@ def test_summarize() -> None:
             "mean": pytest.approx(0.7),
             "std": pytest.approx(math.sqrt(0.02)),
         },
-        {"recipe": "one", "keep_rate": 0.7, "scores": {"fold1-seed0": 0.9}, "mean": 0.9},
         {"recipe": "two", "keep_rate": 0.5, "scores": {"seed3": 0.1}, "mean": 0.1},
     ]

@@ -168,16 +168,13 @@ def finished(out: Path) -> list[dict[str, Any]]:
 
 def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of trainings → a row for each recipe and keep rate, from the highest: scores by fold and seed, spread."""
-    rows: dict[tuple[str, float | None], dict[str, Any]] = {}
+    rows: dict[tuple[str, float | tuple[float, ...]], dict[str, Any]] = {}
     for result in results:
         if "score" not in result:
             continue
         recipe, rate = result["recipe"]["name"], result["keep_rate"]
-        result = result | {"keep_rate": tuple(rate) if isinstance(rate, list) else rate}
-        row = rows.setdefault(
-            (recipe, result["keep_rate"]), {"recipe": recipe, "keep_rate": result["keep_rate"], "scores": {}}
-        )
-        cell = Cell("", result["fold"], result["seed"], result["keep_rate"])
-        row["scores"][_name(cell)] = result["score"]
+        rate = tuple(rate) if isinstance(rate, list) else rate
+        row = rows.setdefault((recipe, rate), {"recipe": recipe, "keep_rate": rate, "scores": {}})
+        row["scores"][_name(Cell("", result["fold"], result["seed"], rate))] = result["score"]
     ordered = sorted(rows.items(), key=lambda item: (item[0][0], -np.mean(item[0][1])))
     return [row | spread(list(row["scores"].values())) for _, row in ordered]
