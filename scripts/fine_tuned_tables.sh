@@ -17,6 +17,7 @@ train_esc10() {  # arguments: of the folds
     audioprune sweep -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
     # Unpruned there is nothing to rank: the row of keep rate 1.0 is that of esc10-audiomae-topk.
     audioprune sweep -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
+    audioprune sweep -r esc10-audiomae-plain "${to[@]}" --keep-rates 0.5
 }
 
 train_fsdd() {  # arguments: digits or speakers, seeds
@@ -62,6 +63,8 @@ test_family() {  # arguments: data set (esc10, fsdd-digits, fsdd-speakers), reci
 
 test_all() {
     local set prefix
+    test_one esc10-esc10-audiomae-plain --model "$runs/esc10/esc10-audiomae-plain/fold{fold}-seed0-rate{rate}" \
+        --data "$data/esc10" --data-name esc10 --folds "$folds" --keep-rates 0.5 --bench-seconds 0
     for set in esc10 fsdd-digits fsdd-speakers; do
         prefix=${set%%-*}
         test_family "$set" "$prefix-audiomae" attention "$prefix-audiomae-topk"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from audioprune.data import ClipRow, ClipTable, read
 from audioprune.training.finetune import Task, fine_tune
+from audioprune.training.model import build_model
 from audioprune.training.pretrain import pretrain
 from audioprune.training.recipe import names, read_recipe
 
@@ -158,6 +159,9 @@ def test_two_steps_of_every_recipe(name: str, tmp_path: Path) -> None:
     if recipe.task == "pretrain":
         recipe = read_recipe(name, [*small, "config.decoder_hidden_size=16", "config.decoder_num_hidden_layers=1"])
     table = synthetic(tmp_path, recipe.data, recipe.frames)
+    if recipe.distill:  # the teacher is what these start from
+        build_model(recipe, table.labels).save_pretrained(tmp_path / "teacher")
+        recipe = read_recipe(name, [*small, f"distill.teacher={tmp_path / 'teacher'}"])
     task = Task(recipe, table, tmp_path / "out")
     result = (pretrain if recipe.task == "pretrain" else fine_tune)(
         task, max_steps=2, logging_steps=1, logging_strategy="steps"

@@ -175,6 +175,6 @@ def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         recipe, rate = result["recipe"]["name"], result["keep_rate"]
         rate = tuple(rate) if isinstance(rate, list) else rate
         row = rows.setdefault((recipe, rate), {"recipe": recipe, "keep_rate": rate, "scores": {}})
-        row["scores"][_name(Cell("", result["fold"], result["seed"], rate))] = result["score"]
+        row["scores"][_name(Cell("", result["fold"], result["seed"], 0.0))] = result["score"]
     ordered = sorted(rows.items(), key=lambda item: (item[0][0], -np.mean(item[0][1])))
     return [row | spread(list(row["scores"].values())) for _, row in ordered]

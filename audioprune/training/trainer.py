@@ -71,7 +71,8 @@ class RecipeTrainer(Trainer):
         outputs = model(input_values=inputs["input_values"])
         loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
         if self.teacher is not None and self.recipe.distill is not None and model.training:
-            with torch.no_grad():
+            # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
+            with torch.no_grad(), self.accelerator.autocast():
                 teacher = self.teacher(input_values=inputs["input_values"]).logits
             weight = self.recipe.distill.weight
             loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, teacher, self.recipe.distill)
