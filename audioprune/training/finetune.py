@@ -155,8 +155,8 @@ def settle(task: Task) -> None:
 def _differences(begun: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
     """What differs, as "epochs=10 (not 20)"."""
     found = []
-    for key in sorted({*begun, *asked}):
-        was, now = begun.get(key), asked.get(key)
+    for key in sorted({*begun} & {*asked}):  # a setting that came later had its default
+        was, now = begun[key], asked[key]
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, f"{prefix}{key}.")
         elif was != now and key != "about":
