@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from audioprune.data import ClipRow, ClipTable, read
-from audioprune.training.finetune import Task, fine_tune
+from audioprune.training.finetune import fine_tune
 from audioprune.training.model import build_model
 from audioprune.training.pretrain import pretrain
 from audioprune.training.recipe import names, read_recipe
+from audioprune.training.task import Task
 
 from .conftest import tone
 
@@ -50,7 +51,8 @@ import torch
 from transformers import TrainerCallback
 
 from audioprune.data import read
-from audioprune.training.finetune import Task, fine_tune, leave
+from audioprune.training.finetune import fine_tune, leave
+from audioprune.training.task import Task
 from audioprune.training.recipe import read_recipe
 
 torch.set_num_threads(1)

@@ -21,10 +21,11 @@ from audioprune.features import LogMel
 from audioprune.models.loading import load_features
 from audioprune.training import finetune, sweep
 from audioprune.training.dataset import SpectrogramDataset
-from audioprune.training.finetune import Task, fine_tune
+from audioprune.training.finetune import fine_tune
 from audioprune.training.pretrain import pretrain
 from audioprune.training.recipe import read_recipe
 from audioprune.training.table import evaluate
+from audioprune.training.task import Task
 
 from .conftest import tone
 

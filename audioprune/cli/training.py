@@ -121,8 +121,9 @@ def train(
     train …`. What the folder holds then is a model that `audioprune tag --model FOLDER --method FOLDER/pruning.json`
     runs as it was trained.
     """
-    from ..training.finetune import Task, fine_tune, leave
+    from ..training.finetune import fine_tune, leave
     from ..training.recipe import read_recipe
+    from ..training.task import Task
 
     chosen = read_recipe(recipe, settings or ())
     if chosen.task != "classify":
@@ -156,9 +157,10 @@ def pretrain(
     Test clips (the fold, or the test split) are not heard. Interrupt it as you like: the same command goes on. The
     folder then holds the model, its loss curve and pictures of what it draws; give it to `train` with --init.
     """
-    from ..training.finetune import Task, leave
+    from ..training.finetune import leave
     from ..training.pretrain import pretrain as run
     from ..training.recipe import read_recipe
+    from ..training.task import Task
 
     chosen = read_recipe(recipe, settings or ())
     if chosen.task != "pretrain":
@@ -199,10 +201,10 @@ def sweep(
     the work among processes or machines with one file system: each takes the next training that nobody is at.
     `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
-    from ..training.finetune import write_json
     from ..training.recipe import read_recipe
     from ..training.sweep import chain, plan, run
     from ..training.table import finished, summarize
+    from ..training.task import write_json
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
     table, store = _open(data, data_name, max(chain(chosen), key=lambda one: one.frames), cache)
@@ -280,9 +282,9 @@ def evaluate(
     Test clips are those of the fold, or of the test split. With several folds or seeds the mean and the sample
     standard deviation are reported.
     """
-    from ..training.finetune import write_json
     from ..training.table import cells, clips_of
     from ..training.table import evaluate as run
+    from ..training.task import write_json
 
     table, store = _open(data, data_name, None, cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,71 +12,17 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from ..benchmark import machine
-from ..data import ClipTable, DataError, SoundCache, Split
+from ..data import Split
 from ..extractor import AudioMAEFeatureExtractor
-from ..features import LogMel
 from ..models.loading import load
 from ..pruning import Pruned, describe, prune
-from .dataset import SpectrogramDataset
 from .evaluate import predict, score
 from .model import build_model, knows
-from .recipe import Augment, Recipe
+from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
+from .task import RESULT, Task, masks_until, settle, write_json
 from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
-
-TASK = "task.json"
-"""Says what a folder's training is, from its first moment on."""
-RESULT = "result.json"
-"""Written when a training is done; a folder that holds it is not trained again."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One training: a recipe on a split of a table of clips.
-
-    fold: that is held out for testing, where the data set has folds; hold_out: further folds that are left alone.
-    keep_rate: the final one, None for the recipe's. init: what to start from, None for the recipe's. out: folder.
-    """
-
-    recipe: Recipe
-    table: ClipTable
-    out: Path
-    fold: str | None = None
-    hold_out: tuple[str, ...] = ()
-    seed: int = 0
-    keep_rate: float | None = None
-    init: str | Path | None = None
-    cache: SoundCache | None = None
-
-    @property
-    def split(self) -> Split:
-        split = self.table.split(self.fold, self.hold_out)
-        if self.recipe.best == "validation" or self.recipe.validation_share:
-            if not split.validation and not self.recipe.validation_share:
-                raise DataError(
-                    f"{self.recipe.name} keeps the best epoch on validation clips, and {self.table.name} has none; "
-                    "set validation_share=0.1, or best=last"
-                )
-            split = split.with_validation(self.recipe.validation_share, self.seed)
-        return split
-
-    @property
-    def front(self) -> LogMel:
-        return LogMel.preset(self.recipe.preset, max_length=self.recipe.frames)
-
-    def dataset(self, rows: Any, training: bool = False) -> SpectrogramDataset:
-        recipe = self.recipe
-        cache = self.cache or SoundCache(None, self.front.max_seconds)
-        if not training or recipe.augment.model_copy(update={"patch_mask": 0.0}) == Augment():
-            return SpectrogramDataset(self.table, rows, self.front, cache)
-        until = masks_until(recipe)
-        return SpectrogramDataset(self.table, rows, self.front, cache, recipe.augment, seed=self.seed, mask_until=until)
-
-
-def masks_until(recipe: Recipe) -> float:
-    """Epoch from which no masks are used: the start of the shrink, or never where a recipe has no shrink."""
-    return recipe.shrink.start if recipe.shrink.start or recipe.shrink.epochs else float("inf")
 
 
 def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
@@ -123,45 +68,6 @@ def _finish(
     save(task, model)
     write_json(task.out / RESULT, result)
     return result
-
-
-def settle(task: Task) -> None:
-    """Note in `task.json` what the folder is for. Raises `ValueError` where it was begun for something else: half a
-    training by other settings must not be taken for this one."""
-    settings = {
-        "recipe": task.recipe.model_dump(mode="json"),
-        "data": task.table.name,
-        "clips": len(task.table),
-        "fold": task.fold,
-        "hold_out": list(task.hold_out),
-        "seed": task.seed,
-        "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
-        # By name, since a sweep's folder may be moved as a whole.
-        "init": None if task.init is None else Path(task.init).name,
-    }
-    settings = json.loads(json.dumps(settings))
-    file = task.out / TASK
-    if not file.exists():
-        write_json(file, settings)
-        return
-    begun = json.loads(file.read_text())
-    other = _differences(begun, settings)
-    if other:
-        raise ValueError(
-            f"{task.out}: begun with {', '.join(other)}; give the same settings to go on, or another folder"
-        )
-
-
-def _differences(begun: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs, as "epochs=10 (not 20)"."""
-    found = []
-    for key in sorted({*begun} & {*asked}):  # a setting that came later had its default
-        was, now = begun[key], asked[key]
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += _differences(was, now, f"{prefix}{key}.")
-        elif was != now and key != "about":
-            found.append(f"{prefix}{key}={was} (not {now})")
-    return found
 
 
 def make_trainer(
@@ -219,14 +125,6 @@ def save(task: Task, model: PreTrainedModel) -> None:
     model.config._attn_implementation = "sdpa"  # how it was trained is nobody's concern
     model.save_pretrained(task.out)
     AudioMAEFeatureExtractor.of(task.front).save_pretrained(task.out)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
 
 
 def _prunes(keep_rate: Any) -> bool:

@@ -14,9 +14,9 @@ from transformers import TrainerCallback, set_seed
 from ..data import Split
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
-from .finetune import RESULT, Task
 from .model import build_model
 from .pictures import loss_curve, reconstructions
+from .task import RESULT, Task, settle, write_json
 from .trainer import last_checkpoint
 
 PICTURED = 4
@@ -32,7 +32,7 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     Returns what `result.json` in `task.out` holds. The folder then holds the model, `losses.png` and
     `reconstructions.png`. Labels are not used. `changes`: arguments of transformers' `TrainingArguments`.
     """
-    finetune.settle(task)
+    settle(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     set_seed(task.seed)
@@ -57,7 +57,7 @@ def _finish(task: Task, split: Split, model: AudioMAEForPreTraining, result: dic
     picture(model.cpu(), features, [f"{row.path.name}: {', '.join(row.labels)}" for row in rows], task.out)
     loss_curve(result["losses"], task.out / "losses.png", task.recipe.name)
     finetune.save(task, model)
-    finetune.write_json(task.out / RESULT, result)
+    write_json(task.out / RESULT, result)
 
 
 @torch.inference_mode()

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data import ClipTable, SoundCache
-from .finetune import RESULT, Task, fine_tune
+from .finetune import fine_tune
 from .pretrain import pretrain
 from .recipe import Recipe, read_recipe
+from .task import RESULT, Task
 
 LOCK = ".lock"
 WAIT_SECONDS = 5.0

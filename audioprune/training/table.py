@@ -19,7 +19,7 @@ from ..models.loading import load, load_features
 from ..pruning import describe, prune, read_method
 from .dataset import SpectrogramDataset
 from .evaluate import NOTHING, predict, score, spread
-from .finetune import RESULT
+from .task import RESULT
 
 FIELDS = ("fold", "seed", "rate")
 """What a model's path may hold in braces."""
