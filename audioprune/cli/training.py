@@ -223,17 +223,17 @@ def sweep(
     err.print(f"{len(steps)} trainings, {sum(step.done for step in steps)} of them done")
     with progress("trainings") as bar:
         total = bar.add_task("Sweep", total=len(steps), completed=sum(step.done for step in steps))
-        share = bar.add_task("", total=1.0, start=False)
+        current = bar.add_task("", total=None, start=False)
 
         def begin(step: Any) -> None:
-            bar.reset(share, total=1.0, description=step.name)
+            bar.reset(current, total=None, description=step.name)
 
         results = run(
             steps,
             begin,
             lambda *_: bar.update(total, completed=sum(step.done for step in steps)),
-            lambda: _ticking(lambda done: bar.update(share, completed=done)),
-            lambda: bar.reset(share, total=1.0, description="waiting for other processes"),
+            lambda: _ticking(lambda done, of: bar.update(current, completed=done, total=of)),
+            lambda: bar.reset(current, total=None, description="waiting for other processes"),
         )
     summary: dict[str, Any] = {"command": _command(), "data": table.name, "rows": summarize(results)}
     # Of all that was ever trained in this folder: another sweep may share it.
@@ -364,9 +364,9 @@ def _ticking(update: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[], tuple[Any, ...]]]:
-    with progress("of the steps") as bar:
-        task = bar.add_task(name, total=1.0)
-        yield lambda: _ticking(lambda done: bar.update(task, completed=done))
+    with progress("steps") as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda: _ticking(lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -379,6 +379,10 @@ def _report(result: dict[str, Any], folder: Path, as_json: bool) -> None:
         if metric in result:
             part = result["tested_on"]
             out.print(f"{metric} {100 * result[metric]:.2f} % on {result['clips'][part]} {part} clips")
+    if "tested_on" not in result and result["recipe"]["task"] == "classify":
+        err.print(
+            "note: there are no test clips, so nothing was measured; --set validation_share=0.2 sets a share aside"
+        )
     if result["losses"]:
         out.print(f"loss {result['losses'][0]:.4f} → {result['losses'][-1]:.4f} in {result['steps']} steps")
     err.print(f"→ {folder}")

@@ -174,11 +174,11 @@ def describe_run(task: Task, split: Split, trainer: RecipeTrainer) -> dict[str, 
     }
 
 
-def ticker(advance: Callable[[float], Any]) -> TrainerCallback:
-    """A callback that tells a progress bar the share of steps that are done, after each step."""
+def ticker(advance: Callable[[int, int], Any]) -> TrainerCallback:
+    """A callback that tells a progress bar after each step how many are done, and of how many."""
 
     class Ticker(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            advance(state.global_step / max(1, state.max_steps))
+            advance(state.global_step, state.max_steps)
 
     return Ticker()

@@ -93,7 +93,9 @@ def evaluate(
                 _check_method(source, method.with_keep_rate(cell.keep_rate))
             clips = table.split(cell.fold).test
             if not clips:
-                raise DataError(f"{table.name}: has no test clips to evaluate on")
+                raise DataError(
+                    f"{table.name}: has no test clips (of one folder a class, they are those beneath test/)"
+                )
             dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
             with prune(loaded, method.with_keep_rate(cell.keep_rate)):
                 logits = predict(loaded, dataset, advance=advance)
