@@ -27,9 +27,11 @@ train_fsdd() {  # arguments: digits or speakers, seeds
 }
 
 train() {
-    # What later work is tested on: two folds that nothing has heard.
+    # What becomes checkpoints/: two folds of ESC-10, and the test split of FSDD, that nothing has heard.
     audioprune sweep -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
         --seeds 0 --folds 5 --hold-out 4
+    audioprune sweep -r fsdd-audiomae -r fsdd-ast --data "$data/fsdd" --data-name fsdd-digits \
+        --out "$runs/fsdd-digits" --seeds "${seeds%%,*}"
     train_esc10 --folds "${folds%%,*}"
     for seed in ${seeds//,/ }; do
         train_fsdd digits "$seed"
