@@ -280,7 +280,7 @@ def test_fsdd(task: str, labels: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two tasks; choose fsdd-digits or fsdd-speakers"):
         read(tmp_path)
     table = read(tmp_path, f"fsdd-{task}")
-    assert (table.name, table.labels, table.preset) == (f"fsdd-{task}", labels, "speech-commands")
+    assert (table.name, table.labels, table.preset) == (f"fsdd-{task}", labels, "fsdd")
     assert table.skipped == ("recordings not named digit_speaker_take.wav: noise.wav",)
     assert {row.path.stem.split("_")[2] for row in table.split().test} == {"0", "4"}
     assert len(table.split().train) == 8

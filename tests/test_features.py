@@ -84,6 +84,7 @@ def test_normalisation_and_presets() -> None:
         "speech-commands": 128,
         "voxceleb1": 1024,
         "audioset": 1024,
+        "fsdd": 64,
     }
 
 

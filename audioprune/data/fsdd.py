@@ -52,7 +52,7 @@ def _read(folder: Path, task: str) -> ClipTable:
         for found in recordings
     )
     labels = tuple(sorted({row.labels[0] for row in rows}))
-    return checked(ClipTable(f"fsdd-{task}", rows, labels, preset="speech-commands", skipped=skipped))
+    return checked(ClipTable(f"fsdd-{task}", rows, labels, preset="fsdd", skipped=skipped))
 
 
 def _recordings(folder: Path) -> Iterator[_Recording]:

@@ -75,7 +75,7 @@ def _drawn(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
         embeddings = model.audio_spectrogram_transformer.embeddings
         # transformers leaves these at zero, from where no patch knows its place.
         for parameter in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
-            nn.init.trunc_normal_(parameter, std=0.02)
+            nn.init.trunc_normal_(parameter, std=model.config.initializer_range)
     _draw_head(model, recipe)
     return model
 

@@ -127,7 +127,7 @@ class Recipe(Part):
     needs_init: bool = False
     new_head: bool = False
     config: dict[str, Any] = {}
-    preset: Literal["esc50", "speech-commands", "voxceleb1", "audioset"]
+    preset: Literal["esc50", "speech-commands", "voxceleb1", "audioset", "fsdd"]
     method: dict[str, Any] = {"method": "TopK", "keep_rate": 1.0}
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)

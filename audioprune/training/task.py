@@ -51,7 +51,8 @@ class Task:
 
     @property
     def front(self) -> LogMel:
-        return LogMel.preset(self.recipe.preset, max_length=self.recipe.frames)
+        bins = self.recipe.config.get("num_mel_bins", 128)
+        return LogMel.preset(self.recipe.preset, max_length=self.recipe.frames, num_mel_bins=bins)
 
     def dataset(self, rows: Any, training: bool = False) -> SpectrogramDataset:
         recipe = self.recipe
