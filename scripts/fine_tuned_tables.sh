@@ -14,23 +14,25 @@ seeds=${SEEDS:-12,34,56} folds=${FOLDS:-5,4,3,2,1}
 
 train_esc10() {  # arguments: of the folds
     local to=(--data "$data/esc10" --data-name esc10 --out "$runs/esc10" --seeds 0 "$@")
-    audioprune sweep -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
+    audioprune sweep --no-wait -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
     # Unpruned there is nothing to rank: the row of keep rate 1.0 is that of esc10-audiomae-topk.
-    audioprune sweep -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
-    audioprune sweep -r esc10-audiomae-plain "${to[@]}" --keep-rates 0.5
+    audioprune sweep --no-wait -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
+    audioprune sweep --no-wait -r esc10-audiomae-plain "${to[@]}" --keep-rates 0.5
 }
 
 train_fsdd() {  # arguments: digits or speakers, seeds
     local to=(--data "$data/fsdd" --data-name "fsdd-$1" --out "$runs/fsdd-$1" --seeds "$2")
-    audioprune sweep -r fsdd-audiomae-topk -r fsdd-ast-topk -r fsdd-ast-mp-topk "${to[@]}"
-    audioprune sweep -r fsdd-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
+    audioprune sweep --no-wait -r fsdd-audiomae-topk -r fsdd-ast-topk -r fsdd-ast-mp-topk "${to[@]}"
+    audioprune sweep --no-wait -r fsdd-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
 }
 
 train() {
+    # No process waits for another: each goes on to the next sweep, and what it could not take there is taken by the
+    # process that has just finished what it starts from, or by starting this script again.
     # What becomes checkpoints/: two folds of ESC-10, and the test split of FSDD, that nothing has heard.
-    audioprune sweep -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
+    audioprune sweep --no-wait -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
         --seeds 0 --folds 5 --hold-out 4
-    audioprune sweep -r fsdd-audiomae -r fsdd-ast --data "$data/fsdd" --data-name fsdd-digits \
+    audioprune sweep --no-wait -r fsdd-audiomae -r fsdd-ast --data "$data/fsdd" --data-name fsdd-digits \
         --out "$runs/fsdd-digits" --seeds "${seeds%%,*}"
     train_esc10 --folds "${folds%%,*}"
     for seed in ${seeds//,/ }; do

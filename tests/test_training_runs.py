@@ -477,6 +477,15 @@ def test_a_chain_is_trained_in_turn(folds: Path, tmp_path: Path) -> None:
     assert results[2]["init"] == str(steps[1].task.out)
 
 
+def test_a_sweep_need_not_wait(folds: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TINY.replace("epochs: 3", "epochs: 2"))
+    steps = sweep.plan([read_recipe(tmp_path / "a.yaml")], read(folds), tmp_path, folds=("1", "2"), keep_rates=(0.5,))
+    with sweep.claimed(steps[0].task.out) as mine:
+        assert mine
+        assert [result["fold"] for result in sweep.run(steps, wait_seconds=None)] == ["2"]
+    assert [result["fold"] for result in sweep.run(steps)] == ["1", "2"]
+
+
 def test_what_cannot_be_a_chain(tmp_path: Path, table: ClipTable) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(TINY + f"init: {other}.yaml")

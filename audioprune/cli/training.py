@@ -190,6 +190,9 @@ def sweep(
         list[str] | None,
         typer.Option("--set", help="Change a setting of the named recipes (not of those they start from). Repeatable."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Whether to wait, when nothing is left to take, for what other processes are at.")
+    ] = True,
     cache: CacheOption = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -202,7 +205,7 @@ def sweep(
     `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
     from ..training.recipe import read_recipe
-    from ..training.sweep import chain, plan, run
+    from ..training.sweep import WAIT_SECONDS, chain, plan, run
     from ..training.table import finished, summarize
     from ..training.task import write_json
 
@@ -234,6 +237,7 @@ def sweep(
             lambda *_: bar.update(total, completed=sum(step.done for step in steps)),
             lambda: _ticking(lambda done, of: bar.update(current, completed=done, total=of)),
             lambda: bar.reset(current, total=None, description="waiting for other processes"),
+            WAIT_SECONDS if wait else None,
         )
     summary: dict[str, Any] = {"command": _command(), "data": table.name, "rows": summarize(results)}
     # Of all that was ever trained in this folder: another sweep may share it.

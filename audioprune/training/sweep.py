@@ -125,10 +125,12 @@ def run(
     finished: Callable[[Step, dict[str, Any]], Any] = lambda *_: None,
     callbacks: Callable[[], tuple[Any, ...]] = tuple,
     waits: Callable[[], Any] = lambda: None,
-    wait_seconds: float = WAIT_SECONDS,
+    wait_seconds: float | None = WAIT_SECONDS,
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """Train what is not trained yet, and return the result of every step. Waits for what other processes are at.
+    """Train what is not trained yet, and return the result of every step that is done.
+
+    Waits for what other processes are at, looking every `wait_seconds`; None leaves that to them.
 
     begin, finished: called around each training of this process; waits: while there is none to take.
     """
@@ -147,9 +149,12 @@ def run(
                     break  # from the start again: the order is the plan's, whoever did what meanwhile
         left = [step for step in left if not step.done]
         if left and not progressed:
+            if wait_seconds is None:
+                break
             waits()
             time.sleep(wait_seconds)
-    return [fine_tune(s.task) if s.task.recipe.task == "classify" else pretrain(s.task) for s in steps]
+    done = [step for step in steps if step.done]
+    return [fine_tune(s.task) if s.task.recipe.task == "classify" else pretrain(s.task) for s in done]
 
 
 @contextmanager
