@@ -46,7 +46,7 @@ CARD = """# {title}
 
 **Measured** in float32 on these weights as they are stored, on clips that neither it nor its pre-training heard: {measured}.
 
-**Input.** 16 kHz mono; Kaldi log-mel, 128 channels, {frames} frames of 10 ms, padded with the clip's minimum, `(x − {mean}) / (2 · {std})`: `preprocessor_config.json` says so.
+**Input.** 16 kHz mono; Kaldi log-mel, {bins} channels, {frames} frames of 10 ms, padded with the clip's minimum, `(x − {mean}) / (2 · {std})`: `preprocessor_config.json` says so.
 
 **Data and licence.** {data} The weights are Apache-2.0, like the project.
 """
@@ -93,7 +93,7 @@ def describe(model: Any, recipe: dict[str, Any]) -> str:
     config = model.config
     name = {"audiomae": "An AudioMAE", "ast": "An AST", "ast-mp": "An AST-MP"}[recipe["family"]]
     pooled = {"audiomae": "mean-pooled", "ast": "pooled by its CLS and distillation tokens", "ast-mp": "mean-pooled"}
-    patches = (config.max_length // 16) * (config.num_mel_bins // 16)
+    patches = (config.max_length // config.patch_size) * (config.num_mel_bins // config.patch_size)
     return (
         f"{name} of width {config.hidden_size}, depth {config.num_hidden_layers} and {config.num_attention_heads} heads "
         f"over {patches} patches of a log-mel spectrogram, {pooled[recipe['family']]}"
@@ -143,6 +143,7 @@ def main() -> None:
         seed=result["seed"],
         measured="; ".join(measured.values()),
         frames=extractor["max_length"],
+        bins=extractor["num_mel_bins"],
         mean=f"({extractor['mean']})",
         std=extractor["std"],
         data=data,
