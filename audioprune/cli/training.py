@@ -410,9 +410,10 @@ def _eval_table(result: dict[str, Any]) -> Table:
     how = "fine-tuned at each rate" if result["fine_tuned"] else "pruned without fine-tuning"
     table = Table(title=f"{result['model']} on {result['data']}, {how}", title_justify="left")
     name = "mAP, %" if result["metric"] == "map" else "accuracy, %"
-    for column in ("keep", name, "GMACs", "fewer", "clips/s", "faster"):
-        table.add_column(column, justify="right")
     first = result["rows"][0]
+    unit, size = ("GMACs", 1e9) if first["macs"] > 1e9 else ("MMACs", 1e6)
+    for column in ("keep", name, unit, "fewer", "clips/s", "faster"):
+        table.add_column(column, justify="right")
     for row in result["rows"]:
         speed = ("–", "–")
         if "clips_per_second" in row:
@@ -420,7 +421,7 @@ def _eval_table(result: dict[str, Any]) -> Table:
         table.add_row(
             f"{row['keep_rate']:g}",
             _percent(row),
-            f"{row['macs'] / 1e9:.2f}",
+            f"{row['macs'] / size:.3g}",
             f"{first['macs'] / row['macs']:.2f}×",
             *speed,
         )
