@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
+
+from audioprune import cli
 
 from .families import FAMILIES
 
@@ -59,3 +62,20 @@ def clips(tmp_path: Path) -> Path:
     for i in range(6):
         soundfile.write(folder / f"tone{i}.wav", tone(0.5 + 0.2 * i, hertz=200.0 * (i + 1)), 16_000)
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable:
+    """Run the command line in a temporary folder; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    for console in (cli.console.err, cli.console.out):
+        monkeypatch.setattr(console, "_width", 400)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["audioprune", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from audioprune import cli
-
 from .families import ast, audiomae
 
 
@@ -20,23 +18,6 @@ def tiny(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model")
     audiomae().save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line in a temporary folder; returns its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for console in (cli.console.err, cli.console.out):
-        monkeypatch.setattr(console, "_width", 400)
-
-    def call(*words: str):
-        monkeypatch.setattr("sys.argv", ["audioprune", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize("command", ["tag", "explain", "bench", "convert", "demo"])

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import audioprune as ap
-from audioprune import cli
 from audioprune.data import ClipTable, DataError, SoundCache, read
 from audioprune.features import LogMel
 from audioprune.models.loading import load_features
@@ -546,21 +545,11 @@ def test_evaluate_unpruned_and_pruned(finished: Task, table: ClipTable) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path, recipes):
-    """Run the command line in a folder with the recipes; returns its exit code, stdout and stderr."""
+def run(run, monkeypatch, tmp_path, recipes):
+    """The command line in a folder with the recipes, and with a cache of its own."""
     monkeypatch.chdir(recipes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for console in (cli.console.err, cli.console.out):
-        monkeypatch.setattr(console, "_width", 400)
-
-    def call(*words: object):
-        monkeypatch.setattr("sys.argv", ["audioprune", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
+    return run
 
 
 SHORT = ("--set", "epochs=1", "--set", "shrink.start=0", "--set", "shrink.epochs=0")

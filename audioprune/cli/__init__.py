@@ -14,8 +14,9 @@ from .console import err
 from .convert import convert
 from .demo import demo
 from .explain import explain
+from .tables import evaluate, sweep
 from .tag import tag
-from .training import evaluate, pretrain, recipes, sweep, train
+from .training import pretrain, recipes, train
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 """What the library raises where the caller can mend it; with AUDIOPRUNE_DEBUG set the traceback is shown too."""
