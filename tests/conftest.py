@@ -64,6 +64,17 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
+def class_folders(folder: Path, parts: dict[str, int]) -> Path:
+    """Two classes, high and low tones of half a second: so many clips of each beneath each part's folder."""
+    for part, count in parts.items():
+        for label, hertz in (("high", 2000.0), ("low", 200.0)):
+            (folder / part / label).mkdir(parents=True)
+            for i in range(count):
+                path = folder / part / label / f"{i}.wav"
+                soundfile.write(path, tone(0.5, hertz=hertz * (1 + 0.1 * i)), 16_000)
+    return folder
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable:
     """Run the command line in a temporary folder; returns its exit code, stdout and stderr."""

@@ -22,7 +22,7 @@ from audioprune.training.pretrain import pretrain
 from audioprune.training.recipe import names, read_recipe
 from audioprune.training.task import Task
 
-from .conftest import tone
+from .conftest import class_folders
 
 SHAPE = "config: {hidden_size: 32, num_hidden_layers: 4, num_attention_heads: 2, intermediate_size: 64, max_length: 64}"
 RECIPE = f"""
@@ -76,14 +76,7 @@ leave()
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Two classes, twelve training clips and four test clips."""
-    folder = tmp_path_factory.mktemp("data")
-    for part, count in (("train", 6), ("test", 2)):
-        for label, hertz in (("high", 2000.0), ("low", 200.0)):
-            for i in range(count):
-                path = folder / part / label / f"{i}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, tone(0.5, hertz=hertz * (1 + 0.1 * i)), 16_000)
-    return folder
+    return class_folders(tmp_path_factory.mktemp("data"), {"train": 6, "test": 2})
 
 
 @pytest.fixture(scope="module")

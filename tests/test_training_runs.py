@@ -26,7 +26,7 @@ from audioprune.training.recipe import read_recipe
 from audioprune.training.table import evaluate
 from audioprune.training.task import Task
 
-from .conftest import tone
+from .conftest import class_folders, tone
 
 TINY = """
 about: For a test.
@@ -64,14 +64,7 @@ HERTZ = {"high": 2000.0, "low": 200.0}
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
     """Two classes as folders: ten training clips, four of validation, four of test."""
-    folder = tmp_path_factory.mktemp("parts")
-    for part, count in (("train", 5), ("validation", 2), ("test", 2)):
-        for label, hertz in HERTZ.items():
-            for i in range(count):
-                path = folder / part / label / f"{i}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, tone(0.5, hertz=hertz * (1 + 0.1 * i)), 16_000)
-    return folder
+    return class_folders(tmp_path_factory.mktemp("parts"), {"train": 5, "validation": 2, "test": 2})
 
 
 @pytest.fixture(scope="module")

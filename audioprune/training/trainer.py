@@ -65,11 +65,11 @@ class RecipeTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if self.recipe.task == "pretrain":
-            outputs = model(input_values=inputs["input_values"])
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
         outputs = model(input_values=inputs["input_values"])
-        loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
+        if self.recipe.task == "pretrain":
+            loss = outputs.loss
+        else:
+            loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
         if self.teacher is not None and self.recipe.distill is not None and model.training:
             # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
             with torch.no_grad(), self.accelerator.autocast():
