@@ -12,7 +12,23 @@ from .audio import AudioError, Clip, load_audio
 from .cost import macs
 from .extractor import AudioMAEFeatureExtractor
 from .features import PRESETS, LogMel
-from .methods import Method, SegmentwiseTopK, TopK
+from .methods import (
+    ATS,
+    METR,
+    AveragePooling,
+    AViT,
+    DynamicViT,
+    EViT,
+    FastAST,
+    Method,
+    SegmentwiseTopK,
+    SPViT,
+    ToFu,
+    ToMe,
+    TopK,
+    UniformStride,
+    UntrainedError,
+)
 from .models.loading import load, load_features
 from .models.weights import CheckpointError
 from .pruning import AlreadyPrunedError, Pruned, handle, prune
@@ -21,19 +37,31 @@ from .trace import Trace, trace
 __version__ = "0.1.0"
 
 __all__ = [
+    "ATS",
+    "METR",
     "PRESETS",
+    "AViT",
     "AlreadyPrunedError",
     "AudioError",
     "AudioMAEFeatureExtractor",
+    "AveragePooling",
     "CheckpointError",
     "Clip",
+    "DynamicViT",
+    "EViT",
+    "FastAST",
     "LogMel",
     "Method",
     "Pruned",
+    "SPViT",
     "SegmentwiseTopK",
+    "ToFu",
+    "ToMe",
     "TopK",
     "Trace",
+    "UniformStride",
     "UnsupportedModelError",
+    "UntrainedError",
     "handle",
     "load",
     "load_audio",

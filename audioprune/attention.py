@@ -29,7 +29,9 @@ class AttentionCall:
 
     implementation: the attention that the model runs when it is left alone; eager: its module's own eager function.
     special: number of leading tokens that neither vote nor are scored. bias: (batch, 1, 1, N), added to the logits
-    of the keys, or None. wants: any of "attention", "cls", "keys"; found: the answers, over the N − special patches.
+    of the keys, or None; -inf for keys that are filler. voters: (batch, N − special), 0 for queries that are filler
+    and do not vote, or None. policy: (batch, N), by which a key's weight is multiplied for every query but itself, or
+    None. wants: names of `Evidence` fields; found: the answers, over the N − special patches.
     differentiable: whether gradients flow through the scores.
     """
 
@@ -37,6 +39,8 @@ class AttentionCall:
     eager: Callable[..., Any]
     special: int
     bias: Tensor | None = None
+    voters: Tensor | None = None
+    policy: Tensor | None = None
     wants: frozenset[str] = frozenset()
     differentiable: bool = False
     found: dict[str, Tensor] = field(default_factory=dict)
@@ -67,22 +71,44 @@ def scoring_attention(
     call = attention_call
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = attention_mask if call.bias is None else call.bias.to(query.dtype)
-    if "keys" in call.wants:
-        call.found["keys"] = key.mean(dim=1)[:, call.special :]
-    if "cls" in call.wants:
-        call.found["cls"] = cls_attention(query, key, scaling, mask, call.special)
-    if "attention" in call.wants and call.implementation != "eager":
-        context, received = attend_and_score(query, key, value, scaling, mask, call.special, dropout)
-        call.found["attention"] = received if call.differentiable else received.detach()
+    _look(call, query, key, value, scaling, mask)
+    if call.policy is not None:
+        return attend_by_policy(query, key, value, scaling, mask, call.policy, dropout).transpose(1, 2), None
+    heads = bool(call.wants & {"attention", "attention_heads"})
+    if heads and call.implementation != "eager":
+        context, received = attend_and_score(query, key, value, scaling, mask, call.special, call.voters, dropout)
+        _note_received(call, received)
         return context.transpose(1, 2).contiguous(), None
     context, weights = _own_attention(call)(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
-    if "attention" in call.wants:
+    if heads:
         if dropout > 0:  # the map that eager attention returns has lost entries: scores are of the whole one
-            _, received = attend_and_score(query, key, value, scaling, mask, call.special)
+            _, received = attend_and_score(query, key, value, scaling, mask, call.special, call.voters)
         else:
-            received = received_attention(weights, call.special)
-        call.found["attention"] = received if call.differentiable else received.detach()
+            received = received_attention(weights, call.special, call.voters)
+        _note_received(call, received)
     return context, weights
+
+
+def _look(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None) -> None:
+    """Note what needs no attention map, or one row of it."""
+    if "keys" in call.wants:
+        call.found["keys"] = key.mean(dim=1)[:, call.special :]
+    if "values" in call.wants:
+        call.found["values"] = value.transpose(1, 2).flatten(2)[:, call.special :]
+    if call.wants & {"cls", "cls_heads"}:
+        row = cls_attention(query, key, scaling, mask, call.special)
+        _note(call, "cls_heads", row)
+        _note(call, "cls", row.mean(dim=1))
+
+
+def _note_received(call: AttentionCall, received: Tensor) -> None:
+    _note(call, "attention_heads", received)
+    _note(call, "attention", received.mean(dim=1))
+
+
+def _note(call: AttentionCall, name: str, scores: Tensor) -> None:
+    if name in call.wants:
+        call.found[name] = scores if call.differentiable else scores.detach()
 
 
 def _own_attention(call: AttentionCall) -> Callable[..., Any]:
@@ -92,18 +118,21 @@ def _own_attention(call: AttentionCall) -> Callable[..., Any]:
     return ALL_ATTENTION_FUNCTIONS.get_interface(call.implementation, call.eager)
 
 
-def received_attention(weights: Tensor, special: int) -> Tensor:
-    """Equation 2a over the patches, from the attention map: (batch, heads, N, N) → (batch, N − special), float32."""
-    return weights[:, :, special:, special:].to(_score_dtype(weights)).mean(dim=(1, 2))
+def received_attention(weights: Tensor, special: int, voters: Tensor | None = None) -> Tensor:
+    """Equation 2a over the patches, from the attention map: (batch, heads, N, N) → (batch, heads, N − special)."""
+    votes = weights[:, :, special:, special:].to(_score_dtype(weights))
+    if voters is None:
+        return votes.mean(dim=2)
+    return (votes * voters[:, None, :, None]).sum(dim=2) / voters.sum(dim=1)[:, None, None]
 
 
 def cls_attention(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, special: int) -> Tensor:
-    """Equation 2b: attention of token 0 to each patch, mean over heads. One row of the map: (batch, N − special)."""
+    """Equation 2b: attention of token 0 to each patch. One row of the map: (batch, heads, N − special), float32."""
     logits = query[:, :, :1] @ key.transpose(2, 3)
     logits = logits.to(_score_dtype(logits)) * scaling
     if mask is not None:
         logits = logits + mask[:, :, :1]
-    return logits.softmax(dim=-1)[:, :, 0, special:].mean(dim=1)
+    return logits.softmax(dim=-1)[:, :, 0, special:]
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:
@@ -118,24 +147,49 @@ def attend_and_score(
     scaling: float,
     mask: Tensor | None,
     special: int,
+    voters: Tensor | None = None,
     dropout: float = 0.0,
     chunk: int = QUERY_CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Context (batch, heads, N, head_dim) and received attention (batch, N − special) in one pass over the queries.
+    """Context (batch, heads, N, head_dim) and attention received by each patch in each head (batch, heads,
+    N − special), in one pass over the queries.
 
-    mask: additive, broadcastable to (batch, heads, N, N), or None.
+    mask: additive, broadcastable to (batch, heads, N, N), or None. voters: (batch, N − special), 0 for queries whose
+    attention does not count, or None.
     """
     n = query.shape[2]
     transposed = key.transpose(2, 3)
     query = query * scaling
     contexts, received = [], torch.zeros((), device=query.device)
+    if voters is not None:
+        counting = nn.functional.pad(voters, (special, 0))[:, None, :, None]
     for start in range(0, n, chunk):
         logits = query[:, :, start : start + chunk] @ transposed
         if mask is not None:
             rows = slice(start, start + chunk) if mask.shape[2] > 1 else slice(None)
             logits = logits + mask[:, :, rows]
         weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
-        received = received + weights[:, :, max(special - start, 0) :, special:].sum(dim=(1, 2))
+        votes = weights[:, :, max(special - start, 0) :, special:]
+        if voters is not None:
+            votes = votes * counting[:, :, max(special, start) : start + chunk]
+        received = received + votes.sum(dim=2)
         weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
         contexts.append(weights @ value)
-    return torch.cat(contexts, dim=2), received / (query.shape[1] * (n - special))
+    count = n - special if voters is None else voters.sum(dim=1)[:, None, None]
+    return torch.cat(contexts, dim=2), received / count
+
+
+def attend_by_policy(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None, policy: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """Context (batch, heads, N, head_dim) where a key counts as much as its policy (batch, N) says, and always for
+    itself: softmax over exp(logits) · (policy + (1 − policy) · I) (DynamicViT, arXiv 2106.02034, eqs. 9–11)."""
+    logits = (query @ key.transpose(2, 3)).to(_score_dtype(query)) * scaling
+    if mask is not None:
+        logits = logits + mask
+    n, epsilon = logits.shape[-1], 1e-6
+    allowed = policy.to(logits.dtype)[:, None, None, :]
+    allowed = allowed + (1 - allowed) * torch.eye(n, dtype=logits.dtype, device=logits.device)
+    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * allowed
+    weights = (weights + epsilon / n) / (weights.sum(dim=-1, keepdim=True) + epsilon)
+    return nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0) @ value

@@ -32,6 +32,9 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     """
     if inputs is not None:
         return _count_on(model, inputs)
+    pruned = handle(model)
+    if pruned is not None and not pruned.method.static:
+        raise ValueError(f"how many tokens {type(pruned.method).__name__} keeps depends on the sound; pass inputs=…")
     config: Any = getattr(model, "config", None)
     length = getattr(config, "max_length", None)
     if length is None:

@@ -87,6 +87,97 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor
     return (weighted / total[..., None]).to(x.dtype), total
 
 
+def absorb(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """As `merge`, but kept tokens stay as they are, and only their sizes grow by those of the dropped."""
+    return gather_tokens(x, kept), size.gather(1, kept).scatter_add(1, target, size.gather(1, dropped))
+
+
+def merge_keeping_norm(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """As `merge`, but each merged token is as long as the longest that went into it: MLERP, the mean's direction and
+    the greatest norm (Token Fusion, arXiv 2312.01026)."""
+    mean, total = merge(x, size, kept, dropped, target)
+    norm = _wide(x).norm(dim=-1)
+    longest = norm.gather(1, kept).scatter_reduce(1, target, norm.gather(1, dropped), "amax")
+    length = _wide(mean).norm(dim=-1)
+    alone = total == size.gather(1, kept)
+    factor = torch.where(alone, 1.0, longest / length.clamp_min(torch.finfo(length.dtype).tiny))
+    return (_wide(mean) * factor[..., None]).to(x.dtype), total
+
+
+def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Bipartite soft matching (Token Merging, arXiv 2210.09461, §3): each even token proposes to the odd one of
+    highest key cosine, and the r best of these pairs are to be merged.
+
+    keys: (batch, n, dim), r at most n // 2 → kept (batch, n − r), dropped (batch, r), both ascending, and the target
+    (batch, r) of each dropped one as an index into kept.
+    """
+    n = keys.shape[1]
+    unit = torch.nn.functional.normalize(_wide(keys), dim=-1)
+    best, partner = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(dim=2)
+    even = top_k(best, r)
+    dropped = 2 * even
+    kept = complement(dropped, n)
+    return kept, dropped, _place_in(kept, 2 * partner.gather(1, even) + 1, n)
+
+
+def _place_in(kept: Tensor, positions: Tensor, n: int) -> Tensor:
+    """For each of some positions that were kept its index into kept."""
+    places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    return (
+        torch.zeros(kept.shape[0], n, dtype=torch.long, device=kept.device)
+        .scatter(1, kept, places)
+        .gather(1, positions)
+    )
+
+
+def runs(order: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """k runs of neighbours, as even in length as can be: the i-th of n tokens in some order is in run ⌊i·k/n⌋.
+
+    order: (batch, n), positions. Returns, as `bipartite_match`, kept (the first of each run), dropped and target.
+    """
+    n = order.shape[1]
+    run = torch.arange(n, device=order.device) * k // n
+    first = torch.searchsorted(run, torch.arange(k, device=order.device))
+    kept = order[:, first].sort(dim=1).values
+    dropped = complement(kept, n)
+    run_of = torch.zeros_like(order).scatter(1, order, run.expand_as(order))
+    leader = order[:, first].gather(1, run_of.gather(1, dropped))
+    return kept, dropped, _place_in(kept, leader, n)
+
+
+def destination(kept: Tensor, dropped: Tensor, target: Tensor) -> Tensor:
+    """(batch, n), the index into kept that each token goes to: its own, or its target's."""
+    places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+    return torch.cat((places, target), dim=1).gather(1, torch.cat((kept, dropped), dim=1).argsort(dim=1))
+
+
+def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, n) booleans → positions (batch, K) of the true ones, ascending, -1 as filler, and their numbers (batch,).
+
+    K is the greatest number in a row, so that it depends on the data.
+    """
+    lengths = mask.sum(dim=1)
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(lengths.max())]
+    real = torch.arange(order.shape[1], device=mask.device) < lengths[:, None]
+    return torch.where(real, order, -1), lengths
+
+
+def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:
+    """(batch, n) booleans: the tokens that k evenly spaced quantiles of the scores' distribution fall on.
+
+    Tokens are laid out by ascending score; quantile (2i − 1) / 2k, i = 1 … k, falls on the first token at which the
+    cumulative share of the scores reaches it. A token that several fall on is taken once, so that at most k are
+    taken (Adaptive Token Sampling, arXiv 2111.15667, §3.2).
+    """
+    scores = _wide(scores)
+    ordered, order = scores.sort(dim=1, stable=True)
+    cumulative = ordered.double().cumsum(dim=1)
+    quantile = (torch.arange(k, device=scores.device, dtype=torch.float64) + 0.5) / k
+    wanted = quantile * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, wanted).clamp_max(scores.shape[1] - 1)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order.gather(1, index), True)
+
+
 def fuse(x: Tensor, weights: Tensor, dropped: Tensor) -> Tensor:
     """One token Σ wᵢ·xᵢ of the dropped ones, unnormalised (EViT, arXiv 2202.07800). (batch, 1, width)."""
     weight = weights.gather(1, dropped)[..., None]

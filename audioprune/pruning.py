@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from .adapters import Adapter, find_adapter
 from .adapters.base import Attachment
-from .methods import Method, SegmentwiseTopK, TopK
-from .tokens import Evidence, Reduction, Tokens
+from .methods import METHODS, Method
+from .tokens import Evidence, Finish, Reduction, Shape, Tokens
 
-METHODS: dict[str, type[Method]] = {"TopK": TopK, "SegmentwiseTopK": SegmentwiseTopK}
-"""Names that a settings file may use."""
+SETTINGS = "pruning.json"
+WEIGHTS = "pruning.safetensors"
+"""Files that `Pruned.save` writes."""
 
 _HANDLE = "_audioprune_handle"
 
@@ -28,8 +31,9 @@ class AlreadyPrunedError(RuntimeError):
 class _ScheduledMethod:
     """A method with its keep rates laid out over one model's layers: the adapter's `Reducer`."""
 
-    def __init__(self, method: Method, depth: int) -> None:
-        self.depth = depth
+    def __init__(self, method: Method, shape: Shape) -> None:
+        self.depth = shape.depth
+        self.learned = method.build(shape)
         self.set(method)
 
     def set(self, method: Method) -> None:
@@ -37,15 +41,22 @@ class _ScheduledMethod:
         self.rates = {layer: rate for layer, rate in method.schedule(self.depth).items() if rate < 1}
         self.method = method
         self.needs_gradient = method.needs_gradient
+        self.proportional = method.proportional
 
     def prunes(self, layer: int) -> bool:
-        return layer in self.rates
+        return layer in self.rates and not self.method.before
+
+    def prunes_before(self, layer: int) -> bool:
+        return layer in self.rates and self.method.before
 
     def needs(self, layer: int) -> frozenset[str]:
         return self.method.needs if layer in self.rates else frozenset()
 
     def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
         return self.method.reduce(tokens, evidence, self.rates[evidence.layer])
+
+    def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
+        return self.method.finish(tokens, special) if self.rates else None
 
 
 class Pruned:
@@ -57,7 +68,11 @@ class Pruned:
 
     def __init__(self, model: nn.Module, adapter: Adapter, method: Method) -> None:
         self.model, self._adapter = model, adapter
-        self._reducer = _ScheduledMethod(method, len(adapter.layers))
+        labels = getattr(getattr(model, "config", None), "num_labels", None)
+        self._reducer = _ScheduledMethod(method, dataclasses.replace(adapter.shape, labels=labels))
+        if self.learned is not None:
+            parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
+            self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
         setattr(adapter.encoder, _HANDLE, self)
 
@@ -66,14 +81,36 @@ class Pruned:
         return self._reducer.method
 
     @property
+    def learned(self) -> nn.Module | None:
+        """What the method learns, a part of the model while it is pruned; None where it learns nothing."""
+        return self._reducer.learned
+
+    @property
+    def adapter(self) -> Adapter:
+        """How the model is entered."""
+        return self._adapter
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """0-based blocks at which the method acts."""
         return tuple(self.method.schedule(len(self._adapter.layers)))
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Droppable tokens of one clip: in the input, and after each of `layers`."""
-        return tuple(self.method.counts(self._adapter.grid.patches, len(self._adapter.layers)))
+        """Droppable tokens of one clip: in the input, and after each of `layers`. The most there can be where the
+        method lets the sound decide.
+
+        Raises `ValueError` where clips differ in length; `tokens_of` tells for a given number.
+        """
+        if self._adapter.grid is None:
+            raise ValueError(
+                f"{type(self.model).__name__} takes clips of any length: tokens_of(n) tells what stays of n tokens"
+            )
+        return self.tokens_of(self._adapter.grid.patches)
+
+    def tokens_of(self, patches: int) -> tuple[int, ...]:
+        """As `tokens`, for a clip of so many."""
+        return tuple(self.method.counts(patches, len(self._adapter.layers)))
 
     @property
     def keep_rate(self) -> float | Sequence[float]:
@@ -95,6 +132,17 @@ class Pruned:
             raise RuntimeError("this handle was removed: the model is not pruned any more")
         return self._attachment
 
+    def save(self, folder: str | Path) -> Path:
+        """Write the setting, and what the method has learnt, to a folder: `prune(model, folder)` reads them again."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = describe(self.method)
+        if "weights" in settings and self.learned is not None:
+            save_file({name: t.contiguous() for name, t in self.learned.state_dict().items()}, folder / WEIGHTS)
+            settings["weights"] = WEIGHTS
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        return folder / SETTINGS
+
     def remove(self) -> None:
         """Restore the model exactly. Doing it twice does nothing the second time."""
         if self._attachment is not None:
@@ -110,7 +158,12 @@ class Pruned:
         self.remove()
 
     def __repr__(self) -> str:
-        state = " → ".join(map(str, self.tokens)) + " tokens" if self.attached else "removed"
+        if not self.attached:
+            state = "removed"
+        elif self._adapter.grid is None:
+            state = "attached"
+        else:
+            state = ("" if self.method.static else "at most ") + " → ".join(map(str, self.tokens)) + " tokens"
         return f"Pruned({type(self.model).__name__}, {self.method}: {state})"
 
 
@@ -121,7 +174,8 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
 
     Args:
         model: an AST or AudioMAE, with or without a head, or a module that holds one.
-        method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads.
+        method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads, or a
+            folder with a `pruning.json`.
 
     Raises:
         AlreadyPrunedError: the model is pruned already.
@@ -142,6 +196,7 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
         )
     # Settings are checked against the model before anything is touched.
     method.schedule(len(adapter.layers))
+    adapter.check_method(method.needs)
     return Pruned(model, adapter, method)
 
 
@@ -160,6 +215,7 @@ def read_method(path: str | Path) -> Method:
     Raises `ValueError` that names the file and what is wrong with it.
     """
     path = Path(path)
+    path = path / SETTINGS if path.is_dir() else path
     try:
         settings: Any = json.loads(path.read_text())
     except RecursionError:
@@ -171,6 +227,8 @@ def read_method(path: str | Path) -> Method:
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
         raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
     method = METHODS[settings.pop("method")]
+    if settings.get("weights"):  # lie beside the file
+        settings["weights"] = str(path.parent / str(settings["weights"]))
     try:
         return method(**settings)
     except (TypeError, ValueError) as error:

@@ -6,11 +6,12 @@ appear here: adapters put them aside before a method is asked, so that no method
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_PATCH = -1
 """Patch number of a fused token, and filler where rows of a trace differ in length."""
@@ -36,6 +37,11 @@ class Grid:
         column = patch % self.time if self.frequency_major else patch // self.frequency
         return torch.where(patch < 0, NO_PATCH, column)
 
+    def row(self, patch: Tensor) -> Tensor:
+        """Frequency row of each patch, same shape; `NO_PATCH` stays `NO_PATCH`."""
+        row = patch // self.time if self.frequency_major else patch % self.frequency
+        return torch.where(patch < 0, NO_PATCH, row)
+
     def to_map(self, values: Tensor) -> Tensor:
         """(..., patches) in the model's numbering → (..., time, frequency)."""
         if self.frequency_major:
@@ -49,15 +55,26 @@ class Tokens:
 
     hidden: (batch, n, width). patch: (batch, n), the input patch of each token, `NO_PATCH` for a fused one.
     size: (batch, n), how many patches each stands for; None where every token stands for one.
+    policy: (batch, n) in [0, 1], 0 for a token that a learned method gave up but carries along while it trains, with
+    gradients through it; None where every token is kept.
+    memory: tensors with the batch in front that a method hands itself from stage to stage; None at the first.
     """
 
     hidden: Tensor
     patch: Tensor
     size: Tensor | None = None
+    policy: Tensor | None = None
+    memory: dict[str, Tensor] | None = None
 
     @property
     def count(self) -> int:
         return self.hidden.shape[1]
+
+    def take(self, rows: Tensor, count: int) -> Tokens:
+        """The first `count` tokens of some rows of the batch."""
+        memory = None if self.memory is None else {name: value[rows] for name, value in self.memory.items()}
+        size, policy = (None if x is None else x[rows, :count] for x in (self.size, self.policy))
+        return Tokens(self.hidden[rows, :count], self.patch[rows, :count], size, policy, memory)
 
 
 @dataclass(frozen=True)
@@ -66,34 +83,107 @@ class Evidence:
 
     attention: (batch, n), attention received from the patch tokens, mean over heads and queries (eq. 2a).
     cls: (batch, n), attention received from the CLS token, mean over heads (eq. 2b).
-    keys: (batch, n, head_dim), attention keys, mean over heads.
+    attention_heads, cls_heads: (batch, heads, n), the same of each head.
+    keys: (batch, n, head_dim), attention keys, mean over heads. values: (batch, n, heads · head_dim), of all heads.
     intensity, variation: (batch, n), mean and standard deviation of each token's patch of the log-mel.
-    patch, column: (batch, n), input patch and its time column, of `columns` in all; `NO_PATCH` for a fused token.
-    layer: 0-based index of the block that is pruned.
+    patch, column, row: (batch, n), input patch, its time column, of `columns` in all, and its frequency row;
+    `NO_PATCH` for a fused token. patches: of a whole clip.
+    layer: 0-based index of the block that is pruned, of `depth`.
+    special: (batch, s, width), the leading tokens that always go on.
+    learned: what the method's `build` made; training: whether it is being trained.
     """
 
     layer: int
+    depth: int
     patch: Tensor
     column: Tensor
     columns: int
+    row: Tensor
+    patches: int
+    special: Tensor
+    learned: nn.Module | None = None
+    training: bool = False
     attention: Tensor | None = None
     cls: Tensor | None = None
+    attention_heads: Tensor | None = None
+    cls_heads: Tensor | None = None
     keys: Tensor | None = None
+    values: Tensor | None = None
     intensity: Tensor | None = None
     variation: Tensor | None = None
+
+    def take(self, rows: Tensor, count: int) -> Evidence:
+        """What is known of the first `count` tokens of some rows of the batch."""
+        taken: dict[str, Any] = {"special": self.special[rows]}
+        for name in ("patch", "column", "row", "attention", "cls", "keys", "values", "intensity", "variation"):
+            if (value := getattr(self, name)) is not None:
+                taken[name] = value[rows, :count]
+        for name in ("attention_heads", "cls_heads"):
+            if (value := getattr(self, name)) is not None:
+                taken[name] = value[rows, :, :count]
+        return dataclasses.replace(self, **taken)
 
 
 @dataclass(frozen=True)
 class Reduction:
     """What a stage left over.
 
-    tokens: those that go on. kept: (batch, K), the positions that were kept, ascending, in the tokens as they came.
+    tokens: those that go on. kept: (batch, K), the positions that were kept, ascending, in the tokens as they came;
+    -1 is filler, at the end of shorter rows.
     scores: (batch, n), the scores by which they were chosen.
+    destination: (batch, n), into which of `tokens` each went, -1 where it was forgotten; None where tokens were only
+    kept or forgotten.
+    lengths: (batch,), how many tokens each row of `tokens` has, the rest being filler; None where rows do not differ.
+    notes: what the method's loss will need of this stage, each with the batch in front and one shape for all clips.
     """
 
     tokens: Tokens
     kept: Tensor
     scores: Tensor
+    destination: Tensor | None = None
+    lengths: Tensor | None = None
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What the model reads in place of its last block's output: hidden (batch, s + patches, width), all tokens that
+    there were, special ones first, and notes as a `Reduction` has them."""
+
+    hidden: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One forward of a training, for a method's loss.
+
+    notes: what `reduce` (and, at layer `depth`, `finish`) noted, by layer. rates: keep rate of each pruned layer.
+    logits: (batch, classes), labels: (batch, classes), a distribution or 0 and 1. tokens: (batch, n, width), what left
+    the encoder, special tokens aside; policy: (batch, n) of them. teacher_logits, teacher_tokens: of the unpruned
+    model, (batch, classes) and (batch, patches, width), where the method asked for one.
+    """
+
+    depth: int
+    notes: dict[int, dict[str, Tensor]]
+    rates: dict[int, float]
+    logits: Tensor
+    labels: Tensor
+    tokens: Tensor
+    policy: Tensor | None = None
+    teacher_logits: Tensor | None = None
+    teacher_tokens: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a model, for what a method learns. labels: of its head, None where it has none."""
+
+    width: int
+    heads: int
+    depth: int
+    special: int
+    labels: int | None
 
 
 class Reducer(Protocol):
@@ -101,6 +191,10 @@ class Reducer(Protocol):
 
     needs_gradient: bool
     """Whether gradients must flow through the scores."""
+    proportional: bool
+    """Whether attention counts a merged token as often as it stands for patches."""
+    learned: nn.Module | None
+    """What the method learns, None where it learns nothing."""
 
     def needs(self, layer: int) -> frozenset[str]:
         """Names of `Evidence` fields to compute at this layer; nothing is asked where nothing is pruned."""
@@ -108,13 +202,25 @@ class Reducer(Protocol):
     def prunes(self, layer: int) -> bool:
         """Whether tokens are reduced after this layer's attention."""
 
+    def prunes_before(self, layer: int) -> bool:
+        """Whether tokens are reduced before this layer."""
+
     def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
         """Reduce the tokens of `evidence.layer`."""
+
+    def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
+        """What the model reads in place of its last block's output; None for that output."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A trace's record of one stage: patches kept (batch, K), ascending positions, and scores (batch, n) before."""
+    """A trace's record of one stage.
+
+    kept, destination: as in `Reduction`. scores, candidates: (batch, n) of the tokens before it and their patches,
+    `NO_PATCH` for a fused token and for filler.
+    """
 
     kept: Tensor
     scores: Tensor
+    candidates: Tensor
+    destination: Tensor | None

@@ -29,10 +29,38 @@ def test_chunks_equal_the_map(special: int, n: int, chunk: int, masked: str | No
     weights = full_map(query, key, mask)
     context, received = attention.attend_and_score(query, key, value, 8**-0.5, mask, special, chunk=chunk)
     assert torch.allclose(context, weights @ value, atol=1e-5)
-    assert torch.allclose(received, weights[:, :, special:, special:].mean((1, 2)), atol=1e-6)
+    assert torch.allclose(received, weights[:, :, special:, special:].mean(2), atol=1e-6)
     if special:
         cls = attention.cls_attention(query, key, 8**-0.5, mask, special)
-        assert torch.allclose(cls, weights[:, :, 0, special:].mean(1), atol=1e-6)
+        assert torch.allclose(cls, weights[:, :, 0, special:], atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+@pytest.mark.parametrize("special", [0, 2])
+def test_filler_does_not_vote(special: int, chunk: int) -> None:
+    query, key, value = tensors(9)
+    voters = torch.ones(2, 9 - special)
+    voters[1, 4:] = 0
+    weights = full_map(query, key, None)[:, :, special:, special:]
+    _, received = attention.attend_and_score(query, key, value, 8**-0.5, None, special, voters, chunk=chunk)
+    assert torch.allclose(received[0], weights[0].mean(1), atol=1e-6)
+    assert torch.allclose(received[1], weights[1, :, :4].mean(1), atol=1e-6)
+    mapped = attention.received_attention(full_map(query, key, None), special, voters)
+    assert torch.allclose(received, mapped, atol=1e-6)
+
+
+def test_policy_equals_its_formula() -> None:
+    query, key, value = tensors(7)
+    policy = torch.tensor([[1.0, 0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1]])
+    context = attention.attend_by_policy(query, key, value, 8**-0.5, None, policy)
+    weights = full_map(query, key, None)
+    for b in range(2):
+        for i in range(7):
+            allowed = torch.tensor([1.0 if j == i else policy[b, j] for j in range(7)])
+            row = weights[b, :, i] * allowed
+            row = row / row.sum(1, keepdim=True)
+            expected = (row[:, :, None] * value[b]).sum(1)
+            assert torch.allclose(context[b, :, i], expected, atol=1e-4)
 
 
 def test_half_precision_scores_are_float32() -> None:
@@ -41,7 +69,7 @@ def test_half_precision_scores_are_float32() -> None:
     assert context.dtype == torch.bfloat16
     assert received.dtype == attention.cls_attention(query, key, 8**-0.5, None, 1).dtype == torch.float32
     expected = full_map(query.float(), key.float(), None)
-    assert torch.allclose(received, expected[:, :, 1:, 1:].mean((1, 2)), atol=2e-3)
+    assert torch.allclose(received, expected[:, :, 1:, 1:].mean(2), atol=2e-3)
 
 
 def test_gradients_equal_those_of_the_map() -> None:
@@ -52,7 +80,7 @@ def test_gradients_equal_those_of_the_map() -> None:
             context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1, chunk=7)
         else:
             weights = full_map(query, key, None)
-            context, received = weights @ value, weights[:, :, 1:, 1:].mean((1, 2))
+            context, received = weights @ value, weights[:, :, 1:, 1:].mean(2)
         (context.sin().sum() + (received * torch.arange(19)).sum()).backward()
         grads.append([t.grad for t in (query, key, value)])
     assert all(torch.allclose(a, b) for a, b in zip(*grads, strict=True))

@@ -1,4 +1,4 @@
-"""How a model family is entered: the adapter contract, the registry, and one forward's book-keeping.
+"""How a model family is entered: the adapter contract, what is changed in a model, and the registry.
 
 An adapter knows where a model keeps its blocks and how it numbers its patches. Of the method at work it knows only
 the `Reducer` protocol.
@@ -9,38 +9,31 @@ from __future__ import annotations
 import copy
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .. import attention
-from ..attention import AttentionCall
-from ..tokens import Evidence, Grid, Reducer, Stage, Tokens
+from ..tokens import Grid, Reducer, Shape
+from .token_pass import TokenPass
 
 KWARG = "token_pass"
 """Keyword argument in which a forward's `TokenPass` travels through the encoder, from block to block."""
+
+LEARNED = "audioprune_method"
+"""Name under which what a method learns is a module of the encoder."""
 
 
 class UnsupportedModelError(TypeError):
     """No adapter enters this model. The message says which families there are."""
 
 
-@dataclass(frozen=True)
-class TokenState:
-    """Patch number (batch, n) and size (batch, n) or None of the droppable tokens entering a block."""
-
-    patch: Tensor
-    size: Tensor | None
-
-
 class Adapter(ABC):
     """One model, entered.
 
     Subclasses set `encoder` (the module whose forward runs the blocks and passes unknown keyword arguments on to
-    them), `layers`, `special` (leading tokens that are not patches) and `grid`, and name the classes that they swap.
+    them), `layers`, `special` (leading tokens that are not patches), and name the classes that they swap.
     """
 
     family: ClassVar[str]
@@ -51,7 +44,8 @@ class Adapter(ABC):
     encoder: Any
     layers: Any
     special: int
-    grid: Grid
+    grid: Grid | None = None
+    """Of the patches of every clip; None where clips differ in length."""
 
     @classmethod
     @abstractmethod
@@ -65,6 +59,34 @@ class Adapter(ABC):
     @abstractmethod
     def check_input(self, kwargs: dict[str, Any]) -> None:
         """Raise `ValueError` for arguments of the encoder that cannot be served while tokens are dropped."""
+
+    def check_method(self, needs: frozenset[str]) -> None:
+        """Raise `ValueError` where a method needs to look at something that the model does not have."""
+        if self.special == 0 and needs & {"cls", "cls_heads"}:
+            raise ValueError(
+                f"this model ({self.family}) has no CLS token whose attention could rank tokens; "
+                'use score="attention", what each token received from all others'
+            )
+
+    def grid_of(self, tokens: int) -> Grid:
+        """The patches of a forward that begins with so many droppable tokens."""
+        return self.grid or Grid(tokens, 1, frequency_major=False)
+
+    def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
+        """(batch,), how many of the droppable tokens of each clip are no padding, None where all are. Padding follows
+        the clip, and the model must mask it too."""
+        return None
+
+    @property
+    def tower(self) -> Any:
+        """The module whose output's `last_hidden_state` is what the head reads."""
+        return self.encoder
+
+    @property
+    def shape(self) -> Shape:
+        """The model's, for a method that learns something."""
+        config = self.encoder.config
+        return Shape(config.hidden_size, config.num_attention_heads, len(self.layers), self.special, None)
 
     @property
     def implementation(self) -> str:
@@ -124,6 +146,9 @@ class Attachment:
             attend.config = copy.copy(attend.config)
             attend.config._attn_implementation = attention.NAME
         encoder = adapter.encoder
+        if reducer.learned is not None:
+            # In the model it trains, moves and is saved with it.
+            encoder.add_module(LEARNED, reducer.learned)
         self._hooks = [
             encoder.register_forward_pre_hook(self._begin, with_kwargs=True),
             encoder.register_forward_hook(self._end, with_kwargs=True),
@@ -144,89 +169,19 @@ class Attachment:
             del layer._audioprune_index
         for module, original in self._swapped:
             module.__class__ = original
+        if self.reducer.learned is not None:
+            delattr(self.adapter.encoder, LEARNED)
         self._hooks, self._configs, self._swapped = [], [], []
 
     def _begin(self, encoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         names = (encoder.main_input_name, "attention_mask")
         inputs = {**dict(zip(names, args, strict=False)), **kwargs}
         self.adapter.check_input(inputs)
-        return args, {**kwargs, KWARG: TokenPass(self, inputs)}
+        return args, {**kwargs, KWARG: TokenPass(self.adapter, self.reducer, self.eager, inputs)}
 
     def _end(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         for sink in self.sinks:
             sink(kwargs[KWARG])
-
-
-class TokenPass:
-    """The tokens' fate in one forward.
-
-    What each block finds on entering is kept by block, not overwritten, so that a block which is computed again
-    (gradient checkpointing) finds what it found the first time. Nothing outlives the forward.
-    """
-
-    def __init__(self, attachment: Attachment, inputs: dict[str, Any]) -> None:
-        self.attachment = attachment
-        self.inputs = inputs
-        self.entering: dict[int, TokenState] = {}
-        self.stages: dict[int, Stage] = {}
-
-    @property
-    def adapter(self) -> Adapter:
-        return self.attachment.adapter
-
-    @property
-    def final_size(self) -> Tensor | None:
-        """(batch, n) sizes of the tokens that leave the last block, None where all are 1."""
-        return self.entering[len(self.adapter.layers)].size
-
-    def order(self, layer: int, hidden: Tensor) -> AttentionCall:
-        """What block `layer` must ask of its attention. hidden: (batch, special + n, width), the block's input."""
-        adapter, reducer = self.adapter, self.attachment.reducer
-        if layer == 0:
-            patch = torch.arange(hidden.shape[1] - adapter.special, device=hidden.device)
-            self.entering[0] = TokenState(patch.expand(hidden.shape[0], -1), None)
-        state = self.entering[layer]
-        bias = None
-        if state.size is not None:
-            ones = state.size.new_ones(state.size.shape[0], adapter.special)
-            bias = torch.cat((ones, state.size), dim=1).log()[:, None, None, :]
-        return AttentionCall(
-            implementation=adapter.implementation,
-            eager=self.attachment.eager,
-            special=adapter.special,
-            bias=bias,
-            wants=reducer.needs(layer) & {"attention", "cls", "keys"},
-            differentiable=reducer.needs_gradient,
-        )
-
-    def reduce(self, layer: int, hidden: Tensor, call: AttentionCall) -> Tensor:
-        """(batch, special + n, width) after attention → the tokens that go on, special ones first."""
-        state, reducer = self.entering[layer], self.attachment.reducer
-        if not reducer.prunes(layer):
-            self.entering[layer + 1] = state
-            return hidden
-        special = self.adapter.special
-        tokens = Tokens(hidden[:, special:], state.patch, state.size)
-        reduction = reducer.reduce(tokens, self._evidence(layer, state, call))
-        self.stages[layer] = Stage(state.patch.gather(1, reduction.kept), reduction.scores)
-        self.entering[layer + 1] = TokenState(reduction.tokens.patch, reduction.tokens.size)
-        return torch.cat((hidden[:, :special], reduction.tokens.hidden), dim=1)
-
-    def _evidence(self, layer: int, state: TokenState, call: AttentionCall) -> Evidence:
-        found = dict(call.found)
-        for name, statistic in self._statistics(layer):
-            gathered = statistic.gather(1, state.patch.clamp_min(0))
-            # A fused token is no patch of the input: it ranks as an average one.
-            average = statistic.mean(dim=1, keepdim=True)
-            found[name] = torch.where(state.patch < 0, average, gathered)
-        grid = self.adapter.grid
-        return Evidence(layer, state.patch, grid.column(state.patch), grid.time, **found)
-
-    def _statistics(self, layer: int) -> Iterator[tuple[str, Tensor]]:
-        needs = self.attachment.reducer.needs(layer) & {"intensity", "variation"}
-        if needs:
-            pair = self.adapter.patch_statistics(self.inputs)
-            yield from ((n, s) for n, s in zip(("intensity", "variation"), pair, strict=True) if n in needs)
 
 
 _REGISTRY: list[type[Adapter]] = []

@@ -13,7 +13,8 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
 from ..models.audiomae import AudioMAEModel
 from ..models.pooling import MeanPooling
 from ..tokens import Grid
-from .base import Adapter, TokenPass, register_adapter
+from .base import Adapter, register_adapter
+from .token_pass import TokenPass
 
 
 class PrunedASTLayer(ASTLayer):
@@ -35,7 +36,7 @@ class PrunedASTLayer(ASTLayer):
     ) -> Tensor:
         if token_pass is None:  # a block that is called outside its encoder
             return super().forward(hidden_states, attention_mask, **kwargs)
-        call = token_pass.order(self._audioprune_index, hidden_states)
+        hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
         residual = hidden_states
         hidden_states = self.layernorm_before(hidden_states)
         # The encoder's mask is for all patches; without padding it says nothing.
@@ -44,18 +45,21 @@ class PrunedASTLayer(ASTLayer):
         hidden_states = token_pass.reduce(self._audioprune_index, hidden_states, call)
         residual = hidden_states
         hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        return self.dropout(hidden_states) + residual
+        return token_pass.leave(self._audioprune_index, self.dropout(hidden_states) + residual)
 
 
-class SizeWeightedMeanPooling(MeanPooling):
-    """Mean pooling in which a merged token counts as often as it stands for patches."""
+class WeightedMeanPooling(MeanPooling):
+    """Mean pooling in which a token counts by its size (merged) and its policy (of a method that is learning)."""
 
     def forward(self, tokens: Tensor, *, token_pass: TokenPass | None = None, **_: Any) -> Tensor:
-        size = None if token_pass is None else token_pass.final_size
-        if size is None:
-            return super().forward(tokens)
-        weight = size / size.sum(dim=1, keepdim=True)
-        return (tokens * weight[..., None]).sum(dim=1).to(tokens.dtype)
+        weight = None if token_pass is None else token_pass.final_weight
+        return super().forward(tokens) if weight is None else weighted_mean(tokens, weight)
+
+
+def weighted_mean(tokens: Tensor, weight: Tensor) -> Tensor:
+    """(batch, n, width) and (batch, n) → (batch, width)."""
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    return (tokens * weight[..., None]).sum(dim=1).to(tokens.dtype)
 
 
 class SpectrogramAdapter(Adapter):
@@ -64,8 +68,9 @@ class SpectrogramAdapter(Adapter):
     encoder_class: ClassVar[type[nn.Module]]
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
         ASTLayer: PrunedASTLayer,
-        MeanPooling: SizeWeightedMeanPooling,
+        MeanPooling: WeightedMeanPooling,
     }
+    grid: Grid
     patch: tuple[int, int]
     stride: tuple[int, int]
 

@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
 
 from .. import ops
-from ..tokens import Evidence, Reduction, Tokens
+from ..tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,15 @@ class Method(ABC):
 
     keep_rate: float | Sequence[float]
     layers: Sequence[int] | None = None
+
+    before: ClassVar[bool] = False
+    """Whether tokens are reduced before a block, and not between its attention and its MLP."""
+    static: ClassVar[bool] = True
+    """Whether the number of tokens that stay is known without the sound; if not, `counts` are the most there can be."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether `loss` compares with the unpruned model."""
+    proportional = True
+    """Whether attention counts a merged token as often as it stands for patches (log(size) is added to its logits)."""
 
     def __post_init__(self) -> None:
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
@@ -91,6 +102,18 @@ class Method(ABC):
     @abstractmethod
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         """Keep ceil(keep_rate · n) of the n tokens."""
+
+    def build(self, shape: Shape) -> nn.Module | None:
+        """What is to be learnt, for a model of this shape; `Evidence.learned` gives it back. None: nothing."""
+        return None
+
+    def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
+        """What the model reads in place of the last block's output. None: that output."""
+        return None
+
+    def loss(self, learning: Learning) -> Tensor | None:
+        """What training adds to the loss of the labels, a scalar. None: nothing."""
+        return None
 
     def counts(self, patches: int, depth: int) -> list[int]:
         """Droppable tokens before the first stage and after each, for an input of `patches`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,43 +11,82 @@ from torch import Tensor
 from .. import ops
 from ..tokens import NO_PATCH, Evidence, Tokens
 
+Outcome = tuple[Tokens, Tensor | None]
+
 
 @dataclass(frozen=True)
 class Fate:
-    """apply(tokens, evidence, kept, weights) → the tokens that go on.
+    """apply(tokens, evidence, kept, weights) → the tokens that go on, and their `Reduction.destination`.
 
     kept: (batch, K) positions; weights: (batch, n), each token's share of attention, or 1/(dropped) where scores are
     no shares. needs: what it reads from `Evidence`. adds: tokens it appends.
     """
 
-    apply: Callable[[Tokens, Evidence, Tensor, Tensor], Tokens]
+    apply: Callable[[Tokens, Evidence, Tensor, Tensor], Outcome]
     needs: frozenset[str] = frozenset()
     adds: int = 0
 
 
-def discard(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Tokens:
+def discard(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Outcome:
     """They are forgotten (TopK)."""
-    size = None if tokens.size is None else tokens.size.gather(1, kept)
-    return Tokens(ops.gather_tokens(tokens.hidden, kept), tokens.patch.gather(1, kept), size)
+    return keep(tokens, kept), None
 
 
-def fuse(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Tokens:
+def fuse(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Outcome:
     """One more token, their weighted sum, goes on as an ordinary one (EViT, arXiv 2202.07800)."""
-    rest = discard(tokens, evidence, kept, weights)
-    fused = ops.fuse(tokens.hidden, weights, ops.complement(kept, tokens.count))
+    dropped = ops.complement(kept, tokens.count)
+    rest, fused = keep(tokens, kept), ops.fuse(tokens.hidden, weights, dropped)
     nowhere = torch.full_like(rest.patch[:, :1], NO_PATCH)
-    return Tokens(torch.cat((rest.hidden, fused), 1), torch.cat((rest.patch, nowhere), 1))
+    into_fused = torch.full_like(dropped, kept.shape[1])
+    return (
+        Tokens(torch.cat((rest.hidden, fused), 1), torch.cat((rest.patch, nowhere), 1)),
+        ops.destination(kept, dropped, into_fused),
+    )
 
 
-def merge(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Tokens:
+def merge(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> Outcome:
     """Each joins the kept token of highest key cosine, as a size-weighted mean (after arXiv 2210.09461)."""
     assert evidence.keys is not None
+    dropped = ops.complement(kept, tokens.count)
+    target = ops.nearest(evidence.keys, kept, dropped)
+    return join(tokens, kept, dropped, target), ops.destination(kept, dropped, target)
+
+
+def keep(tokens: Tokens, kept: Tensor) -> Tokens:
+    """The kept tokens, as they are."""
+    size, policy = (None if x is None else x.gather(1, kept) for x in (tokens.size, tokens.policy))
+    return replace(
+        tokens,
+        hidden=ops.gather_tokens(tokens.hidden, kept),
+        patch=tokens.patch.gather(1, kept),
+        size=size,
+        policy=policy,
+    )
+
+
+def keep_ragged(tokens: Tokens, kept: Tensor) -> Tokens:
+    """As `keep`, where rows differ in length: -1 in kept is filler, and becomes a token of zeros without a patch."""
+    rest, real = keep(tokens, kept.clamp_min(0)), kept >= 0
+    return replace(
+        rest,
+        hidden=rest.hidden * real[..., None],
+        patch=torch.where(real, rest.patch, NO_PATCH),
+        size=None if rest.size is None else rest.size * real,
+    )
+
+
+def join(
+    tokens: Tokens,
+    kept: Tensor,
+    dropped: Tensor,
+    target: Tensor,
+    how: Callable[..., tuple[Tensor, Tensor]] = ops.merge,
+) -> Tokens:
+    """The kept tokens and, in each, the dropped ones whose target it is."""
     size = tokens.size
     if size is None:
         size = torch.ones_like(tokens.patch, dtype=torch.float32)
-    dropped = ops.complement(kept, tokens.count)
-    target = ops.nearest(evidence.keys, kept, dropped)
-    hidden, size = ops.merge(tokens.hidden, size, kept, dropped, target)
+    hidden, size = how(tokens.hidden, size, kept, dropped, target)
     return Tokens(hidden, tokens.patch.gather(1, kept), size)
 
 

@@ -25,12 +25,14 @@ class TopK(Method):
     segments: None spends the budget on the whole clip; a number S gives each of S time segments ⌊K/S⌋ tokens.
     dropped: "discard", "fuse" into one token (EViT), or "merge" into the nearest kept token, with sizes carried on.
     seed: of the random score.
+    proportional: whether later attention counts a merged token as often as it stands for patches.
     """
 
     score: Literal["attention", "cls", "intensity", "variation", "random"] = "attention"
     segments: int | None = None
     dropped: Literal["discard", "fuse", "merge"] = "discard"
     seed: int = 0
+    proportional: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,9 +69,10 @@ class TopK(Method):
         ranked = scores.detach()
         kept = whole(ranked, k) if segments is None else segmentwise(ranked, evidence, k, segments)
         weights = scores if score.is_share else torch.full_like(scores, 1 / max(1, tokens.count - k))
-        if k < tokens.count:
-            tokens = FATES[self.dropped].apply(tokens, evidence, kept, weights)
-        return Reduction(tokens, kept, scores)
+        if k == tokens.count:
+            return Reduction(tokens, kept, scores)
+        left, destination = FATES[self.dropped].apply(tokens, evidence, kept, weights)
+        return Reduction(left, kept, scores, destination)
 
 
 @dataclass(frozen=True)

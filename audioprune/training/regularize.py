@@ -73,6 +73,7 @@ class PatchMask(TrainerCallback):
         if not module.training:
             return tokens
         special, grid = self.adapter.special, self.adapter.grid
+        assert grid is not None  # of a spectrogram's patches there is always one
         kept = kept_patches(tokens.shape[0], grid.time, grid.frequency, self.rate, grid.frequency_major, tokens.device)
         patches = tokens[:, special:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
         return torch.cat((tokens[:, :special], patches), dim=1)

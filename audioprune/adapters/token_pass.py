@@ -1,0 +1,241 @@
+"""One forward's book-keeping: which tokens enter each block, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..attention import AttentionCall
+from ..tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+
+if TYPE_CHECKING:
+    from .base import Adapter
+
+FROM_ATTENTION = frozenset({"attention", "attention_heads", "cls", "cls_heads", "keys", "values"})
+FROM_INPUT = ("intensity", "variation")
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """The droppable tokens at a point of the forward, but for their hidden states.
+
+    patch, size, policy, memory: as in `Tokens`. lengths: (batch,), how many tokens each row has, the rest of it being
+    filler; None where rows have no filler.
+    """
+
+    patch: Tensor
+    size: Tensor | None = None
+    policy: Tensor | None = None
+    memory: dict[str, Tensor] | None = None
+    lengths: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor | None:
+        """(batch, n), true for tokens and false for filler; None where there is no filler."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.patch.shape[1], device=self.patch.device) < self.lengths[:, None]
+
+
+class TokenPass:
+    """The tokens' fate in one forward.
+
+    What each block finds is kept by block, not overwritten, so that a block which is computed again (gradient
+    checkpointing) finds what it found the first time. Nothing outlives the forward.
+    """
+
+    def __init__(self, adapter: Adapter, reducer: Reducer, eager: Callable[..., Any], inputs: dict[str, Any]) -> None:
+        self.adapter, self.reducer, self.eager, self.inputs = adapter, reducer, eager, inputs
+        self.stages: dict[int, Stage] = {}
+        self.notes: dict[int, dict[str, Tensor]] = {}
+        """What the method noted at each pruned layer, for its loss."""
+        self._before: dict[int, TokenState] = {}
+        self._within: dict[int, TokenState] = {}
+        self._final: TokenState | None = None
+        self._grid: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The patches of this forward's clips."""
+        assert self._grid is not None
+        return self._grid
+
+    @property
+    def final(self) -> TokenState:
+        """Of the tokens that leave the last block."""
+        return self._final or self._before[max(self._before)]
+
+    @property
+    def final_weight(self) -> Tensor | None:
+        """(batch, n), how much each token that leaves the last block counts in a mean; None where all count alike."""
+        state, weight = self.final, None
+        for factor in (state.size, state.policy, state.real):
+            if factor is not None:
+                weight = factor.float() if weight is None else weight * factor
+        return weight
+
+    def enter(self, layer: int, hidden: Tensor) -> tuple[Tensor, AttentionCall]:
+        """Before block `layer`: the tokens that enter it, and what it must ask of its attention.
+
+        hidden: (batch, special + n, width), special tokens first.
+        """
+        if not self._before:
+            self._before[layer] = self._first(hidden)
+        # Not always the block before this one: layer drop skips some in training.
+        state = self._before[max(index for index in self._before if index <= layer)]
+        if self.reducer.prunes_before(layer):
+            hidden, state = self._apply(layer, hidden, state, {})
+        self._within[layer] = state
+        return hidden, self._order(layer, state)
+
+    def reduce(self, layer: int, hidden: Tensor, call: AttentionCall) -> Tensor:
+        """(batch, special + n, width) after attention → the tokens that go on, special ones first."""
+        state = self._within[layer]
+        if self.reducer.prunes(layer):
+            hidden, state = self._apply(layer, hidden, state, call.found)
+        self._before[layer + 1] = state
+        return hidden
+
+    def leave(self, layer: int, hidden: Tensor) -> Tensor:
+        """After block `layer`: what the model reads of it."""
+        last = len(self.adapter.layers)
+        if layer + 1 < last:
+            return hidden
+        special = self.adapter.special
+        finished = self.reducer.finish(self._tokens(hidden, self._before[last]), hidden[:, :special])
+        if finished is None:
+            return hidden
+        self.notes[last] = finished.notes
+        self._final = self._before[min(self._before)]
+        return finished.hidden
+
+    def _first(self, hidden: Tensor) -> TokenState:
+        count = hidden.shape[1] - self.adapter.special
+        self._grid = self.adapter.grid_of(count)
+        patch = torch.arange(count, device=hidden.device).expand(hidden.shape[0], -1)
+        lengths = self.adapter.lengths(self.inputs)
+        lengths = None if lengths is None else _unless_all(lengths, count)
+        if lengths is None:
+            return TokenState(patch)
+        return TokenState(torch.where(patch < lengths[:, None], patch, NO_PATCH), lengths=lengths)
+
+    def _tokens(self, hidden: Tensor, state: TokenState) -> Tokens:
+        return Tokens(hidden[:, self.adapter.special :], state.patch, state.size, state.policy, state.memory)
+
+    def _order(self, layer: int, state: TokenState) -> AttentionCall:
+        real, policy = state.real, state.policy
+        return AttentionCall(
+            implementation=self.adapter.implementation,
+            eager=self.eager,
+            special=self.adapter.special,
+            bias=self._bias(state, real),
+            voters=None if real is None else real.float(),
+            policy=None if policy is None else pad(policy, (self.adapter.special, 0), value=1.0),
+            wants=self.reducer.needs(layer) & FROM_ATTENTION,
+            differentiable=self.reducer.needs_gradient,
+        )
+
+    def _bias(self, state: TokenState, real: Tensor | None) -> Tensor | None:
+        """(batch, 1, 1, special + n), what is added to the logits of each key: log(size), and -inf for filler."""
+        bias = None
+        if state.size is not None and self.reducer.proportional:
+            bias = state.size.log()
+        if real is not None:
+            bias = torch.zeros_like(real, dtype=torch.float32) if bias is None else bias
+            bias = bias.masked_fill(~real, float("-inf"))
+        return None if bias is None else pad(bias, (self.adapter.special, 0))[:, None, None, :]
+
+    def _apply(
+        self, layer: int, hidden: Tensor, state: TokenState, found: dict[str, Tensor]
+    ) -> tuple[Tensor, TokenState]:
+        """Let the method reduce the tokens, and note what it did."""
+        special = hidden[:, : self.adapter.special]
+        tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, found)
+        if state.lengths is None:
+            reduction = self.reducer.reduce(tokens, evidence)
+        else:
+            reduction = self._reduce_rows(tokens, evidence, state.lengths)
+        left, lengths = reduction.tokens, reduction.lengths
+        lengths = None if lengths is None else _unless_all(lengths, left.count)
+        self.notes[layer] = reduction.notes
+        self.stages[layer] = Stage(reduction.kept, reduction.scores, state.patch, reduction.destination)
+        return (
+            torch.cat((special, left.hidden), dim=1),
+            TokenState(left.patch, left.size, left.policy, left.memory, lengths),
+        )
+
+    def _reduce_rows(self, tokens: Tokens, evidence: Evidence, lengths: Tensor) -> Reduction:
+        """Rows of one length at a time, so that no method ever sees filler."""
+        rows_of: dict[int, list[int]] = {}
+        for row, length in enumerate(lengths.tolist()):
+            rows_of.setdefault(length, []).append(row)
+        groups = [(torch.tensor(rows, device=lengths.device), length) for length, rows in rows_of.items()]
+        parts = [self.reducer.reduce(tokens.take(rows, length), evidence.take(rows, length)) for rows, length in groups]
+        return _join(parts, torch.cat([rows for rows, _ in groups]).argsort(), tokens.count)
+
+    def _evidence(self, layer: int, special: Tensor, state: TokenState, found: dict[str, Tensor]) -> Evidence:
+        found = dict(found)
+        for name, statistic in self._statistics(layer):
+            gathered = statistic.gather(1, state.patch.clamp_min(0))
+            # A fused token is no patch of the input: it ranks as an average one.
+            average = statistic.mean(dim=1, keepdim=True)
+            found[name] = torch.where(state.patch < 0, average, gathered)
+        return Evidence(
+            layer=layer,
+            depth=len(self.adapter.layers),
+            patch=state.patch,
+            column=self.grid.column(state.patch),
+            columns=self.grid.time,
+            row=self.grid.row(state.patch),
+            patches=self.grid.patches,
+            special=special,
+            learned=self.reducer.learned,
+            training=self.adapter.encoder.training,
+            **found,
+        )
+
+    def _statistics(self, layer: int) -> Iterator[tuple[str, Tensor]]:
+        needs = self.reducer.needs(layer).intersection(FROM_INPUT)
+        if needs:
+            pair = self.adapter.patch_statistics(self.inputs)
+            yield from ((n, s) for n, s in zip(FROM_INPUT, pair, strict=True) if n in needs)
+
+
+def _unless_all(lengths: Tensor, count: int) -> Tensor | None:
+    """None where every row has all of `count` tokens."""
+    return None if int(lengths.min()) == count else lengths
+
+
+def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
+    """One reduction of several, of rows that differ in length. order: each row's place among those of the parts."""
+
+    def stack(values: list[Any], fill: float, width: int | None = None) -> Any:
+        if values[0] is None:
+            return None
+        width = width or max(value.shape[1] for value in values)
+        wide = [pad(value, (0, 0) * (value.ndim - 2) + (0, width - value.shape[1]), value=fill) for value in values]
+        return torch.cat(wide)[order]
+
+    left = [part.tokens for part in parts]
+    full = [part.tokens.patch.new_full((len(part.kept),), part.tokens.count) for part in parts]
+    lengths = [f if part.lengths is None else part.lengths for part, f in zip(parts, full, strict=True)]
+    memory = left[0].memory and {k: torch.cat([t.memory[k] for t in left if t.memory])[order] for k in left[0].memory}
+    return Reduction(
+        tokens=Tokens(
+            stack([t.hidden for t in left], 0.0),
+            stack([t.patch for t in left], NO_PATCH),
+            stack([t.size for t in left], 0.0),
+            stack([t.policy for t in left], 0.0),
+            memory,
+        ),
+        kept=stack([part.kept for part in parts], -1),
+        scores=stack([part.scores for part in parts], float("nan"), count),
+        destination=stack([part.destination for part in parts], -1, count),
+        lengths=torch.cat(lengths)[order],
+        notes={name: torch.cat([part.notes[name] for part in parts])[order] for name in parts[0].notes},
+    )

@@ -1,0 +1,100 @@
+"""ToMe and FastAST: similar tokens are merged, none is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import ops
+from ..tokens import Evidence, Learning, Reduction, Tokens
+from .base import Method
+from .fates import join
+
+
+@dataclass(frozen=True)
+class ToMe(Method):
+    """Token Merging (Bolya et al., arXiv 2210.09461): the r most similar pairs of tokens become one token each.
+
+    Tokens are split into even and odd ones; each even one proposes to the odd one of highest cosine between keys
+    (mean over heads), and the r = n − ceil(keep_rate · n) best pairs are merged by size-weighted mean. Half of the
+    tokens can go in a block at most: keep_rate is at least 0.5.
+
+    proportional: add log(size) to the logits of attention. The paper leaves it out for masked autoencoders that were
+    not fine-tuned with it.
+
+    `ToMe.constant(r=13, patches=256, depth=12)` is the paper's schedule, r pairs in every block.
+    """
+
+    proportional: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
+        if min(rates) < 0.5:
+            raise ValueError(
+                f"keep_rate is {self.keep_rate!r}, but {type(self).__name__} merges pairs: at most half of the tokens "
+                "can go in one block, so that it is at least 0.5; give more layers to go further"
+            )
+
+    @classmethod
+    def constant(cls, r: int, patches: int, depth: int) -> Self:
+        """r pairs merged in every block of a model of `depth` blocks over so many patches.
+
+        Raises `ValueError` where a block would have fewer than 2r tokens.
+        """
+        rates, n = [], patches
+        for layer in range(depth):
+            if not 0 <= r <= n // 2:
+                raise ValueError(
+                    f"r is {r}, but block {layer} has {n} tokens left, and at most half of them can be merged; with "
+                    f"{patches} patches and {depth} blocks r is at most {most_merged(patches, depth)}"
+                )
+            rates.append((n - r) / n)
+            n -= r
+        return cls(rates, layers=range(depth))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"keys"})
+
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        assert evidence.keys is not None
+        r = tokens.count - ops.budget(keep_rate, tokens.count)
+        kept, dropped, target = ops.bipartite_match(evidence.keys, r)
+        # No token is better than another here: what a trace shows is that each counts as often as it was merged.
+        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
+        if r == 0:
+            return Reduction(tokens, kept, scores)
+        return Reduction(
+            self.merge(tokens, evidence, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target)
+        )
+
+    def merge(self, tokens: Tokens, evidence: Evidence, kept: Tensor, dropped: Tensor, target: Tensor) -> Tokens:
+        """Each dropped token goes into its target."""
+        return join(tokens, kept, dropped, target)
+
+
+def most_merged(patches: int, depth: int) -> int:
+    """The greatest r that every one of `depth` blocks can merge."""
+    # The last block has patches − (depth − 1)·r tokens left, of which 2r must be there.
+    return patches // (depth + 1)
+
+
+@dataclass(frozen=True)
+class FastAST(ToMe):
+    """FastAST (Behera et al., arXiv 2406.07676): ToMe inside AST, its special tokens left alone, and in training the
+    unpruned model's answers as a second target: + λ · BCE(logits, σ(teacher's logits)), λ = 0.1."""
+
+    distillation: float = 0.1
+
+    needs_teacher: ClassVar[bool] = True
+
+    def loss(self, learning: Learning) -> Tensor:
+        assert learning.teacher_logits is not None
+        target = learning.teacher_logits.float().sigmoid()
+        return self.distillation * F.binary_cross_entropy_with_logits(learning.logits.float(), target)
