@@ -86,6 +86,11 @@ class Pruned:
         return self._reducer.learned
 
     @property
+    def rates(self) -> dict[int, float]:
+        """Keep rate of each layer that prunes now; those at 1.0 do not."""
+        return self._reducer.rates
+
+    @property
     def adapter(self) -> Adapter:
         """How the model is entered."""
         return self._adapter

@@ -37,9 +37,10 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     recipe, split = task.recipe, task.split
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)
-    teacher = _teacher(recipe, model, task.table.labels, task.init)
     method = recipe.pruning(task.keep_rate)
-    handle = prune(model, method) if _prunes(method.keep_rate) else None
+    prunes = _prunes(method.keep_rate)
+    teacher = _teacher(recipe, model, task.table.labels, task.init, prunes and method.needs_teacher)
+    handle = prune(model, method) if prunes else None
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, **changes)
     trainer.train(resume_from_checkpoint=_resume(task.out))
     result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
@@ -63,8 +64,8 @@ def _finish(
         result["tested_on"] = "test" if split.test else "validation"
         result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
     if handle:
+        handle.save(task.out)
         handle.remove()
-        write_json(task.out / "pruning.json", result["method"])
     save(task, model)
     write_json(task.out / RESULT, result)
     return result
@@ -136,10 +137,11 @@ def _resume(out: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init: Any) -> Any:
-    if recipe.distill is None:
+def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init: Any, asked: bool) -> Any:
+    """The teacher that a recipe names, or the model itself as it is now; asked: whether the method wants one."""
+    if recipe.distill is None and not asked:
         return None
-    if recipe.distill.teacher is not None:
+    if recipe.distill is not None and recipe.distill.teacher is not None:
         teacher = load(recipe.distill.teacher)
         if teacher.config.num_labels != model.config.num_labels:
             raise ValueError(
@@ -148,7 +150,10 @@ def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init
             )
         return teacher
     if init is None and recipe.init is None:
-        raise ValueError("distill has no teacher, and weights that are drawn at random teach nothing: name one")
+        raise ValueError(
+            "distill (or the method) wants a teacher, and weights that are drawn at random teach nothing: start from "
+            "trained ones, or name one as distill.teacher"
+        )
     if recipe.new_head or not knows(init or str(recipe.init), labels):
         raise ValueError(
             "distill has no teacher, and the model that training starts from gets a new head, which teaches nothing: "

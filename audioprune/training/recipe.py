@@ -256,6 +256,8 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        if both and value.get("method", merged[key].get("method")) != merged[key].get("method"):
+            both = False  # another method has other settings
         merged[key] = _merged(merged[key], value) if both else value
     return merged
 

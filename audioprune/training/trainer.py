@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +16,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..pruning import Pruned, handle
+from .learning import Caught, learning_of, watching
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
 from .recipe import Recipe
 
 
 class RecipeTrainer(Trainer):
-    """A Trainer whose optimizer, learning rate and loss are a recipe's.
+    """A Trainer whose optimizer, learning rate and loss are a recipe's, with what the method of a pruned model adds.
 
-    teacher: model whose logits are learnt too (`recipe.distill`); it is only evaluated.
+    teacher: model whose answers are learnt too (`recipe.distill`, and methods that ask for one); only evaluated.
     """
 
     def __init__(self, recipe: Recipe, *args: Any, teacher: nn.Module | None = None, **kwargs: Any) -> None:
@@ -65,18 +68,35 @@ class RecipeTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        outputs = model(input_values=inputs["input_values"])
+        pruned = handle(model) if model.training else None
+        with self._watching(model, pruned) as caught:
+            outputs = model(input_values=inputs["input_values"])
         if self.recipe.task == "pretrain":
             loss = outputs.loss
         else:
             loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
-        if self.teacher is not None and self.recipe.distill is not None and model.training:
-            # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
-            with torch.no_grad(), self.accelerator.autocast():
-                teacher = self.teacher(input_values=inputs["input_values"]).logits
+        if not model.training:
+            return (loss, outputs) if return_outputs else loss
+        answers, taught = self._ask_teacher(inputs["input_values"])
+        if answers is not None and self.recipe.distill is not None:
             weight = self.recipe.distill.weight
-            loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, teacher, self.recipe.distill)
+            loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, answers, self.recipe.distill)
+        if pruned is not None and pruned.rates:
+            step = learning_of(pruned, caught, outputs.logits, inputs["labels"], taught, answers)
+            added = pruned.method.loss(step)
+            loss = loss if added is None else loss + added
         return (loss, outputs) if return_outputs else loss
+
+    def _watching(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[Caught]:
+        return nullcontext(Caught()) if pruned is None else watching(model, pruned)
+
+    def _ask_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, Caught]:
+        """The teacher's logits, None without one, and what left its encoder."""
+        if self.teacher is None:
+            return None, Caught()
+        # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
+        with torch.no_grad(), self.accelerator.autocast(), watching(self.teacher) as caught:
+            return self.teacher(input_values=spectrograms).logits, caught
 
 
 class TellEpoch(TrainerCallback):

@@ -1,0 +1,64 @@
+"""What a method's loss needs of a forward: caught as it passes, and forgotten afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..adapters import find_adapter
+from ..adapters.token_pass import TokenPass
+from ..pruning import Pruned
+from ..tokens import Learning
+
+
+class Caught:
+    """Of the latest forward: what left the encoder (batch, special + n, width), and the tokens' fate."""
+
+    def __init__(self) -> None:
+        self.hidden: Tensor | None = None
+        self.token_pass: TokenPass | None = None
+
+
+@contextmanager
+def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[Caught]:
+    """Catch what leaves a model's encoder and, where it is pruned, its `TokenPass`."""
+    caught = Caught()
+
+    def catch_hidden(module: nn.Module, args: Any, output: Any) -> None:
+        caught.hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+    def catch_pass(token_pass: TokenPass) -> None:
+        caught.token_pass = token_pass
+
+    adapter = find_adapter(model) if pruned is None else pruned.adapter
+    hook = adapter.tower.register_forward_hook(catch_hidden)
+    sinks = [] if pruned is None else pruned.attachment.sinks
+    sinks.append(catch_pass)
+    try:
+        yield caught
+    finally:
+        hook.remove()
+        sinks.remove(catch_pass)
+
+
+def learning_of(
+    pruned: Pruned, caught: Caught, logits: Tensor, labels: Tensor, teacher: Caught, teacher_logits: Tensor | None
+) -> Learning:
+    """What `Method.loss` is given."""
+    special = pruned.adapter.special
+    assert caught.hidden is not None
+    assert caught.token_pass is not None
+    return Learning(
+        depth=len(pruned.adapter.layers),
+        notes=caught.token_pass.notes,
+        rates=pruned.rates,
+        logits=logits,
+        labels=labels.float(),
+        tokens=caught.hidden[:, special:],
+        policy=caught.token_pass.final.policy,
+        teacher_logits=teacher_logits,
+        teacher_tokens=None if teacher.hidden is None else teacher.hidden[:, special:],
+    )
