@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .cost import macs, peak_memory, synchronize
 from .methods import Method
-from .pruning import prune
+from .pruning import handle, prune
 
 
 def measure(
@@ -26,24 +29,25 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each setting: MACs of a clip, median latency of a batch, memory, and ratios to the first setting.
 
+    The input is noise; a method that lets the sound decide has to be judged on sounds (`audioprune compare`).
+
     seconds: time to spend on each setting. Each round runs every setting once, so that drift hits all alike.
     """
     config: Any = model.config
     inputs = torch.randn(batch_size, config.max_length, config.num_mel_bins, device=model.device, dtype=model.dtype)
     device = str(model.device)
 
-    @torch.inference_mode()
     def run() -> None:
-        model(inputs)
-        synchronize(device)
+        _forward(model, inputs)
 
     rows: list[dict[str, Any]] = []
     for method in methods:
-        with prune(model, method) as handle:
+        with prune(model, method) as pruned:
             run()
-            row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": list(handle.tokens)}
-            rows.append(row | {"macs": macs(model), "peak_bytes": peak_memory(run, device=device)})
-    for row, times in zip(rows, _in_turn(model, methods, run, seconds, advance), strict=True):
+            row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": list(pruned.tokens)}
+            rows.append(row | {"macs": mean_macs(model, inputs[:1]), "peak_bytes": peak_memory(run, device=device)})
+    timed = in_turn([(model, method, inputs) for method in methods], seconds, advance)
+    for row, times in zip(rows, timed, strict=True):
         median = statistics.median(times)
         row |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
         row["macs_ratio"] = rows[0]["macs"] / row["macs"]
@@ -51,29 +55,54 @@ def measure(
     return rows
 
 
-def _in_turn(
-    model: PreTrainedModel,
-    methods: Sequence[Method],
-    run: Callable[[], None],
+def mean_macs(model: PreTrainedModel, clips: Tensor) -> int:
+    """`macs` of one clip; where the sound decides how many tokens stay, the mean over these, each on its own.
+
+    clips: (clips, frames, mels), on the model's device.
+    """
+    pruned = handle(model)
+    if pruned is None or pruned.method.static:
+        return macs(model)
+    return round(statistics.fmean(macs(model, inputs=clip[None]) for clip in clips))
+
+
+def in_turn(
+    settings: Sequence[tuple[PreTrainedModel, Method | None, Tensor]],
     seconds: float,
-    advance: Callable[[], Any],
+    advance: Callable[[], Any] = lambda: None,
 ) -> list[list[float]]:
-    """Seconds of each call of each setting, for about `seconds` a setting and at least three calls."""
-    times: list[list[float]] = [[] for _ in methods]
-    began, done = time.perf_counter(), 0
-    while len(times[0]) < 3 or time.perf_counter() - began < seconds * len(methods):
-        for i, method in enumerate(methods):
-            with prune(model, method):
+    """Seconds of each forward of each setting, for about `seconds` a setting and at least three forwards.
+
+    settings: a model, how it is pruned (None: not at all) and its input, on its device. Each round runs every setting
+        once, in an order of its own, so that drift and neighbours hit all alike; the first round is not counted.
+    """
+    shuffle = random.Random(0).shuffle
+    order = list(range(len(settings)))
+    times: list[list[float]] = [[] for _ in settings]
+    rounds, done, began = 0, 0, time.perf_counter()
+    while rounds < 4 or time.perf_counter() - began < seconds * len(settings):
+        for i in order:
+            model, method, inputs = settings[i]
+            with nullcontext() if method is None else prune(model, method):
                 start = time.perf_counter()
-                run()
-                times[i].append(time.perf_counter() - start)
-        due = min(len(methods), int((time.perf_counter() - began) / seconds))
+                _forward(model, inputs)
+                if rounds:
+                    times[i].append(time.perf_counter() - start)
+        rounds += 1
+        shuffle(order)
+        due = min(len(settings), int((time.perf_counter() - began) / seconds))
         while done < due:
             advance()
             done += 1
-    for _ in range(len(methods) - done):
+    for _ in range(len(settings) - done):
         advance()
     return times
+
+
+@torch.inference_mode()
+def _forward(model: Any, inputs: Tensor) -> None:
+    model(inputs)
+    synchronize(str(inputs.device))
 
 
 def machine() -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""Pictures: a spectrogram, what each stage kept of it, and the scores."""
+"""Pictures: what each stage kept of a spectrogram, and what methods cost and save."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
@@ -20,7 +23,8 @@ HERTZ_TICKS = (100, 500, 1000, 2000, 4000, 7000)
 
 
 def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_seconds: float | None = None) -> Figure:
-    """One row for the input and one a stage: what was kept on the left, the scores on the right.
+    """One row for the input and one a stage: what was kept on the left, with merged patches at their mean, and the
+    scores on the right.
 
     log_mel: (frames, mels), what the model heard. trace: of that one clip (batch of one). clip_seconds: where the
     sound ends and padding begins.
@@ -33,22 +37,133 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
     _spectrogram(axes[0, 0], log_mel)
     _finish(axes[0, 0], log_mel, "input: log-mel spectrogram", clip_seconds)
     axes[0, 1].set_visible(False)
-    time, frequency = trace.grid
     for stage in range(stages):
-        mask = trace.mask(stage)[0].cpu().numpy()
-        scores = trace.score_map(stage)[0].cpu().numpy()
-        # Blocks are 0-based in code and counted from 1 in the papers.
-        name = f"after the attention of block {trace.layers[stage] + 1}"
         left, right = axes[stage + 1]
-        _spectrogram(left, log_mel)
-        _veil(left, ~mask, log_mel.shape)
-        _finish(left, log_mel, f"{name}: {int(mask.sum())} of {time * frequency} patches kept", clip_seconds)
-        _heat_map(right, scores, log_mel.shape)
-        _finish(right, log_mel, f"scores of the {int(np.isfinite(scores).sum())} candidates", clip_seconds)
+        _finish(left, log_mel, f"{trace.place(stage)}: {_draw_tokens(left, log_mel, trace, stage)}", clip_seconds)
+        _finish(right, log_mel, _draw_scores(right, log_mel, trace, stage), clip_seconds)
     axes[-1, 0].set_xlabel("time (s)")
     axes[-1, 1].set_xlabel("time (s)")
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
+
+
+def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> str:
+    """The spectrogram as its tokens: merged patches in the colour of their mean, forgotten ones veiled. Returns what
+    there is to say of it."""
+    time, frequency = trace.grid
+    holder = trace.holder_map(stage)[0].cpu().numpy()
+    sizes = trace.size_map(stage)[0].cpu().numpy()
+    tokens = len(np.unique(holder[holder >= 0]))
+    drawn = averaged(log_mel, np.where(sizes > 1, holder, -1))
+    _spectrogram(axes, drawn, (log_mel.min(), log_mel.max()))
+    _veil(axes, holder < 0, log_mel.shape)
+    if sizes.max() > 1:
+        return f"{time * frequency} patches in {tokens} tokens"
+    return f"{tokens} of {time * frequency} patches kept"
+
+
+def averaged(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
+    """(frames, mels), with the patches of each token at their mean; patches held by no token (-1) as they are.
+
+    holder: (time, frequency), the number of the token that each patch is in.
+    """
+    cells = [
+        np.minimum(np.arange(length) * count // length, count - 1)
+        for length, count in zip(log_mel.shape, holder.shape, strict=True)
+    ]
+    token = holder[np.ix_(*cells)]
+    drawn = log_mel.copy()
+    for number in np.unique(token[token >= 0]):
+        drawn[token == number] = log_mel[token == number].mean()
+    return drawn
+
+
+def _draw_scores(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> str:
+    """The scores of a stage, or, where a method has none, how many patches are in each token."""
+    scores = trace.score_map(stage)[0].cpu().numpy()
+    known = scores[np.isfinite(scores)]
+    if known.size and known.min() < known.max():
+        _heat_map(axes, scores, log_mel.shape)
+        return f"scores of the {known.size} candidates"
+    sizes = trace.size_map(stage)[0].cpu().numpy().astype(float)
+    _heat_map(axes, np.where(sizes > 0, sizes, np.nan), log_mel.shape)
+    return "patches in each token"
+
+
+MARKERS = "osD^v<>PXphd8H"
+
+
+def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Score, agreement and KL divergence of methods against their share of the unpruned model's multiply-accumulates.
+
+    result: what `audioprune.training.comparison.compare` returns. A method's keep rates are joined by a line; models
+    that were fine-tuned are stars.
+    """
+    rows = [row for row in result["rows"] if "refused" not in row]
+    names = list(dict.fromkeys((row["method"], row["fine_tuned"]) for row in rows))
+    figure = Figure(figsize=(17, 5.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3, sharex=True)
+    for place, (name, tuned) in enumerate(names):
+        own = sorted((row for row in rows if (row["method"], row["fine_tuned"]) == (name, tuned)), key=_cost)
+        style = _stars(place, name) if tuned else _line(place, name)
+        for axes, field, scale in zip(panels, ("score", "agreement", "kl"), (100, 100, 1), strict=True):
+            # A divergence of nothing at all has no place on a logarithmic axis.
+            means = [scale * row[field]["mean"] if field != "kl" or row[field]["mean"] > 0 else np.nan for row in own]
+            stds = [scale * row[field].get("std", 0.0) for row in own]
+            axes.errorbar([_cost(row) for row in own], means, yerr=stds if any(stds) else None, **style)
+    _reference(panels[0], result)
+    panels[1].axhline(100, color="black", linestyle="--", linewidth=1)
+    panels[2].set_yscale("log", nonpositive="mask")
+    metric = "mAP (%)" if result["metric"] == "map" else "accuracy (%)"
+    said = (metric, "clips with the unpruned model's top label (%)", "KL(unpruned ‖ pruned) in nats: less is better")
+    for axes, text in zip(panels, said, strict=True):
+        axes.set_title(text, fontsize=10, loc="left")
+        axes.set_xlabel("multiply-accumulates (% of unpruned)")
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = 1 + (len(labels) > 24)
+    figure.legend(handles, labels, loc="outside right center", fontsize=9, frameon=False, ncols=columns)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def _reference(axes: Axes, result: Mapping[str, Any]) -> None:
+    """The unpruned model's score, how far that is good, and the front."""
+    score, clips = result["unpruned"]["score"], result["clips"]
+    front = sorted((row for row in result["rows"] if row.get("front")), key=_cost)
+    costs, means = [_cost(row) for row in front], [100 * row["score"]["mean"] for row in front]
+    steps: dict[str, Any] = {"drawstyle": "steps-post", "linewidth": 5, "solid_capstyle": "round"}
+    steps |= {"marker": "o", "markersize": 11, "color": "0.6", "alpha": 0.45, "zorder": 0}
+    axes.plot(costs, means, label="best for its MACs", **steps)
+    axes.axhline(100 * score, color="black", linestyle="--", linewidth=1, label="unpruned")
+    if result["metric"] == "accuracy":
+        error = 100 * (score * (1 - score) / clips) ** 0.5
+        name = f"± {error:.1f}: its standard error\non {clips} clips"
+        axes.axhspan(100 * score - error, 100 * score + error, color="0.95", zorder=-1, linewidth=0, label=name)
+
+
+def _line(place: int, name: str) -> dict[str, Any]:
+    """How a method is drawn: ten colours, then the same again with hollow marks and dashed lines."""
+    colour, again = colormaps["tab10"](place % 10), place // 10 % 2 == 1
+    style: dict[str, Any] = {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markersize": 7, "label": name}
+    style |= {"linewidth": 1, "linestyle": "--" if again else "-", "capsize": 2, "elinewidth": 0.8, "alpha": 0.85}
+    return style | {"markerfacecolor": "none" if again else colour, "markeredgewidth": 1.4 if again else 0}
+
+
+def _stars(place: int, name: str) -> dict[str, Any]:
+    style: dict[str, Any] = {
+        "color": colormaps["tab10"](place % 10),
+        "linestyle": "none",
+        "label": f"{name} (fine-tuned)",
+    }
+    return style | {"marker": "*", "markersize": 15, "markeredgecolor": "black", "markeredgewidth": 0.7, "zorder": 4}
+
+
+def _cost(row: Mapping[str, Any]) -> float:
+    """Percent of the unpruned model's multiply-accumulates."""
+    return 100 / row["macs_ratio"]
 
 
 def check_suffix(path: Path) -> Path:
@@ -70,8 +185,10 @@ def _extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     return 0.0, shape[0] * FRAME_SECONDS, 0.0, float(shape[1])
 
 
-def _spectrogram(axes: Axes, log_mel: np.ndarray) -> None:
-    axes.imshow(log_mel.T, origin="lower", aspect="auto", cmap="magma", extent=_extent(log_mel.shape))
+def _spectrogram(axes: Axes, log_mel: np.ndarray, limits: tuple[float, float] | None = None) -> None:
+    low, high = limits or (None, None)
+    extent = _extent(log_mel.shape)
+    axes.imshow(log_mel.T, origin="lower", aspect="auto", cmap="magma", extent=extent, vmin=low, vmax=high)
 
 
 def _veil(axes: Axes, dropped: np.ndarray, shape: tuple[int, ...]) -> None:

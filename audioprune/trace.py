@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .adapters.token_pass import TokenPass
+from .adapters.token_pass import TokenPass, places_of
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage
 
@@ -24,13 +24,18 @@ class Trace:
     `sources` lists the same the other way round.
     """
 
-    def __init__(self, grid: Grid | None) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid | None, before: bool = False) -> None:
+        self._grid, self._reduces_before = grid, before
         self.layers: tuple[int, ...] = ()
         self.kept: tuple[Tensor, ...] = ()
         self.scores: tuple[Tensor, ...] = ()
         self.candidates: tuple[Tensor, ...] = ()
         self.holders: tuple[Tensor, ...] = ()
+
+    def place(self, stage: int) -> str:
+        """Where a stage is, in words; blocks are 0-based in code and counted from 1 in the papers."""
+        block = self.layers[stage] + 1
+        return f"before block {block}" if self._reduces_before else f"after the attention of block {block}"
 
     def sources(self, stage: int, clip: int = 0) -> list[list[int]]:
         """The input patches that went into each token after a stage, of one clip of the batch, in token order."""
@@ -64,6 +69,15 @@ class Trace:
     def holder_map(self, stage: int) -> Tensor:
         """(batch, time, frequency), `holders` laid out as the input is."""
         return self._known.to_map(self.holders[stage])
+
+    def size_map(self, stage: int) -> Tensor:
+        """(batch, time, frequency), how many input patches are in the token that holds each, 0 where it was
+        forgotten."""
+        holder = self.holders[stage]
+        known = holder >= 0
+        counts = torch.zeros(holder.shape[0], holder.shape[1] + 1, dtype=torch.long, device=holder.device)
+        counts = counts.scatter_add(1, holder.clamp_min(0), known.long())
+        return self._known.to_map(counts.gather(1, holder.clamp_min(0)) * known)
 
     def _spread(self, patch: Tensor, values: Tensor, blank: float) -> Tensor:
         # One spare cell takes what stands for no patch.
@@ -104,19 +118,11 @@ def _holders(stages: list[Stage], patches: int) -> Iterator[Tensor]:
             count = stage.candidates.shape[1]
             holder = torch.arange(patches, device=stage.kept.device).expand(len(stage.kept), -1)
             holder = torch.where(pad(stage.candidates, (0, patches - count), value=NO_PATCH) < 0, -1, holder)
-        destination = _destination(stage)
+        destination = stage.destination
+        if destination is None:
+            destination = places_of(stage.kept, stage.candidates.shape[1])
         holder = torch.where(holder < 0, -1, destination.gather(1, holder.clamp_min(0)))
         yield holder
-
-
-def _destination(stage: Stage) -> Tensor:
-    if stage.destination is not None:
-        return stage.destination
-    batch, n = stage.candidates.shape
-    places = torch.arange(stage.kept.shape[1], device=stage.kept.device).expand(batch, -1)
-    # One spare place takes the filler.
-    table = torch.full((batch, n + 1), -1, device=stage.kept.device)
-    return table.scatter(1, torch.where(stage.kept < 0, n, stage.kept), places)[:, :-1]
 
 
 @contextmanager
@@ -130,7 +136,7 @@ def trace(model: nn.Module) -> Iterator[Trace]:
     if pruned is None:
         raise RuntimeError("this model is not pruned, so nothing is dropped that a trace could show; prune it first")
     attachment = pruned.attachment
-    record = Trace(attachment.adapter.grid)
+    record = Trace(attachment.adapter.grid, pruned.method.before)
     attachment.sinks.append(record._record)
     try:
         yield record

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import audioprune as ap
+from audioprune.cli.options import METHOD_NAMES, build_method
+from audioprune.methods import METHODS, LearnedMethod
+
 from .families import ast, audiomae
 
 
@@ -106,6 +110,46 @@ def test_a_method_file(run, tiny, clips) -> None:
     assert (setting["score"], setting["keep_rate"]) == ("intensity", [0.9, 0.8, 0.7])
 
 
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_methods_by_name(run, name: str) -> None:
+    assert name in "".join(run("tag", "--help")[1].split())
+    if issubclass(METHODS[METHOD_NAMES[name]], LearnedMethod):
+        with pytest.raises(ValueError, match="train a model with it first"):
+            build_method(name)
+        return
+    method = build_method(name, "0.8", layers="1,2")
+    assert type(method) is METHODS[METHOD_NAMES[name]]
+    assert (method.keep_rate, method.layers) == (0.8, (1, 2))
+    assert build_method(name).keep_rate == 0.7
+
+
+def test_every_method_has_a_name() -> None:
+    assert sorted(METHOD_NAMES.values()) == sorted(METHODS)
+
+
+def test_methods_by_name_run(run, tiny, clips) -> None:
+    words = ("tag", clips / "tone0.wav", "--model", tiny, "--out", "a.jsonl", "--method")
+    assert run(*words, "evit", "--segments", "4")[0] == 0
+    setting = json.loads(Path("a.jsonl").read_text())["setting"]
+    assert (setting["method"], setting["score"], setting["segments"]) == ("EViT", "cls", 4)
+    Path("folder").mkdir()
+    Path("folder/pruning.json").write_text('{"method": "ToMe", "keep_rate": 0.5}')
+    Path("a.jsonl").unlink()
+    assert run(*words, "folder", "--layers", "1")[0] == 0
+    setting = json.loads(Path("a.jsonl").read_text())["setting"]
+    assert (setting["method"], setting["keep_rate"], setting["layers"]) == ("ToMe", 0.5, [1])
+    learned = audiomae()
+    with ap.prune(learned, ap.DynamicViT(0.5)) as handle:
+        handle.learned.trained.fill_(1)
+        handle.save("learned")
+    Path("a.jsonl").unlink()
+    assert run(*words, "learned")[0] == 0
+    bench = ("bench", "--model", tiny, "--method", "ats", "--keep-rates", "0.5", "--batch-sizes", "2", "--json")
+    code, out, err = run(*bench, "--seconds", "0.05")
+    assert code == 0, err
+    assert json.loads(out)["rows"][1]["macs_ratio"] > 1.2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -125,6 +169,18 @@ def test_a_method_file(run, tiny, clips) -> None:
         (("tag", "CLIP", "--segments", "0"), "segments is 0"),
         (("tag", "CLIP", "--device", "meta"), "holds no data"),
         (("bench", "--keep-rates", "half"), "--keep-rates is 'half'"),
+        (
+            ("tag", "CLIP", "--method", "tome", "--score", "cls"),
+            "--method tome (ToMe) takes no --score; besides --keep",
+        ),
+        (
+            ("tag", "CLIP", "--method", "uniform", "--segments", "2", "--dropped", "fuse"),
+            "no --segments and no --dropped",
+        ),
+        (("tag", "CLIP", "--method", "TOME_FILE", "--score", "cls"), "tome.json (ToMe) takes no --score"),
+        (("tag", "CLIP", "--method", "tofu", "--keep-rate", "0.4"), "at least 0.5"),
+        (("tag", "CLIP", "--method", "dynamicvit"), "give the folder of that training as --method"),
+        (("tag", "CLIP", "--method", "nothing"), "nothing/pruning.json: no such settings file"),
         (("explain", "nowhere.wav"), "nowhere.wav: no such file"),
         (("explain", "CLIP", "--out", "a.jpg"), ".png, .svg or .pdf"),
         (("bench", "--batch-sizes", "0"), "at least 1"),
@@ -135,7 +191,9 @@ def test_a_method_file(run, tiny, clips) -> None:
 )
 def test_mistakes_get_one_line_and_exit_two(run, tiny, clips, words, message: str) -> None:
     Path("nothing").mkdir()
-    words = [{"CLIP": str(clips / "tone0.wav"), "MODEL": tiny, "EMPTY": "nothing"}.get(word, word) for word in words]
+    Path("tome.json").write_text('{"method": "ToMe", "keep_rate": 0.5}')
+    names = {"CLIP": str(clips / "tone0.wav"), "MODEL": tiny, "EMPTY": "nothing", "TOME_FILE": "tome.json"}
+    words = [names.get(word, word) for word in words]
     if words[0] in ("tag", "explain", "bench") and "--model" not in words:
         words += ["--model", tiny]
     code, out, err = run(*words)

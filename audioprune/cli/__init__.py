@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from .bench import bench
+from .compare import compare
 from .console import err
 from .convert import convert
 from .demo import demo
@@ -35,10 +36,11 @@ app = typer.Typer(
     - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
     - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
     - `audioprune bench --model MODEL` measures what pruning saves on this machine
+    - `audioprune compare --model MODEL --data FOLDER` compares pruning methods on your labelled sounds
     - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
     """,
 )
-for command in (tag, explain, bench, convert, demo, recipes, train, pretrain, sweep):
+for command in (tag, explain, bench, compare, convert, demo, recipes, train, pretrain, sweep):
     app.command()(command)
 app.command("eval")(evaluate)
 

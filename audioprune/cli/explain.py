@@ -52,8 +52,10 @@ def explain(
         print(json.dumps({"picture": str(target), "label": label, "unpruned": full, **as_rows(record)}))
         return
     out.print(f"{clip}: {label} (unpruned: {full})", soft_wrap=True)
-    for layer, kept in zip(record.layers, record.kept, strict=True):
-        out.print(f"  after the attention of block {layer + 1}: {int((kept >= 0).sum())} patches kept")
+    for stage, kept in enumerate(record.kept):
+        patches = int((record.holders[stage] >= 0).sum())
+        merged = f", {patches} patches in them" if patches > (kept >= 0).sum() else ""
+        out.print(f"  {record.place(stage)}: {int((kept >= 0).sum())} tokens kept{merged}")
     out.print(f"→ {target}", soft_wrap=True)
 
 
@@ -84,5 +86,8 @@ def draw(tagger: Tagger, clip: Path, target: Path, title: str) -> tuple[str, Tra
 
 def as_rows(record: Trace) -> dict[str, Any]:
     """A trace of one clip for JSON."""
-    stages = zip(record.layers, record.kept, strict=True)
-    return {"grid": list(record.grid), "stages": [{"layer": i, "kept": kept[0].tolist()} for i, kept in stages]}
+    stages = [
+        {"layer": layer, "kept": record.kept[i][0].tolist(), "sources": record.sources(i)}
+        for i, layer in enumerate(record.layers)
+    ]
+    return {"grid": list(record.grid), "stages": stages}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 DEFAULT_KEEP_RATE = 0.7
+
+METHOD_NAMES = {
+    "topk": "TopK",
+    "segmentwise": "SegmentwiseTopK",
+    "evit": "EViT",
+    "tome": "ToMe",
+    "tofu": "ToFu",
+    "fastast": "FastAST",
+    "ats": "ATS",
+    "metr": "METR",
+    "dynamicvit": "DynamicViT",
+    "spvit": "SPViT",
+    "avit": "AViT",
+    "uniform": "UniformStride",
+    "pooling": "AveragePooling",
+}
+"""What `--method` calls the classes of `audioprune.methods`."""
 
 ModelOption = Annotated[
     str,
@@ -28,8 +46,10 @@ ModelOption = Annotated[
 MethodOption = Annotated[
     str,
     typer.Option(
-        help='"topk" (the whole clip competes), "segmentwise" (each time segment keeps its share), or a JSON file '
-        'such as {"method": "TopK", "keep_rate": 0.5}.'
+        help='"topk" (the whole clip competes), "segmentwise" (each time segment keeps its share), evit, tome, tofu, '
+        "fastast, ats, metr, uniform or pooling; a JSON file such as "
+        '{"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which dynamicvit, spvit and avit need: '
+        "they choose by what a training taught them."
     ),
 ]
 KeepRateOption = Annotated[
@@ -80,7 +100,7 @@ def build_method(
     layers: str | None = None,
 ) -> Method:
     """A method from the command line's words. Raises `ValueError` for words that make no sense."""
-    from ..methods import SegmentwiseTopK, TopK
+    from ..methods import METHODS
     from ..pruning import read_method
 
     given: dict[str, Any] = {
@@ -91,12 +111,42 @@ def build_method(
         "layers": None if layers is None else tuple(parse_numbers(layers, int, "--layers")),
     }
     given = {key: value for key, value in given.items() if value is not None}
-    named = {"topk": TopK, "segmentwise": SegmentwiseTopK}
-    if name in named:
-        return named[name](**{"keep_rate": DEFAULT_KEEP_RATE, **given})
-    if name.endswith(".json"):
-        return replace(read_method(name), **given)
-    raise ValueError(f"--method is {name!r}; it is topk, segmentwise or the path of a .json file")
+    if name in METHOD_NAMES:
+        kind = METHODS[METHOD_NAMES[name]]
+        _check_taken(name, kind, given)
+        return _trained(name, kind(**{"keep_rate": DEFAULT_KEEP_RATE, **given}))
+    if name.endswith(".json") or Path(name).is_dir():
+        method = read_method(name)
+        _check_taken(name, type(method), given)
+        return _trained(name, replace(method, **given))
+    raise ValueError(
+        f"--method is {name!r}; it is {', '.join(METHOD_NAMES)}, or the path of a .json file or of a folder with a "
+        "pruning.json"
+    )
+
+
+def _trained(name: str, method: Method) -> Method:
+    """The method, where it needs no training or had it. Raises `ValueError` otherwise."""
+    from ..methods import LearnedMethod
+
+    if isinstance(method, LearnedMethod) and method.weights is None:
+        raise ValueError(
+            f"--method {name} ({type(method).__name__}) chooses by what it has learnt: train a model with it first "
+            "(audioprune train), and give the folder of that training as --method"
+        )
+    return method
+
+
+def _check_taken(name: str, kind: type[Method], given: dict[str, Any]) -> None:
+    """Raise `ValueError` that names the options that this kind of method does not have."""
+    taken = {field.name for field in fields(kind)}
+    options = [key for key in ("score", "segments", "dropped", "layers") if key in taken]
+    wrong = [f"--{key}" for key in given if key not in taken]
+    if wrong:
+        raise ValueError(
+            f"--method {name} ({kind.__name__}) takes no {' and no '.join(wrong)}; besides --keep-rate it takes "
+            f"{', '.join(f'--{key}' for key in options)}"
+        )
 
 
 def parse_rates(text: str, option: str = "--keep-rate") -> float | list[float]:

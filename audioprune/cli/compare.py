@@ -1,0 +1,223 @@
+"""`audioprune compare`: methods side by side on one's own sounds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from . import options as o
+from . import training_options as t
+from .console import err, out, progress
+
+FineTunedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fine-tuned",
+        metavar="NAME=FOLDER",
+        help="A model that was trained with pruning, at its own keep rate; agreement and KL are with the unpruned "
+        "--model. Repeatable.",
+    ),
+]
+
+
+def compare(
+    data: t.DataOption,
+    model: o.ModelOption = "esc10",
+    data_name: t.DataNameOption = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Folds to hear, with commas: those that the model was not trained on.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Part to hear: test, validation, train or all. [default: test; all of a plain folder of classes]",
+            show_default=False,
+        ),
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="With commas: topk, topk-cls, random, intensity, variation, uniform, pooling, evit, ats, tome, "
+            "tome-unweighted, tofu, segments, topk-merged, cls-merged, random-merged, segments-merged; all; JSON "
+            "files; folders with a pruning.json."
+        ),
+    ] = "all",
+    keep_rates: Annotated[str, typer.Option(help="Keep rates, with commas.")] = "0.9,0.7,0.5",
+    fine_tuned: FineTunedOption = None,
+    bench_seconds: Annotated[float, typer.Option(min=0, help="Seconds of timing a setting; 0 times nothing.")] = 1.0,
+    batch_size: Annotated[str, typer.Option(help="Clips per forward in the timing; several with commas.")] = "16",
+    device: o.DeviceOption = "auto",
+    cache: t.CacheOption = None,
+    out_file: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture to write: .png, .svg or .pdf.")] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Compare methods on labelled sounds: accuracy, agreement with the unpruned model, MACs, latency.
+
+    On a folder with a folder of sounds for each class, named as the model names them:
+
+        audioprune compare --model esc10 --data my-sounds/ --keep-rates 0.7,0.5 --picture compare.png
+
+    On a fold that the model never heard, some methods and a model that was trained with pruning:
+
+        audioprune compare --model esc10 --data ESC-50 --data-name esc10 --folds 5 --methods topk,tome,segments-merged
+        --fine-tuned topk=runs/fold5-rate0.5 --out compare.json
+
+    Agreement is the share of clips whose top label is the unpruned model's; KL is the mean KL(unpruned ‖ pruned) of the
+    outputs, in nats. Random choices run with five seeds: mean ± standard deviation. A row with • costs least for its
+    accuracy: no other is better in one and as good in the other.
+    """
+    from ..benchmark import machine
+    from ..methods import TopK
+    from ..plots import check_suffix, pareto_figure, save
+    from ..training import comparison as c
+    from ..training.task import write_json
+
+    chosen = c.named(t.words(methods))
+    if not chosen:
+        raise ValueError(f"--methods is {methods!r}; name one at least, or all")
+    numbers: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
+    rates = sorted(set(numbers), reverse=True)
+    for rate in rates:
+        TopK(rate)  # a rate that is none is a mistake, not something that a method refuses
+    sizes: list[int] = o.parse_numbers(batch_size, int, "--batch-size")
+    if min(sizes) < 1:
+        raise ValueError(f"--batch-size is {batch_size!r}; each must be at least 1")
+    if split not in (None, "test", "validation", "train", "all"):
+        raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
+    folders = _folders(fine_tuned or [])
+    if picture is not None:
+        check_suffix(picture)
+    loaded, front = o.open_model(model, device)
+    table, store = t.open_data(data, data_name, None, cache)
+    rows = c.choose_clips(table, t.words(folds), split)
+    labels = c.targets_of(loaded, table, rows)
+    tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
+    clips = c.ReadClips(rows, front, store)
+    passes = c.passes(chosen, rates, tuned)
+    with progress("") as bar:
+        heard = bar.add_task("Hearing clips", total=passes * len(rows))
+        timing = bar.add_task("Timing settings", total=None, visible=False)
+
+        def timed() -> None:
+            bar.update(timing, advance=1, visible=True)
+
+        result = {
+            "command": t.command(),
+            "model": model,
+            "data": table.name,
+            "folds": list(t.words(folds)),
+            "split": split,
+            "machine": machine(),
+        } | c.compare(
+            loaded,
+            clips,
+            labels,
+            chosen,
+            rates,
+            fine_tuned=tuned,
+            bench_seconds=bench_seconds,
+            batch_sizes=sizes,
+            advance=lambda count: bar.advance(heard, count),
+            timed=timed,
+        )
+    if out_file is not None:
+        write_json(out_file, result)
+    if picture is not None:
+        save(pareto_figure(result, title=f"{model} on {result['clips']} clips of {table.name}"), picture)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        out.print(_table(result))
+    for line in _refusals(result["rows"]):
+        err.print(f"note: {line}", soft_wrap=True)
+    for path in (out_file, picture):
+        if path is not None:
+            err.print(f"→ {path}", soft_wrap=True)
+
+
+def _folders(given: list[str]) -> dict[str, str]:
+    """NAME=FOLDER → name to folder. Raises `ValueError` where it is no such thing."""
+    from ..pruning import SETTINGS, read_method
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--fine-tuned is {text!r}; give NAME=FOLDER, the folder of a training")
+        if name in found:
+            raise ValueError(f"--fine-tuned names {name!r} twice; give each model a name of its own")
+        read_method(Path(folder) / SETTINGS)  # said at once, and not after the data set was read
+        found[name] = folder
+    return found
+
+
+def _refusals(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each reason, with the settings that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if "refused" in row:
+            reasons.setdefault(row["refused"], []).append(f"{row['method']} at {_rate(row['keep_rate'])}")
+    return [f"left out {', '.join(where)}: {reason}" for reason, where in reasons.items()]
+
+
+def _rate(rate: Any) -> str:
+    return ",".join(f"{one:g}" for one in rate) if isinstance(rate, list) else f"{rate:g}"
+
+
+def _mean_rate(row: dict[str, Any]) -> float:
+    rate = row["keep_rate"]
+    return sum(rate) / len(rate) if isinstance(rate, list) else rate
+
+
+def _percent(figure: dict[str, float]) -> str:
+    return " ±".join(f"{100 * value:.1f}" for value in figure.values())
+
+
+def _table(result: dict[str, Any]) -> Table:
+    unpruned, clips = result["unpruned"], result["clips"]
+    is_map = result["metric"] == "map"
+    error = 100 * math.sqrt(unpruned["score"] * (1 - unpruned["score"]) / clips)
+    unit, size = ("GMACs", 1e9) if unpruned["macs"] > 1e9 else ("MMACs", 1e6)
+    caption = f"{clips} clips" + ("" if is_map else f": accuracy ± {error:.1f} (standard error)")
+    table = Table(
+        title=f"{result['model']} on {result['data']}",
+        title_justify="left",
+        caption=f"{caption}; unpruned: {unpruned['macs'] / size:.4g} {unit} a clip; •: best for its MACs",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("method", overflow="fold")
+    timed = [f"{column} ({time['batch_size']})" for time in unpruned.get("timing", []) for column in ("ms", "faster")]
+    for column in ("keep", "mAP, %" if is_map else "acc., %", "agree, %", "KL, nats", "MACs, %", *timed, ""):
+        table.add_column(column, justify="right")
+    first = ["unpruned", "–", f"{100 * unpruned['score']:.1f}", "100.0", "0", "100.0"]
+    table.add_row(*first, *_times(unpruned), "")
+    rows = [row for row in result["rows"] if "refused" not in row]
+    rows.sort(key=lambda row: (-_mean_rate(row), -row["agreement"]["mean"], row["kl"]["mean"]))
+    for row in rows:
+        table.add_row(
+            row["method"] + (" (fine-tuned)" if row["fine_tuned"] else ""),
+            _rate(row["keep_rate"]),
+            _percent(row["score"]),
+            _percent(row["agreement"]),
+            f"{row['kl']['mean']:.2g}",
+            f"{100 / row['macs_ratio']:.1f}",
+            *_times(row),
+            "•" if row["front"] else "",
+        )
+    return table
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    """Of each batch size the milliseconds, and how much faster that is."""
+    timing = row.get("timing", [])
+    return [cell for time in timing for cell in (f"{time['latency_ms']:.1f}", f"{time['speed_up']:.2f}×")]

@@ -1,0 +1,418 @@
+"""Methods side by side on labelled clips: what each costs in accuracy, and what it saves."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ..adapters import UnsupportedModelError
+from ..benchmark import in_turn, mean_macs
+from ..cost import macs
+from ..data import ClipRow, ClipTable, DataError, SoundCache
+from ..features import LogMel
+from ..methods import (
+    ATS,
+    AveragePooling,
+    EViT,
+    LearnedMethod,
+    Method,
+    SegmentwiseTopK,
+    ToFu,
+    ToMe,
+    TopK,
+    UniformStride,
+    UntrainedError,
+)
+from ..models.loading import load, load_features
+from ..pruning import SETTINGS, describe, prune, read_method
+from .evaluate import NOTHING, score, spread
+
+SEEDS = range(5)
+"""Of the random scores: figures are their mean and standard deviation."""
+COUNTED = 16
+"""Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
+
+COMPARED: dict[str, Callable[[float], Method | list[Method]]] = {
+    "topk": lambda rate: TopK(rate),
+    "topk-cls": lambda rate: TopK(rate, score="cls"),
+    "random": lambda rate: [TopK(rate, score="random", seed=seed) for seed in SEEDS],
+    "intensity": lambda rate: TopK(rate, score="intensity"),
+    "variation": lambda rate: TopK(rate, score="variation"),
+    "uniform": lambda rate: UniformStride(rate),
+    "pooling": lambda rate: AveragePooling(rate),
+    "evit": lambda rate: EViT(rate),
+    "ats": lambda rate: ATS(rate),
+    "tome": lambda rate: ToMe(rate),
+    "tome-unweighted": lambda rate: ToMe(rate, proportional=False),
+    "tofu": lambda rate: ToFu(rate),
+    "segments": lambda rate: SegmentwiseTopK(rate),
+    "topk-merged": lambda rate: TopK(rate, dropped="merge"),
+    "cls-merged": lambda rate: TopK(rate, score="cls", dropped="merge"),
+    "random-merged": lambda rate: [TopK(rate, score="random", dropped="merge", seed=seed) for seed in SEEDS],
+    "segments-merged": lambda rate: SegmentwiseTopK(rate, dropped="merge"),
+}
+"""Methods that need no training, by the names that a comparison gives them: keep rate to method, or one a seed."""
+
+_WITHOUT_TRAINING = {"metr": "evit", "fastast": "tome"}
+_LEARNED = ("dynamicvit", "spvit", "avit")
+
+
+class Clips(Protocol):
+    """Spectrograms of clips, each (frames, mels): a tensor (clips, frames, mels), or whatever reads them one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ReadClips:
+    """Clips of a table, read as they are asked for."""
+
+    rows: Sequence[ClipRow]
+    front: LogMel
+    cache: SoundCache
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.cache.features(self.rows[index], self.front)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A model that was trained with a method, and the clips by its own front end."""
+
+    model: PreTrainedModel
+    features: Clips
+    method: Method
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A row to be: a method at a keep rate, one run a seed."""
+
+    name: str
+    keep_rate: Any
+    runs: Sequence[Method]
+    refused: str | None = None
+    tuned: FineTuned | None = None
+
+
+# What is compared.
+
+
+def named(words: Sequence[str]) -> dict[str, list[Method]]:
+    """Methods by name: those of `COMPARED`, "all" of them, JSON files, and folders with a `pruning.json`.
+
+    Raises `ValueError` for an unknown name, and for a method that must be trained first.
+    """
+    found: dict[str, list[Method]] = {}
+    for word in words:
+        if word == "all":
+            found |= {name: _several(make(1.0)) for name, make in COMPARED.items()}
+        elif word in COMPARED:
+            found[word] = _several(COMPARED[word](1.0))
+        elif word.endswith(".json") or Path(word).is_dir():
+            path = Path(word)
+            name = path.stem if path.suffix == ".json" and path.name != SETTINGS else path.absolute().parent.name
+            name = path.absolute().name if path.is_dir() else name
+            found[word if name in found or name in COMPARED else name] = [read_method(path)]
+        elif word in _WITHOUT_TRAINING:
+            raise ValueError(
+                f"{word} chooses as {_WITHOUT_TRAINING[word]} does until a model is trained with it: compare "
+                f"{_WITHOUT_TRAINING[word]}, or give what was trained, fine-tuned {word}=FOLDER"
+            )
+        elif word in _LEARNED:
+            raise ValueError(
+                f"{word} chooses by what it has learnt: train a model with it first (audioprune train), and give what "
+                f"was trained, fine-tuned {word}=FOLDER"
+            )
+        else:
+            raise ValueError(
+                f"no method {word!r} to compare; there are {', '.join(COMPARED)}, all of them by all, JSON files and "
+                f"folders with a {SETTINGS}"
+            )
+    return found
+
+
+def open_fine_tuned(folder: str | Path, like: PreTrainedModel, rows: Sequence[ClipRow], cache: SoundCache) -> FineTuned:
+    """A model that was trained with the method that its `pruning.json` names, on the device of `like`.
+
+    Raises `ValueError` where the folder has no such file, or the model answers in other labels than `like`.
+    """
+    method = read_method(Path(folder) / SETTINGS)
+    model: Any = load(folder)
+    if _labels(model) != _labels(like):
+        raise ValueError(
+            f"{folder}: answers in {_some(_labels(model))}, the model that it is compared with in "
+            f"{_some(_labels(like))}; both must have been trained for the same labels"
+        )
+    front = load_features(folder, model)
+    return FineTuned(model.to(like.device, like.dtype), ReadClips(rows, front, cache), method)
+
+
+def choose_clips(table: ClipTable, folds: Sequence[str] = (), part: str | None = None) -> tuple[ClipRow, ...]:
+    """Clips to compare on: of these folds together, or of a part ("train", "validation", "test" or "all").
+
+    By default the test clips. Where clips are of no part at all, as those of a plain folder of class folders, all.
+    Raises `DataError` where none are left or it must be said which.
+    """
+    if folds and part is not None:
+        raise DataError(f"give folds ({', '.join(folds)}) or a part of the data ({part}), not both")
+    if folds:
+        return tuple(row for fold in dict.fromkeys(folds) for row in table.split(fold).test)
+    if part == "all":
+        return table.rows
+    if table.folds:
+        raise DataError(
+            f"{table.name} has the folds {', '.join(table.folds)}; choose those that the model never heard "
+            "(--folds), or all clips (--split all)"
+        )
+    if part is None and all(row.part == "train" for row in table.rows):
+        return table.rows
+    rows = tuple(row for row in table.rows if row.part == (part or "test"))
+    if not rows:
+        raise DataError(f"{table.name}: has no {part or 'test'} clips; choose another part (--split), or all")
+    return rows
+
+
+def targets_of(model: PreTrainedModel, table: ClipTable, rows: Sequence[ClipRow]) -> Tensor:
+    """The clips' labels by the model's numbers: (clips,) int64, or (clips, classes) float32 where a clip may have
+    several. Raises `DataError` for a label that the model does not know; it may know others besides."""
+    known = _labels(model)
+    strange = sorted({label for row in rows for label in row.labels} - set(known))
+    if strange:
+        raise DataError(
+            f"{table.name}: has the labels {_some(strange)}, and the model knows {_some(known)}; name the classes as "
+            "the model does, or compare on what it was trained for"
+        )
+    places = [known.index(label) if label in known else -1 for label in table.labels]
+    if not table.multi_label:
+        return torch.tensor(places)[torch.as_tensor(table.targets(rows))]
+    targets = torch.zeros(len(rows), len(known))
+    there = [i for i, place in enumerate(places) if place >= 0]
+    targets[:, [places[i] for i in there]] = torch.as_tensor(table.targets(rows))[:, there]
+    return targets
+
+
+# The figures.
+
+
+def agreement(logits: Tensor, full: Tensor) -> float:
+    """Share of clips with the same top label. logits, full: (clips, classes)."""
+    return int((logits.argmax(1) == full.argmax(1)).sum()) / len(full)
+
+
+def divergence(logits: Tensor, full: Tensor, multi_label: bool = False) -> float:
+    """KL(full ‖ logits) in nats, mean over clips: of the softmax over classes, or where a clip may have several labels,
+    of each label's own probability, summed. logits, full: (clips, classes)."""
+    logits, full = logits.double(), full.double()
+    if not multi_label:
+        p, q = full.log_softmax(1), logits.log_softmax(1)
+        return float((p.exp() * (p - q)).sum(1).mean())
+    yes = full.sigmoid() * (F.logsigmoid(full) - F.logsigmoid(logits))
+    no = (-full).sigmoid() * (F.logsigmoid(-full) - F.logsigmoid(-logits))
+    return float((yes + no).sum(1).mean())
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Which rows are on the front of multiply-accumulates against score: no other costs as little and scores as high,
+    and is better in one of both. Rows that were refused are not."""
+    points = [(row["macs"], row["score"]["mean"]) if "refused" not in row else None for row in rows]
+    front: set[tuple[float, float]] = set()
+    best = float("-inf")
+    for cost, value in sorted(
+        {point for point in points if point is not None}, key=lambda point: (point[0], -point[1])
+    ):
+        if value > best:
+            front.add((cost, value))
+            best = value
+    return [point in front for point in points]
+
+
+def compare(
+    model: PreTrainedModel,
+    features: Clips,
+    labels: Tensor,
+    methods: Mapping[str, Method | Sequence[Method]],
+    keep_rates: Sequence[float],
+    *,
+    fine_tuned: Mapping[str, FineTuned] | None = None,
+    bench_seconds: float = 0.0,
+    batch_sizes: Sequence[int] = (16,),
+    advance: Callable[[int], Any] = NOTHING,
+    timed: Callable[[], Any] = lambda: None,
+) -> dict[str, Any]:
+    """Each method at each keep rate on the same clips: {"metric", "clips", "unpruned", "rows"}.
+
+    Args:
+        features: the clips' spectrograms.
+        labels: (clips,) class indices: "score" is the accuracy; (clips, classes) of ones and zeros: it is the mAP.
+        methods: by name. Several of one name are seeds: mean and standard deviation are reported, and cost of the
+            first. One whose keep rate is of a layer each, or was learnt, is run as it is, not at `keep_rates`.
+        fine_tuned: models that were trained with a method; they too are compared with the unpruned `model`.
+        bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
+        advance: called with the clips of each batch that was heard; `passes` × clips in all.
+        timed: called for each setting and batch size that was timed.
+
+    A row has "method", "keep_rate", "setting", "runs", "score", "agreement" (share of clips with the unpruned model's
+    top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; a setting that
+    the method or the model refuses has "refused" instead, the reason.
+    """
+    settings = _settings(methods, keep_rates, fine_tuned or {})
+    full = logits_of(model, features, advance)
+    cost = macs(model)
+    unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
+    rows = [_row(setting, model, features, labels, full, cost, advance) for setting in settings]
+    for row, on_front in zip(rows, pareto(rows), strict=True):
+        row |= {} if "refused" in row else {"front": on_front}
+    if bench_seconds:
+        done = [(setting, row) for setting, row in zip(settings, rows, strict=True) if "refused" not in row]
+        timed_settings, timed_rows = [setting for setting, _ in done], [unpruned, *(row for _, row in done)]
+        for size in batch_sizes:
+            _time(timed_rows, timed_settings, model, features, size, bench_seconds, timed)
+    metric = "accuracy" if labels.ndim == 1 else "map"
+    return {"metric": metric, "clips": len(features), "unpruned": unpruned, "rows": rows}
+
+
+def passes(
+    methods: Mapping[str, Method | Sequence[Method]],
+    keep_rates: Sequence[float],
+    fine_tuned: Mapping[str, FineTuned] | None = None,
+) -> int:
+    """How often a comparison goes through all clips, the unpruned model's pass included."""
+    return 1 + sum(len(setting.runs) for setting in _settings(methods, keep_rates, fine_tuned or {}))
+
+
+@torch.inference_mode()
+def logits_of(
+    model: PreTrainedModel, features: Clips, advance: Callable[[int], Any] = NOTHING, batch_size: int = 32
+) -> Tensor:
+    """(clips, classes) in float32 on the CPU."""
+    found = []
+    call: Any = model
+    for first in range(0, len(features), batch_size):
+        batch = _batch(model, features, range(first, min(first + batch_size, len(features))))
+        found.append(call(batch).logits.float().cpu())
+        advance(len(batch))
+    return torch.cat(found)
+
+
+def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> Tensor:
+    return torch.stack([features[i] for i in indices]).to(model.device, model.dtype)
+
+
+def _settings(
+    methods: Mapping[str, Method | Sequence[Method]], keep_rates: Sequence[float], fine_tuned: Mapping[str, FineTuned]
+) -> list[_Setting]:
+    settings = []
+    for name, one_or_more in methods.items():
+        runs = _several(one_or_more)
+        for rate in [runs[0].keep_rate] if _runs_as_it_is(runs[0]) else keep_rates:
+            try:
+                settings.append(_Setting(name, rate, [method.with_keep_rate(rate) for method in runs]))
+            except ValueError as error:
+                settings.append(_Setting(name, rate, [], str(error)))
+    for name, tuned in fine_tuned.items():
+        settings.append(_Setting(name, tuned.method.keep_rate, [tuned.method], tuned=tuned))
+    return settings
+
+
+def _runs_as_it_is(method: Method) -> bool:
+    return isinstance(method.keep_rate, Sequence) or (isinstance(method, LearnedMethod) and not method.static)
+
+
+def _row(
+    setting: _Setting,
+    model: PreTrainedModel,
+    features: Clips,
+    labels: Tensor,
+    full: Tensor,
+    full_macs: int,
+    advance: Callable[[int], Any],
+) -> dict[str, Any]:
+    rate = list(setting.keep_rate) if isinstance(setting.keep_rate, Sequence) else setting.keep_rate
+    row: dict[str, Any] = {"method": setting.name, "keep_rate": rate, "fine_tuned": setting.tuned is not None}
+    if setting.refused is not None:
+        return row | {"refused": setting.refused}
+    if setting.tuned is not None:
+        model, features = setting.tuned.model, setting.tuned.features
+    heard, counts, logits = 0, 0, []
+
+    def count(clips: int) -> None:
+        nonlocal heard
+        heard += clips
+        advance(clips)
+
+    try:
+        for method in setting.runs:
+            with prune(model, method):
+                logits.append(logits_of(model, features, count))
+                counts = counts or mean_macs(model, _batch(model, features, range(min(COUNTED, len(features)))))
+    except (ValueError, UnsupportedModelError, UntrainedError) as error:
+        advance(len(setting.runs) * len(features) - heard)
+        return row | {"refused": str(error)}
+    return row | {
+        "setting": describe(setting.runs[0]),
+        "runs": len(logits),
+        "score": spread([_score(one, labels) for one in logits]),
+        "agreement": spread([agreement(one, full) for one in logits]),
+        "kl": spread([divergence(one, full, labels.ndim == 2) for one in logits]),
+        "macs": counts,
+        "macs_ratio": full_macs / counts,
+    }
+
+
+def _time(
+    rows: Sequence[dict[str, Any]],
+    settings: Sequence[_Setting],
+    model: PreTrainedModel,
+    features: Clips,
+    size: int,
+    seconds: float,
+    timed: Callable[[], Any],
+) -> None:
+    """Add "timing" to rows: the unpruned model's and those of the settings."""
+
+    def inputs(owner: PreTrainedModel, clips: Clips) -> Tensor:
+        return _batch(owner, clips, [i % len(clips) for i in range(size)])
+
+    own = inputs(model, features)
+    runs: list[tuple[PreTrainedModel, Method | None, Tensor]] = [(model, None, own)]
+    for setting in settings:
+        tuned = setting.tuned
+        place = (model, own) if tuned is None else (tuned.model, inputs(tuned.model, tuned.features))
+        runs.append((place[0], setting.runs[0], place[1]))
+    medians = [statistics.median(times) for times in in_turn(runs, seconds, timed)]
+    for row, median in zip(rows, medians, strict=True):
+        found = {"batch_size": size, "latency_ms": 1000 * median, "clips_per_second": size / median}
+        row.setdefault("timing", []).append(found | {"speed_up": medians[0] / median})
+
+
+def _score(logits: Tensor, labels: Tensor) -> float:
+    targets = F.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+    return score(logits.numpy(), np.asarray(targets), labels.ndim == 2)["score"]
+
+
+def _several(methods: Method | Sequence[Method]) -> list[Method]:
+    return [methods] if isinstance(methods, Method) else list(methods)
+
+
+def _labels(model: PreTrainedModel) -> list[str]:
+    config: Any = model.config
+    return [str(config.id2label.get(i)) for i in range(config.num_labels)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
