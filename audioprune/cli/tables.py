@@ -108,7 +108,13 @@ def evaluate(
         str | None, typer.Option(help="Folds to test on, with commas. [default: all, or the one of {fold}-less paths]")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="What {seed} stands for, with commas.")] = None,
-    method: o.MethodOption = "topk",
+    method: Annotated[
+        str,
+        typer.Option(
+            help='As of the other commands; or "trained": with {rate} in the path, how each model was trained to be '
+            "pruned, and what the method learnt."
+        ),
+    ] = "topk",
     score: o.ScoreOption = None,
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
@@ -133,7 +139,9 @@ def evaluate(
 
     table, store = t.open_data(data, data_name, None, cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
-    chosen = o.build_method(method, None, score, segments, dropped, layers)
+    if method == "trained" and "{rate}" not in model:
+        raise ValueError("--method trained is for models that were trained for each keep rate: put {rate} in --model")
+    chosen = None if method == "trained" else o.build_method(method, None, score, segments, dropped, layers)
     every_fold: list[Any] = list(t.words(folds)) or (list(table.folds) if "{fold}" in model else [None])
     every_seed: list[Any] = o.parse_numbers(seeds, int, "--seeds") if seeds else [None]
     total = clips_of(cells(model, rates, every_fold, every_seed), table)

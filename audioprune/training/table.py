@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..benchmark import machine, measure
-from ..cost import macs
+from ..benchmark import machine, mean_macs, measure
 from ..data import ClipTable, DataError, SoundCache
-from ..methods import Method
+from ..methods import Method, TopK
 from ..models.loading import load, load_features
-from ..pruning import describe, prune, read_method
+from ..pruning import SETTINGS, describe, prune, read_method
 from .dataset import SpectrogramDataset
 from .evaluate import NOTHING, predict, score, spread
 from .task import RESULT
 
+COUNTED = 16
+"""Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
 FIELDS = ("fold", "seed", "rate")
 """What a model's path may hold in braces."""
 
@@ -60,7 +63,7 @@ def cells(
 def evaluate(
     model: str,
     table: ClipTable,
-    method: Method,
+    method: Method | None,
     keep_rates: Sequence[float],
     *,
     folds: Sequence[str | None] = (None,),
@@ -76,12 +79,13 @@ def evaluate(
     model: a model, or a path with {fold}, {seed} and {rate}. With {rate} each keep rate has a model that was
     fine-tuned for it, otherwise one model is pruned without fine-tuning; "fine_tuned" says which.
     method: of a model that was fine-tuned for each rate, it must be the one that its `pruning.json` names; raises
-        `ValueError` where it is not.
+        `ValueError` where it is not. None takes that one, with what it learnt.
     bench_seconds: of timing a rate, side by side on one of the models; 0 measures no throughput.
     """
     every = cells(model, keep_rates, list(folds), list(seeds))
     found: dict[str, dict[Any, float]] = {f"{rate:g}": {} for rate in keep_rates}
     metric, tuned = "", "{rate}" in model
+    used: dict[float, Method] = {}
     # Cells of one model lie together, so that a model that serves several keep rates is loaded once.
     for source, group in itertools.groupby(sorted(every, key=lambda cell: cell.model), lambda cell: cell.model):
         loaded: Any = load(source)
@@ -89,24 +93,25 @@ def evaluate(
         front = load_features(source, loaded)
         loaded = loaded.to(device)
         for cell in group:
-            if tuned:
-                _check_method(source, method.with_keep_rate(cell.keep_rate))
+            own = used[cell.keep_rate] = _method_of(source, method, cell.keep_rate, tuned)
             clips = table.split(cell.fold).test
             if not clips:
                 raise DataError(
                     f"{table.name}: has no test clips (of one folder a class, they are those beneath test/)"
                 )
             dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
-            with prune(loaded, method.with_keep_rate(cell.keep_rate)):
+            with prune(loaded, own):
                 logits = predict(loaded, dataset, advance=advance)
             result = score(logits.numpy(), dataset.targets.numpy(), table.multi_label)
             metric = next(iter(result))
             found[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
-    rows = _rows(loaded, method, keep_rates, found, bench_seconds, batch_size)
+    methods = [used[rate] for rate in keep_rates]
+    one = torch.stack([dataset[i]["input_values"] for i in range(min(len(dataset), COUNTED))]).to(device)
+    rows = _rows(loaded, methods, found, bench_seconds, batch_size, one)
     return {
         "model": model,
         "data": table.name,
-        "method": describe(method) | {"keep_rate": list(keep_rates)},
+        "method": describe(methods[-1]) | {"keep_rate": list(keep_rates)},
         "fine_tuned": tuned,
         "metric": metric,
         "machine": machine(),
@@ -121,19 +126,19 @@ def clips_of(cells_: Sequence[Cell], table: ClipTable) -> int:
 
 def _rows(
     model: Any,
-    method: Method,
-    keep_rates: Sequence[float],
+    methods: Sequence[Method],
     found: dict[str, dict[Any, float]],
     seconds: float,
     batch_size: int,
+    clips: Tensor,
 ) -> list[dict[str, Any]]:
     rows = []
-    for rate in keep_rates:
-        scores = found[f"{rate:g}"]
-        with prune(model, method.with_keep_rate(rate)):
-            rows.append({"keep_rate": rate, "scores": scores, **spread(list(scores.values())), "macs": macs(model)})
+    for method in methods:
+        scores = found[f"{method.keep_rate:g}"]
+        with prune(model, method):
+            counted = mean_macs(model, clips)
+        rows.append({"keep_rate": method.keep_rate, "scores": scores, **spread(list(scores.values())), "macs": counted})
     if seconds:
-        methods = [method.with_keep_rate(rate) for rate in keep_rates]
         for row, timed in zip(rows, measure(model, methods, batch_size, seconds), strict=True):
             row |= {name: timed[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
     return rows
@@ -145,13 +150,26 @@ def _name(cell: Cell) -> str:
     return "-".join(parts) or Path(cell.model).name
 
 
-def _check_method(source: str, method: Method) -> None:
-    own = Path(source) / "pruning.json"
-    if own.exists() and read_method(own) != method:
+def _method_of(source: str, method: Method | None, keep_rate: float, tuned: bool) -> Method:
+    """How a model is pruned. Raises `ValueError` where it was trained to be pruned in another way."""
+    wanted = None if method is None else method.with_keep_rate(keep_rate)
+    path = Path(source) / SETTINGS
+    if not tuned or not path.exists():
+        if wanted is None and keep_rate < 1:
+            raise ValueError(f"{path}: not there, so that nobody knows how the model was trained to be pruned")
+        return wanted or TopK(keep_rate)
+    own = read_method(path)
+    if wanted is not None and own != wanted:
         raise ValueError(
-            f"{source}: was fine-tuned with {read_method(own)}, which its pruning.json says, not with {method}; give "
-            "its --method, --score, --segments, --dropped and --layers, and {rate} in the path for its keep rate"
+            f"{source}: was fine-tuned with {own}, which its pruning.json says, not with {wanted}; give its "
+            "--method, --score, --segments, --dropped and --layers (or --method trained), and {rate} in the path for its "
+            "keep rate"
         )
+    if own.keep_rate != keep_rate:
+        raise ValueError(
+            f"{source}: was fine-tuned at keep rate {own.keep_rate}, not {keep_rate}; put {{rate}} in the path"
+        )
+    return own
 
 
 def _check_labels(source: str, model: Any, table: ClipTable) -> None:
