@@ -58,8 +58,8 @@ def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
     return x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _wide(x: Tensor) -> Tensor:
-    # Sums over many tokens overflow float16, and cosines tie in bfloat16.
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: sums over many tokens overflow float16, and cosines tie in bfloat16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -68,7 +68,7 @@ def nearest(keys: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
 
     keys: (batch, n, dim) → (batch, n − k).
     """
-    unit = torch.nn.functional.normalize(_wide(keys), dim=-1)
+    unit = torch.nn.functional.normalize(wide(keys), dim=-1)
     cosine = gather_tokens(unit, dropped) @ gather_tokens(unit, kept).transpose(1, 2)
     return cosine.argmax(dim=2)
 
@@ -81,8 +81,8 @@ def merge(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, target: Tensor
     """
     size_kept, size_dropped = size.gather(1, kept), size.gather(1, dropped)
     total = size_kept.scatter_add(1, target, size_dropped)
-    weighted = _wide(gather_tokens(x, kept)) * size_kept[..., None]
-    incoming = _wide(gather_tokens(x, dropped)) * size_dropped[..., None]
+    weighted = wide(gather_tokens(x, kept)) * size_kept[..., None]
+    incoming = wide(gather_tokens(x, dropped)) * size_dropped[..., None]
     weighted = weighted.scatter_add(1, target[..., None].expand_as(incoming), incoming)
     return (weighted / total[..., None]).to(x.dtype), total
 
@@ -96,12 +96,12 @@ def merge_keeping_norm(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, t
     """As `merge`, but each merged token is as long as the longest that went into it: MLERP, the mean's direction and
     the greatest norm (Token Fusion, arXiv 2312.01026)."""
     mean, total = merge(x, size, kept, dropped, target)
-    norm = _wide(x).norm(dim=-1)
+    norm = wide(x).norm(dim=-1)
     longest = norm.gather(1, kept).scatter_reduce(1, target, norm.gather(1, dropped), "amax")
-    length = _wide(mean).norm(dim=-1)
+    length = wide(mean).norm(dim=-1)
     alone = total == size.gather(1, kept)
     factor = torch.where(alone, 1.0, longest / length.clamp_min(torch.finfo(length.dtype).tiny))
-    return (_wide(mean) * factor[..., None]).to(x.dtype), total
+    return (wide(mean) * factor[..., None]).to(x.dtype), total
 
 
 def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +112,10 @@ def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     (batch, r) of each dropped one as an index into kept.
     """
     n = keys.shape[1]
-    unit = torch.nn.functional.normalize(_wide(keys), dim=-1)
+    if r == 0:  # a single token has no other to propose to
+        kept = torch.arange(n, device=keys.device).expand(keys.shape[0], -1)
+        return kept, kept[:, :0], kept[:, :0]
+    unit = torch.nn.functional.normalize(wide(keys), dim=-1)
     best, partner = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(dim=2)
     even = top_k(best, r)
     dropped = 2 * even
@@ -169,7 +172,7 @@ def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:
     cumulative share of the scores reaches it. A token that several fall on is taken once, so that at most k are
     taken (Adaptive Token Sampling, arXiv 2111.15667, §3.2).
     """
-    scores = _wide(scores)
+    scores = wide(scores)
     ordered, order = scores.sort(dim=1, stable=True)
     cumulative = ordered.double().cumsum(dim=1)
     quantile = (torch.arange(k, device=scores.device, dtype=torch.float64) + 0.5) / k
@@ -181,7 +184,7 @@ def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:
 def fuse(x: Tensor, weights: Tensor, dropped: Tensor) -> Tensor:
     """One token Σ wᵢ·xᵢ of the dropped ones, unnormalised (EViT, arXiv 2202.07800). (batch, 1, width)."""
     weight = weights.gather(1, dropped)[..., None]
-    return (_wide(gather_tokens(x, dropped)) * weight).sum(dim=1, keepdim=True).to(x.dtype)
+    return (wide(gather_tokens(x, dropped)) * weight).sum(dim=1, keepdim=True).to(x.dtype)
 
 
 def pseudo_random(patch: Tensor, seed: int, layer: int) -> Tensor:

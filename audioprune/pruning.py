@@ -68,13 +68,16 @@ class Pruned:
 
     def __init__(self, model: nn.Module, adapter: Adapter, method: Method) -> None:
         self.model, self._adapter = model, adapter
-        labels = getattr(getattr(model, "config", None), "num_labels", None)
+        # The config of an encoder without a head has a number of labels all the same.
+        headless = model is adapter.tower
+        labels = None if headless else getattr(getattr(model, "config", None), "num_labels", None)
         self._reducer = _ScheduledMethod(method, dataclasses.replace(adapter.shape, labels=labels))
         if self.learned is not None:
             parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
             self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
-        setattr(adapter.encoder, _HANDLE, self)
+        for module in (adapter.encoder, adapter.tower):
+            setattr(module, _HANDLE, self)
 
     @property
     def method(self) -> Method:
@@ -153,7 +156,8 @@ class Pruned:
         if self._attachment is not None:
             self._attachment.detach()
             self._attachment = None
-            delattr(self._adapter.encoder, _HANDLE)
+            for module in {self._adapter.encoder, self._adapter.tower}:
+                delattr(module, _HANDLE)
 
     def __enter__(self) -> Self:
         _ = self.attachment  # entering a removed handle would run the model unpruned
@@ -178,7 +182,7 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
     The model is changed in place: instances only, no weights, and state-dict keys stay.
 
     Args:
-        model: an AST or AudioMAE, with or without a head, or a module that holds one.
+        model: an AST, an AudioMAE or a speech encoder, with or without a head, or a module that holds one.
         method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads, or a
             folder with a `pruning.json`.
 
@@ -192,13 +196,13 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
     if not isinstance(method, Method):
         hint = f"; did you mean {method.__name__}(keep_rate=0.7)?" if isinstance(method, type) else ""
         raise TypeError(f"expected a method such as TopK(keep_rate=0.7), got {method!r}{hint}")
-    adapter = find_adapter(model)
-    existing = getattr(adapter.encoder, _HANDLE, None)
+    existing = handle(model) if isinstance(model, nn.Module) else None
     if existing is not None:
         raise AlreadyPrunedError(
             f"this model is pruned already with {existing.method}; call remove() on its handle first "
             "(audioprune.handle(model) finds it), or set handle.keep_rate to change the rate"
         )
+    adapter = find_adapter(model)
     # Settings are checked against the model before anything is touched.
     method.schedule(len(adapter.layers))
     adapter.check_method(method.needs)

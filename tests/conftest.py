@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from audioprune import cli
 
-from .families import FAMILIES
+from .families import FAMILIES, SPEECH, inputs_for
 
 # Tests run in two processes: more threads than cores would only wait for each other.
 torch.set_num_threads(1)
@@ -32,6 +32,16 @@ def golden() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A spectrogram is for the families that hear one; `inputs` are for all."""
+
+    def deaf(item: pytest.Item) -> bool:
+        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
+        return family in SPEECH and "spectrogram" in getattr(item, "fixturenames", ())
+
+    items[:] = [item for item in items if not deaf(item)]
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -40,6 +50,12 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def model(family: str) -> torch.nn.Module:
     return FAMILIES[family]().eval()
+
+
+@pytest.fixture
+def inputs(family: str) -> dict[str, torch.Tensor]:
+    """Three clips, as the family's forward takes them."""
+    return inputs_for(family)
 
 
 @pytest.fixture

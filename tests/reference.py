@@ -1,139 +1,343 @@
-"""A pruned forward pass written as plainly as it can be: one clip, one token, one row of the attention map at a time.
+"""A pruned forward pass as plain as it can be: every method's formula, on one clip, token by token, in Python lists.
 
-It follows the papers' formulas. With the package it shares the model's own sub-modules, the settings' schedule of
-rates, and the hash behind the random score, which has tests of its own.
+It follows the papers. With the package it shares the settings' schedule of rates, the hash behind the random score,
+which has tests of its own, and the weights of what is learnt. The model is a `SlowModel`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioprune import TopK
+from audioprune import ATS, AveragePooling, AViT, DynamicViT, Method, SPViT, ToFu, ToMe, TopK, UniformStride
 from audioprune.ops import pseudo_random
 
-
-def pruned_forward(model, spectrogram: Tensor, method: TopK) -> tuple[Tensor, list[list[list[int]]]]:
-    """Logits (batch, labels) and the patches kept, [stage][clip] → ascending list; −1 for a fused token."""
-    clips = [_forward_clip(model, clip[None], method) for clip in spectrogram]
-    stages = [[clip[1][stage] for clip in clips] for stage in range(len(clips[0][1]))]
-    return torch.stack([clip[0] for clip in clips]), stages
+from .slow_models import SlowModel, slow_model
 
 
-def _forward_clip(model, clip: Tensor, method: TopK) -> tuple[Tensor, list[list[int]]]:
-    encoder = getattr(model, model.base_model_prefix)
-    is_ast = model.base_model_prefix == "audio_spectrogram_transformer"
-    special = 2 if is_ast else 1
-    x = encoder.embeddings(clip)[0]
-    patches, grid = _patches(clip[0], encoder.config, is_ast)
-    alive = list(range(len(patches)))
-    sizes = [1.0] * len(alive)
-    rates = method.schedule(len(encoder.layers))
-    kept_per_stage = []
-    for number, layer in enumerate(encoder.layers):
-        residual, (context, maps, keys) = x, _attention(layer, x, sizes, special)
-        x = context + residual
-        if number in rates:
-            head = list(x[:special])
-            tokens = list(x[special:])
-            scores = _scores(method, maps, special, alive, patches, number)
-            keep = _choose(method, rates[number], scores, alive, grid)
-            kept_per_stage.append([alive[i] for i in keep])
-            tokens, alive, sizes = _drop(method, keep, tokens, alive, sizes, scores, keys[special:])
-            x = torch.stack(head + tokens)
-        x = x + layer.mlp(layer.layernorm_after(x))
-    if is_ast:
-        x = encoder.layernorm(x)
-    if is_ast and getattr(model.config, "pooling", "cls") == "cls":
-        pooled = (x[0] + x[1]) / 2
-    else:
-        weights = torch.tensor(sizes, dtype=x.dtype)
-        pooled = (x[special:] * weights[:, None]).sum(0) / weights.sum()
-    head = (lambda p: p) if is_ast else model.fc_norm
-    kept_per_stage = [sorted(k for k in kept if k >= 0) + [k for k in kept if k < 0] for kept in kept_per_stage]
-    return model.classifier(head(pooled)[None])[0], kept_per_stage
+@dataclass
+class Line:
+    """The droppable tokens of one clip: vectors, the patch of each (−1: of no one), and how many it stands for."""
+
+    tokens: list[Tensor]
+    patches: list[int]
+    sizes: list[float]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def only(self, keep: list[int]) -> Line:
+        return Line([self.tokens[i] for i in keep], [self.patches[i] for i in keep], [self.sizes[i] for i in keep])
 
 
-def _patches(clip: Tensor, config, is_ast: bool) -> tuple[list[Tensor], list[int]]:
-    """Each patch's cells in the model's order, and each patch's time column; the last entry is the column count."""
-    time_step = config.time_stride if is_ast else 16
-    frequency_step = config.frequency_stride if is_ast else 16
-    times = range(0, clip.shape[0] - 15, time_step)
-    frequencies = range(0, clip.shape[1] - 15, frequency_step)
-    if is_ast:
-        places = [(t, f) for f in frequencies for t in times]
-    else:
-        places = [(t, f) for t in times for f in frequencies]
-    cells = [clip[t : t + 16, f : f + 16] for t, f in places]
-    return cells, [t // time_step for t, _ in places] + [len(times)]
+@dataclass
+class Seen:
+    """What a method may look at. maps, keys, values: of the block's attention, special tokens first."""
+
+    slow: SlowModel
+    layer: int
+    learned: nn.Module | None
+    maps: list[list[list[float]]]
+    keys: list[Tensor]
+    values: list[Tensor]
 
 
-def _attention(layer, x: Tensor, sizes: list[float], special: int) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Output of the attention, one N×N map a head, and the mean key of each token."""
-    attention, n = layer.attention, len(x)
-    normed = layer.layernorm_before(x)
-    heads, width = attention.num_attention_heads, attention.head_dim
-    query, key, value = (p(normed) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-    outputs, maps = [], []
-    for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        rows = []
-        for i in range(n):
-            logits = torch.stack([query[i, part] @ key[j, part] / math.sqrt(width) for j in range(n)])
-            weights = torch.tensor([1.0] * special + sizes, dtype=x.dtype) * torch.exp(logits - logits.max())
-            rows.append(weights / weights.sum())
-        maps.append(torch.stack(rows))
-        outputs.append(maps[-1] @ value[:, part])
-    mean_key = torch.stack([key[:, h * width : (h + 1) * width] for h in range(heads)]).mean(0)
-    return attention.o_proj(torch.cat(outputs, dim=1)), maps, mean_key
+def pruned_forward(
+    model: nn.Module, inputs: dict[str, Tensor], method: Method, learned: nn.Module | None = None
+) -> tuple[Tensor, list[list[list[int]]]]:
+    """Logits (batch, labels) and the patches kept, [stage][clip] → ascending, then −1 for tokens of no one patch and
+    where another clip keeps more."""
+    batch = len(next(iter(inputs.values())))
+    one = [slow_model(model, {name: x[i : i + 1] for name, x in inputs.items()}) for i in range(batch)]
+    clips = [_forward_clip(slow, method, learned) for slow in one]
+    stages = []
+    for stage in range(len(clips[0][1])):
+        rows = [kept[stage] for _, kept in clips]
+        rows = [sorted(p for p in row if p >= 0) + [p for p in row if p < 0] for row in rows]
+        widest = max(len(row) for row in rows)
+        stages.append([row + [-1] * (widest - len(row)) for row in rows])
+    return torch.stack([logits for logits, _ in clips]), stages
 
 
-def _scores(method: TopK, maps, special: int, alive, patches, layer: int) -> list[float]:
-    n = len(alive)
-    if method.score == "attention":
-        return [
-            sum(float(m[row, special + i]) for m in maps for row in range(special, special + n)) / (len(maps) * n)
-            for i in range(n)
-        ]
-    if method.score == "cls":
-        return [sum(float(m[0, special + i]) for m in maps) / len(maps) for i in range(n)]
+def _forward_clip(slow: SlowModel, method: Method, learned: nn.Module | None) -> tuple[Tensor, list[list[int]]]:
+    entering = slow.tokens()
+    head, patches = entering[: slow.special], entering[slow.special :]
+    line = Line(patches, list(range(len(patches))), [1.0] * len(patches))
+    halting = Halting(head, line)
+    rates, kept = method.schedule(slow.depth), []
+    for layer in range(slow.depth):
+        if layer in rates and isinstance(method, AViT):
+            line = halting.halt(method, head, line)
+            kept.append(line.patches)
+        elif layer in rates and method.before:
+            keep, line = FORMS[type(method)](method, rates[layer], line, Seen(slow, layer, learned, [], [], []))
+            kept.append(keep)
+        sizes = line.sizes if method.proportional else [1.0] * len(line)
+        tokens, maps, keys, values = slow.attend(layer, head + line.tokens, sizes)
+        head, line = tokens[: slow.special], Line(tokens[slow.special :], line.patches, line.sizes)
+        if layer in rates and not method.before:
+            seen = Seen(slow, layer, learned, [m.tolist() for m in maps], keys, values)
+            keep, line = _form_of(method)(method, rates[layer], line, seen)
+            kept.append(keep)
+        tokens = slow.feed(layer, head + line.tokens)
+        head, line = tokens[: slow.special], Line(tokens[slow.special :], line.patches, line.sizes)
+    if isinstance(method, AViT):
+        tokens = halting.answer(method, head, line)
+        return slow.read(tokens, [1.0] * len(patches)), kept
+    return slow.read(head + line.tokens, line.sizes), kept
+
+
+def _form_of(method: Method) -> Callable[..., tuple[list[int], Line]]:
+    return next(form for kind, form in FORMS.items() if isinstance(method, kind))
+
+
+def _budget(rate: float, n: int) -> int:
+    """⌈rate · n⌉ for the fraction that was meant."""
+    return math.ceil(Fraction(rate).limit_denominator(10**6) * n)
+
+
+def _attention(name: str, seen: Seen, line: Line) -> list[float]:
+    """Equation 2a (received from the patches) or 2b (from CLS) of arXiv 2504.01690."""
+    first, heads = seen.slow.special, len(seen.maps)
+    if name == "cls":
+        return [sum(m[0][first + i] for m in seen.maps) / heads for i in range(len(line))]
+    rows = range(first, first + len(line))
+    return [sum(m[row][first + i] for m in seen.maps for row in rows) / (heads * len(line)) for i in range(len(line))]
+
+
+def _units(seen: Seen) -> list[Tensor]:
+    """Keys of length 1, of which a product is a cosine."""
+    return [key / key.norm() for key in seen.keys[seen.slow.special :]]
+
+
+# TopK, Segmentwise Top-K, EViT, METR
+
+
+def _top_k(method: TopK, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    scores = _scores(method, line, seen)
+    keep = _choose(method, _budget(rate, len(line)), scores, line, seen.slow)
+    kept = [line.patches[i] for i in keep]
+    dropped = [i for i in range(len(line)) if i not in keep]
+    if method.dropped == "discard":
+        return kept, line.only(keep)
+    if method.dropped == "fuse":
+        share = method.score in ("attention", "cls")
+        fused = sum((scores[i] if share else 1 / len(dropped)) * line.tokens[i] for i in dropped)
+        rest = line.only(keep)
+        return kept, Line([*rest.tokens, fused], [*rest.patches, -1], [*rest.sizes, 1.0])
+    keys = _units(seen)
+    target = {i: max(keep, key=lambda j: (float(keys[i] @ keys[j]), -j)) for i in dropped}
+    return kept, _joined(line, keep, target, _mean)
+
+
+def _scores(method: TopK, line: Line, seen: Seen) -> list[float]:
+    if method.score in ("attention", "cls"):
+        return _attention(method.score, seen, line)
     if method.score == "random":
-        return pseudo_random(torch.tensor([alive]), method.seed, layer)[0].tolist()
-    statistic = {"intensity": lambda p: float(p.mean()), "variation": lambda p: float(p.std(correction=0))}
-    every = [statistic[method.score](p) for p in patches]
-    return [every[patch] if patch >= 0 else sum(every) / len(every) for patch in alive]
+        return pseudo_random(torch.tensor([line.patches]), method.seed, seen.layer)[0].tolist()
+    every = seen.slow.statistic(method.score)
+    return [every[patch] if patch >= 0 else sum(every) / len(every) for patch in line.patches]
 
 
-def _choose(method: TopK, rate: float, scores: list[float], alive: list[int], grid: list[int]) -> list[int]:
-    n = len(scores)
-    k = math.ceil(Fraction(str(rate)) * n)
-    order = sorted(range(n), key=lambda i: (-scores[i], i))
+def _choose(method: TopK, k: int, scores: list[float], line: Line, slow: SlowModel) -> list[int]:
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     segments = method.spend_in()
     if segments is None:
         return sorted(order[:k])
-    columns = grid[-1]
-    segments = min(segments, k, columns)
+    segments = min(segments, k, slow.columns)
     chosen: list[int] = []
     for segment in range(segments):
-        mine = [i for i in order if alive[i] >= 0 and grid[alive[i]] * segments // columns == segment]
+        patches = [(i, line.patches[i]) for i in order]
+        mine = [i for i, p in patches if p >= 0 and slow.place(p)[0] * segments // slow.columns == segment]
         chosen += mine[: k // segments]
     chosen += [i for i in order if i not in chosen][: k - len(chosen)]
     return sorted(chosen)
 
 
-def _drop(method: TopK, keep, tokens, alive, sizes, scores, keys):
-    dropped = [i for i in range(len(tokens)) if i not in keep]
-    if method.dropped == "discard":
-        return [tokens[i] for i in keep], [alive[i] for i in keep], [sizes[i] for i in keep]
-    if method.dropped == "fuse":
-        is_share = method.score in ("attention", "cls")
-        fused = sum((scores[i] if is_share else 1 / len(dropped)) * tokens[i] for i in dropped)
-        return [tokens[i] for i in keep] + [fused], [alive[i] for i in keep] + [-1], [1.0] * (len(keep) + 1)
+# ToMe, FastAST, ToFu, AveragePooling: each dropped token goes into its target
+
+
+def _mean(line: Line, group: list[int]) -> Tensor:
+    return sum(line.sizes[i] * line.tokens[i] for i in group) / sum(line.sizes[i] for i in group)
+
+
+def _first(line: Line, group: list[int]) -> Tensor:
+    """Pruned, not merged: the target stays as it is."""
+    return line.tokens[group[0]]
+
+
+def _mlerp(line: Line, group: list[int]) -> Tensor:
+    """The mean's direction, the longest one's norm."""
+    mean = _mean(line, group)
+    return mean / mean.norm() * max(line.tokens[i].norm() for i in group)
+
+
+def _joined(line: Line, keep: list[int], target: dict[int, int], how: Callable[[Line, list[int]], Tensor]) -> Line:
     groups = {i: [i] for i in keep}
-    for i in dropped:
-        groups[max(keep, key=lambda j: (float(torch.cosine_similarity(keys[i], keys[j], dim=0)), -j))].append(i)
-    merged = [sum(sizes[i] * tokens[i] for i in g) / sum(sizes[i] for i in g) for g in groups.values()]
-    return merged, [alive[i] for i in keep], [sum(sizes[i] for i in g) for g in groups.values()]
+    for source, into in target.items():
+        groups[into].append(source)
+    tokens = [how(line, g) if len(g) > 1 else line.tokens[i] for i, g in groups.items()]
+    return Line(tokens, [line.patches[i] for i in keep], [sum(line.sizes[i] for i in g) for g in groups.values()])
+
+
+def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    keys, n = _units(seen), len(line)
+    edges = []
+    for source in range(0, n, 2):
+        cosine, into = max((float(keys[source] @ keys[odd]), -odd) for odd in range(1, n, 2))
+        edges.append((-cosine, source, -into))
+    target = {source: into for _, source, into in sorted(edges)[: n - _budget(rate, n)]}
+    keep = [i for i in range(n) if i not in target]
+    how = _mean
+    if isinstance(method, ToFu):
+        how = _first if seen.layer < method.pruned_share * seen.slow.depth else _mlerp
+    return [line.patches[i] for i in keep], _joined(line, keep, target, how)
+
+
+def _average(method: AveragePooling, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    n, k = len(line), _budget(rate, len(line))
+    order = sorted(range(n), key=lambda i: seen.slow.place(line.patches[i])[::-1])
+    runs: dict[int, list[int]] = {}
+    for place, i in enumerate(order):
+        runs.setdefault(place * k // n, []).append(i)
+    keep = sorted(run[0] for run in runs.values())
+    target = {i: run[0] for run in runs.values() for i in run[1:]}
+    return [line.patches[i] for i in keep], _joined(line, keep, target, _mean)
+
+
+# UniformStride, ATS
+
+
+def _stride(method: UniformStride, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    n, k = len(line), _budget(rate, len(line))
+    keep = [i * n // k for i in range(k)]
+    return [line.patches[i] for i in keep], line.only(keep)
+
+
+def _sampled(method: ATS, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2111.15667, eqs. 3–5: significance, its cumulative distribution, and the tokens at its quantiles."""
+    attention = _attention(method.score, seen, line)
+    values = seen.values[seen.slow.special :]
+    significance = [a * float(v.norm()) for a, v in zip(attention, values, strict=True)]
+    total, k = sum(significance), _budget(rate, len(line))
+    order = sorted(range(len(line)), key=lambda i: significance[i])
+    chosen = set()
+    for i in range(1, k + 1):
+        reached = 0.0
+        for token in order:
+            reached += significance[token] / total
+            if reached >= (2 * i - 1) / (2 * k):
+                chosen.add(token)
+                break
+    keep = sorted(chosen)
+    return [line.patches[i] for i in keep], line.only(keep)
+
+
+# DynamicViT, SPViT
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def _dense(module: Any, x: Tensor) -> Tensor:
+    return module.weight @ x + module.bias
+
+
+def _predict(predictor: Any, tokens: list[Tensor]) -> list[Tensor]:
+    """arXiv 2106.02034, eqs. 1–5: log-probabilities (keep, drop) of each token."""
+    norm, enter = predictor.enter[0], predictor.enter[1]
+    inner = []
+    for x in tokens:
+        standard = (x - x.mean()) / torch.sqrt(x.var(correction=0) + norm.eps)
+        inner.append(_gelu(_dense(enter, standard * norm.weight + norm.bias)))
+    half = len(tokens[0]) // 2
+    shared = sum(z[half : 2 * half] for z in inner) / len(inner)
+    first, second, third = predictor.leave[0], predictor.leave[2], predictor.leave[4]
+    found = []
+    for z in inner:
+        out = _dense(third, _gelu(_dense(second, _gelu(_dense(first, torch.cat((z[:half], shared)))))))
+        found.append(out - torch.logsumexp(out, dim=0))
+    return found
+
+
+def _dynamic(method: DynamicViT, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    scores = [float(p[0]) for p in _predict(seen.learned.at(seen.layer), line.tokens)]
+    order = sorted(range(len(line)), key=lambda i: (-scores[i], i))
+    keep = sorted(order[: _budget(rate, len(line))])
+    return [line.patches[i] for i in keep], line.only(keep)
+
+
+def _soft(method: SPViT, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2112.13890, eqs. 4–11: a predictor a head, the heads weighed for each token, and a package token."""
+    part = seen.learned.at(seen.layer)
+    width = len(line.tokens[0]) // part.heads
+    by_head = [
+        _predict(predictor, [x[h * width : (h + 1) * width] for x in line.tokens])
+        for h, predictor in enumerate(part.predictors)
+    ]
+    keep_probability, keeps = [], []
+    for i, x in enumerate(line.tokens):
+        means = torch.stack([x[h * width : (h + 1) * width].mean() for h in range(part.heads)])
+        gate = torch.sigmoid(_dense(part.gate[2], _gelu(_dense(part.gate[0], means))))
+        score = sum(gate[h] * by_head[h][i] for h in range(part.heads)) / gate.sum()
+        probability = torch.exp(score) / torch.exp(score).sum()
+        keep_probability.append(float(probability[0]))
+        keeps.append(float(probability[0]) >= float(probability[1]) or line.patches[i] < 0)
+    if not any(keeps):
+        keeps[max(range(len(line)), key=lambda i: keep_probability[i])] = True
+    keep = [i for i in range(len(line)) if keeps[i]]
+    dropped = [i for i in range(len(line)) if not keeps[i]]
+    kept, left = [line.patches[i] for i in keep], line.only(keep)
+    if not dropped:
+        return kept, left
+    package = sum(keep_probability[i] * line.tokens[i] for i in dropped) / sum(keep_probability[i] for i in dropped)
+    return kept, Line([*left.tokens, package], [*left.patches, -1], [*left.sizes, 1.0])
+
+
+# A-ViT
+
+
+class Halting:
+    """arXiv 2112.07658: what each token has summed up. Special tokens are −1, −2, …; patches are their numbers."""
+
+    def __init__(self, head: list[Tensor], line: Line) -> None:
+        self.names = [-1 - i for i in range(len(head))]
+        every = zip(self.names + line.patches, head + line.tokens, strict=True)
+        self.sums = {name: (0.0, torch.zeros_like(x)) for name, x in every}
+
+    def halt(self, method: AViT, head: list[Tensor], line: Line) -> Line:
+        for name, x in zip(self.names + line.patches, head + line.tokens, strict=True):
+            total, output = self.sums[name]
+            if total >= 1 - method.epsilon:
+                continue
+            halting = 1 / (1 + math.exp(-(method.gamma * float(x[0]) - method.beta)))
+            ends = total + halting >= 1 - method.epsilon
+            weight = 1 - total if ends else halting
+            self.sums[name] = (1.0 if ends else total + halting, output + weight * x)
+        running = [i for i, patch in enumerate(line.patches) if self.sums[patch][0] < 1 - method.epsilon]
+        return line.only(running or [0])
+
+    def answer(self, method: AViT, head: list[Tensor], line: Line) -> list[Tensor]:
+        for name, x in zip(self.names + line.patches, head + line.tokens, strict=True):
+            total, output = self.sums[name]
+            if total < 1 - method.epsilon:
+                self.sums[name] = (1.0, output + (1 - total) * x)
+        return [output for _, output in self.sums.values()]
+
+
+FORMS: dict[type[Method], Callable[..., tuple[list[int], Line]]] = {
+    TopK: _top_k,
+    ToMe: _to_me,
+    ATS: _sampled,
+    UniformStride: _stride,
+    AveragePooling: _average,
+    DynamicViT: _dynamic,
+    SPViT: _soft,
+}

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from audioprune import Method, SegmentwiseTopK, TopK
+import torch
+
+from audioprune import (
+    ATS,
+    METR,
+    AveragePooling,
+    AViT,
+    DynamicViT,
+    EViT,
+    FastAST,
+    Method,
+    SegmentwiseTopK,
+    SPViT,
+    ToFu,
+    ToMe,
+    TopK,
+    UniformStride,
+)
+from audioprune.pruning import Pruned
 
 METHODS: dict[str, Method] = {
     "topk": TopK(0.5),
@@ -12,10 +30,51 @@ METHODS: dict[str, Method] = {
     "random": TopK(0.5, score="random", seed=3),
     "segments": TopK(0.7, segments=3),
     "segmentwise": SegmentwiseTopK(0.5),
-    "evit": TopK(0.5, score="cls", dropped="fuse"),
     "fused": TopK((0.6, 0.5), layers=(0, 2), dropped="fuse"),
     "fused-random-segments": TopK(0.5, score="random", segments=4, dropped="fuse"),
     "merged": TopK(0.5, dropped="merge"),
+    "merged-unsized": TopK(0.5, dropped="merge", proportional=False),
     "segments-merged": SegmentwiseTopK(0.5, dropped="merge"),
     "intensity-merged": TopK(0.5, score="intensity", dropped="merge", layers=(1, 3)),
+    "evit": EViT(0.5),
+    "evit-attention": EViT(0.5, score="attention"),
+    "tome": ToMe(0.7),
+    "tome-half-unsized": ToMe(0.5, proportional=False),
+    "tome-constant": ToMe.constant(r=9, patches=64, depth=4),
+    "tofu": ToFu(0.6),
+    "tofu-early": ToFu((0.8, 0.7, 0.6), layers=(0, 1, 3), pruned_share=0.25),
+    "fastast": FastAST(0.7),
+    "ats": ATS(0.6),
+    "ats-attention": ATS(0.6, score="attention"),
+    "uniform": UniformStride(0.6),
+    "pooled": AveragePooling(0.6),
+    "pooled-unsized": AveragePooling((0.3, 0.7), layers=(0, 2), proportional=False),
+    "dynamicvit": DynamicViT(0.7),
+    "dynamicvit-first": DynamicViT((0.8, 0.5), layers=(0, 3)),
+    "spvit": SPViT(0.7),
+    "spvit-first": SPViT(0.7, layers=(0, 1, 2, 3)),
+    "avit": AViT(0.5, gamma=5.0, beta=1.0),
+    "avit-slow": AViT(0.5, gamma=3.0, beta=1.0, epsilon=0.1),
+    "metr": METR(0.5),
+    "metr-attention": METR(0.5, score="attention"),
 }
+
+
+@torch.no_grad()
+def teach(handle: Pruned) -> None:
+    """Weights for what a method learns, always the same, large enough that tokens differ, and as if from a training."""
+    if handle.learned is None:
+        return
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in handle.learned.named_parameters():
+        drawn = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim > 1:
+            parameter.copy_(drawn * 2 / parameter.shape[1] ** 0.5)
+        elif name.endswith("bias"):
+            parameter.copy_(drawn * 0.1)
+        if name.endswith("leave.0.weight"):  # the mean, which all tokens share, would have all of them go or stay
+            parameter[:, parameter.shape[1] // 2 :] *= 0.1
+        if name.endswith("leave.4.bias"):
+            parameter += torch.tensor([0.3, -0.3])
+    if hasattr(handle.learned, "trained"):
+        handle.learned.trained.fill_(1)

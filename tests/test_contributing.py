@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 
 import audioprune as ap
 
+from . import test_matrix
 from .families import audiomae
 
 ROOT = Path(__file__).parents[1]
@@ -21,19 +23,39 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
 
 
-@torch.no_grad()
-def test_the_new_method_of_contributing_works_on_every_family(model, spectrogram) -> None:
-    code = blocks("CONTRIBUTING.md")[0]
-    assert len(code.splitlines()) < 30
+def example() -> ap.Method:
+    """The method that CONTRIBUTING.md adds."""
     namespace: dict = {"__name__": "example"}
-    exec(code, namespace)
-    before = model(spectrogram).logits
-    with ap.prune(model, namespace["UniformStride"](0.5)) as handle, ap.trace(model) as record:
-        assert torch.isfinite(model(spectrogram).logits).all()
-    n = handle.tokens[0]
-    assert record.kept[0].shape[1] == handle.tokens[1] == -(-n // 2)
-    assert record.kept[0][0, :2].tolist() == [0, 2 if n % 2 == 0 else 1]
-    assert torch.equal(model(spectrogram).logits, before)
+    exec(blocks("CONTRIBUTING.md")[0], namespace)
+    return namespace["HiddenNorm"](0.5)
+
+
+def test_the_new_method_of_contributing_is_short() -> None:
+    assert len(blocks("CONTRIBUTING.md")[0].splitlines()) < 30
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_matrix.test_keeps_exactly_what_was_asked,
+        test_matrix.test_removal_restores_bit_for_bit,
+        test_matrix.test_attention_implementations_agree,
+        test_matrix.test_gradients_reach_every_parameter,
+    ],
+    ids=lambda check: check.__name__.removeprefix("test_"),
+)
+def test_the_new_method_of_contributing_passes_the_matrix(check, family, model, inputs, monkeypatch) -> None:
+    given = {"family": family, "model": model, "method": example(), "inputs": inputs, "monkeypatch": monkeypatch}
+    check(**{name: given[name] for name in inspect.signature(check).parameters})
+
+
+@torch.no_grad()
+def test_the_new_method_of_contributing_keeps_the_longest(spectrogram) -> None:
+    model = audiomae().eval()
+    with ap.prune(model, example()), ap.trace(model) as record:
+        model(spectrogram)
+    for kept, scores in zip(record.kept[0], record.scores[0], strict=True):
+        assert kept.tolist() == sorted(scores.topk(32).indices.tolist())
 
 
 @torch.no_grad()

@@ -116,3 +116,129 @@ def test_merging_many_tokens_does_not_overflow_half_precision() -> None:
     assert merged.dtype == torch.float16
     assert (merged == 400).all()
     assert size.tolist() == [[226.0]]
+
+
+def drawn(seed: int, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Vectors, keys and sizes of two clips."""
+    generator = torch.Generator().manual_seed(seed)
+    x, keys = (torch.randn(2, n, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    return x, keys, torch.randint(1, 5, (2, n), generator=generator).double()
+
+
+def groups(kept: torch.Tensor, dropped: torch.Tensor, target: torch.Tensor, row: int) -> list[list[int]]:
+    """For each kept token itself, and those that joined it."""
+    pairs = list(zip(dropped[row].tolist(), target[row].tolist(), strict=True))
+    return [[keep] + [d for d, t in pairs if t == j] for j, keep in enumerate(kept[row].tolist())]
+
+
+@given(seeds, st.integers(1, 30), st.data())
+def test_bipartite_match_takes_the_best_pairs(seed: int, n: int, data: st.DataObject) -> None:
+    r = data.draw(st.integers(0, n // 2))
+    _, keys, _ = drawn(seed, n)
+    kept, dropped, target = ops.bipartite_match(keys, r)
+    assert kept.shape == (2, n - r)
+    assert dropped.shape == target.shape == (2, r)
+    for row in range(2):
+        unit = [k / k.norm() for k in keys[row]]
+        best = []
+        for source in range(0, n, 2):
+            edges = [(float(unit[source] @ unit[into]), source, into) for into in range(1, n, 2)]
+            best.append(max(edges, default=(-2.0, source, 0)))
+        best.sort(reverse=True)
+        joined = {source: into for _, source, into in best[:r]}
+        assert dropped[row].tolist() == sorted(joined)
+        assert kept[row].tolist() == [i for i in range(n) if i not in joined]
+        assert [kept[row].tolist()[t] for t in target[row].tolist()] == [joined[d] for d in sorted(joined)]
+
+
+@given(seeds, st.integers(1, 40), st.data())
+def test_runs_are_even_and_of_neighbours(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    order = torch.stack([torch.randperm(n, generator=torch.Generator().manual_seed(seed + i)) for i in range(2)])
+    kept, dropped, target = ops.runs(order, k)
+    for row in range(2):
+        expected: dict[int, list[int]] = {}
+        for place, position in enumerate(order[row].tolist()):
+            expected.setdefault(place * k // n, []).append(position)
+        runs = sorted([run[0], *sorted(run[1:])] for run in expected.values())
+        assert groups(kept, dropped, target, row) == runs
+        lengths = [len(run) for run in runs]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@given(seeds, st.integers(1, 30), st.data())
+def test_destination_is_where_each_went(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    kept = ops.top_k(random_scores(seed, 2, n), k)
+    dropped = ops.complement(kept, n)
+    target = torch.randint(k, dropped.shape, generator=torch.Generator().manual_seed(seed))
+    destination = ops.destination(kept, dropped, target)
+    for row in range(2):
+        for j, group in enumerate(groups(kept, dropped, target, row)):
+            assert [destination[row, i].item() for i in group] == [j] * len(group)
+
+
+@given(seeds, st.integers(1, 30), st.integers(1, 4))
+def test_positions_of_rows_that_differ(seed: int, n: int, batch: int) -> None:
+    mask = torch.rand(batch, n, generator=torch.Generator().manual_seed(seed)) < 0.4
+    mask[:, seed % n] = True
+    places, lengths = ops.positions(mask)
+    expected = [[i for i in range(n) if row[i]] for row in mask.tolist()]
+    assert lengths.tolist() == [len(row) for row in expected]
+    assert places.tolist() == [row + [-1] * (max(lengths.tolist()) - len(row)) for row in expected]
+
+
+@given(seeds, st.integers(1, 40), st.data())
+def test_inverse_transform_sampling_takes_what_the_quantiles_fall_on(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    # Whole numbers, so that the reference is exact; ties and zeros among them.
+    scores = torch.randint(0, 50, (2, n), generator=torch.Generator().manual_seed(seed)) ** 2
+    scores[:, 0] += 1
+    taken = ops.inverse_transform_sample(scores.float(), k)
+    for row, mask in zip(scores.tolist(), taken.tolist(), strict=True):
+        order = sorted(range(n), key=lambda i: (row[i], i))
+        chosen = set()
+        for i in range(1, k + 1):
+            reached = 0
+            for token in order:
+                reached += row[token]
+                if Fraction(reached, sum(row)) >= Fraction(2 * i - 1, 2 * k):
+                    chosen.add(token)
+                    break
+        assert [i for i in range(n) if mask[i]] == sorted(chosen)
+        assert 1 <= len(chosen) <= k
+
+
+def test_inverse_transform_sampling_of_nothing_takes_one() -> None:
+    assert ops.inverse_transform_sample(torch.zeros(2, 6), 3).sum(1).tolist() == [1, 1]
+
+
+@given(seeds, st.integers(2, 20), st.data())
+def test_merging_with_the_norm_kept_and_absorbing(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n - 1))
+    x, keys, size = drawn(seed, n)
+    kept = ops.top_k(random_scores(seed, 2, n), k)
+    dropped = ops.complement(kept, n)
+    target = ops.nearest(keys, kept, dropped)
+    (mean, sizes), (long, long_sizes), (same, same_sizes) = (
+        how(x, size, kept, dropped, target) for how in (ops.merge, ops.merge_keeping_norm, ops.absorb)
+    )
+    assert torch.equal(sizes, long_sizes)
+    assert torch.equal(sizes, same_sizes)
+    for row in range(2):
+        for j, group in enumerate(groups(kept, dropped, target, row)):
+            assert sizes[row, j] == size[row, group].sum()
+            assert torch.equal(same[row, j], x[row, group[0]])
+            if len(group) == 1:
+                assert torch.allclose(long[row, j], x[row, group[0]])
+            else:
+                assert float(long[row, j].norm()) == pytest.approx(float(x[row, group].norm(dim=1).max()))
+                assert float(torch.cosine_similarity(long[row, j], mean[row, j], dim=0)) == pytest.approx(1)
+
+
+def test_tokens_that_cancel_merge_to_nothing_finite() -> None:
+    """Their mean has no direction that could be kept."""
+    x = torch.tensor([[[1.0, 2.0], [-1.0, -2.0]]])
+    kept, dropped, target = torch.tensor([[0]]), torch.tensor([[1]]), torch.tensor([[0]])
+    merged, _ = ops.merge_keeping_norm(x, torch.ones(1, 2), kept, dropped, target)
+    assert merged.tolist() == [[[0.0, 0.0]]]

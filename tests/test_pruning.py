@@ -88,9 +88,8 @@ def test_pruning_twice_is_refused(model) -> None:
     with ap.prune(model, ap.TopK(0.5)):
         with pytest.raises(ap.AlreadyPrunedError, match=r"TopK\(0.5\).*remove\(\)"):
             ap.prune(model, ap.TopK(0.7))
-        encoder = getattr(model, model.base_model_prefix)
         with pytest.raises(ap.AlreadyPrunedError):
-            ap.prune(encoder, ap.TopK(0.7))
+            ap.prune(ap.handle(model).adapter.tower, ap.TopK(0.7))
     ap.prune(model, ap.TopK(0.7)).remove()
 
 

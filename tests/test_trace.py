@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import audioprune as ap
+from audioprune.adapters.token_pass import TokenPass
+from audioprune.trace import Trace
 
-from .families import FAMILIES, ast, audiomae
+from .families import FAMILIES, ast, audiomae, inputs_for
+from .settings import METHODS, teach
 
 
 def loud_patch(t: int, f: int) -> torch.Tensor:
@@ -32,9 +35,9 @@ def test_patches_are_where_the_sound_is(build, number: int) -> None:
 
 
 @torch.no_grad()
-def test_scores_belong_to_the_candidates(model, spectrogram) -> None:
+def test_scores_belong_to_the_candidates(model, inputs) -> None:
     with ap.prune(model, ap.TopK(0.5)), ap.trace(model) as record:
-        model(spectrogram)
+        model(**inputs)
     for stage, (scores, candidates) in enumerate(zip(record.scores, record.candidates, strict=True)):
         assert scores.shape == candidates.shape
         k = record.kept[stage].shape[1]
@@ -47,14 +50,14 @@ def test_scores_belong_to_the_candidates(model, spectrogram) -> None:
 
 
 @torch.no_grad()
-def test_each_forward_replaces_the_last(model, spectrogram) -> None:
+def test_each_forward_replaces_the_last(model, inputs) -> None:
     with ap.prune(model, ap.TopK(0.5)):
         with ap.trace(model) as record:
-            model(spectrogram)
+            model(**inputs)
             first = record.kept
-            model(-spectrogram[:1])
+            model(**{name: -x[:1] for name, x in inputs.items()})
             assert record.kept[0].shape[0] == 1
-        model(spectrogram)  # unwatched
+        model(**inputs)  # unwatched
     assert record.kept[0].shape[0] == 1
     assert first[0].shape[0] == 3
 
@@ -70,3 +73,92 @@ def test_a_fused_token_is_no_patch(spectrogram) -> None:
     fillers = (last < 0).int()
     assert (fillers.diff(dim=1) >= 0).all()  # the fillers stand last
     assert record.mask(2).sum((1, 2)).tolist() == (last >= 0).sum(1).tolist()
+
+
+def watched(method: ap.Method, family: str = "audiomae") -> tuple[Trace, list]:
+    """A trace of three clips, and each stage's tokens' sizes, None where they have none, filler and all."""
+    model = FAMILIES[family]().eval()
+    sizes: list = []
+    with torch.no_grad(), ap.prune(model, method) as handle, ap.trace(model) as record:
+        teach(handle)
+        apply = TokenPass._apply
+
+        def note(self, *arguments):
+            hidden, state = apply(self, *arguments)
+            sizes.append((state.size, state.patch))
+            return hidden, state
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TokenPass, "_apply", note)
+            model(**inputs_for(family))
+    return record, sizes
+
+
+KEEPING = ("tome", "tofu", "merged", "pooled", "evit", "spvit-first", "fused")
+FORGETTING = ("topk", "ats", "uniform", "dynamicvit", "avit")
+
+
+@pytest.mark.parametrize("family", ["audiomae", "ast"])
+@pytest.mark.parametrize("name", [*KEEPING, *FORGETTING])
+def test_every_patch_is_accounted_for(family: str, name: str) -> None:
+    record, states = watched(METHODS[name], family)
+    time, frequency = record.grid
+    for stage, (size, patch) in enumerate(states):
+        for clip in range(3):
+            sources = record.sources(stage, clip)
+            went = sorted(p for group in sources for p in group)
+            kept = [p for p in record.kept[stage][clip].tolist() if p >= 0]
+            if name in KEEPING:
+                assert went == list(range(64))
+            else:
+                assert went == kept
+            # A token's own patch is one of its sources, and is its size in number.
+            for token, group in enumerate(sources):
+                if patch[clip, token] >= 0:
+                    assert patch[clip, token] in group
+                if size is not None:
+                    assert size[clip, token] == len(group)
+            holders = record.holders[stage][clip].tolist()
+            assert sources == [[p for p in range(64) if holders[p] == t] for t in range(len(sources))]
+            mapped = record.holder_map(stage)[clip]
+            assert mapped.shape == (time, frequency)
+            assert sorted(mapped.flatten().tolist()) == sorted(holders)
+            for p in range(64):
+                cell = (p % time, p // time) if family == "ast" else (p // frequency, p % frequency)
+                assert mapped[cell] == holders[p]
+
+
+@pytest.mark.parametrize("name", ["tome", "spvit-first", "fused", "ats", "avit"])
+def test_holders_follow_each_patch_through_all_stages(name: str, monkeypatch) -> None:
+    """Against the same found stage by stage, one patch at a time."""
+    stages: list = []
+    spread = Trace._record
+
+    def note(self, token_pass):
+        stages[:] = [token_pass.stages[layer] for layer in sorted(token_pass.stages)]
+        spread(self, token_pass)
+
+    monkeypatch.setattr(Trace, "_record", note)
+    record, _ = watched(METHODS[name])
+    assert len(stages) == len(record.holders) > 1
+    for clip in range(3):
+        where = list(range(64))
+        for stage, holders in zip(stages, record.holders, strict=True):
+            kept = [i for i in stage.kept[clip].tolist() if i >= 0]
+            for patch, token in enumerate(where):
+                if token < 0:
+                    continue
+                if stage.destination is None:
+                    where[patch] = kept.index(token) if token in kept else -1
+                else:
+                    where[patch] = stage.destination[clip, token].item()
+            assert holders[clip].tolist() == where
+
+
+def test_the_package_of_soft_pruning_holds_what_was_dropped() -> None:
+    record, states = watched(METHODS["spvit"])
+    kept = [p for p in record.kept[0][0].tolist() if p >= 0]
+    assert 0 < len(kept) < 64
+    assert record.sources(0)[: len(kept)] == [[p] for p in kept]
+    assert record.sources(0)[len(kept)] == [p for p in range(64) if p not in kept]
+    assert states[0][1][0, len(kept)] == -1

@@ -58,8 +58,8 @@ class WeightedMeanPooling(MeanPooling):
 
 def weighted_mean(tokens: Tensor, weight: Tensor) -> Tensor:
     """(batch, n, width) and (batch, n) → (batch, width)."""
-    weight = weight / weight.sum(dim=1, keepdim=True)
-    return (tokens * weight[..., None]).sum(dim=1).to(tokens.dtype)
+    total = (tokens * weight[..., None]).sum(dim=1)
+    return (total / weight.sum(dim=1, keepdim=True)).to(tokens.dtype)
 
 
 class SpectrogramAdapter(Adapter):

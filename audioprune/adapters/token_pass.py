@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +58,8 @@ class TokenPass:
         self._within: dict[int, TokenState] = {}
         self._final: TokenState | None = None
         self._grid: Grid | None = None
+        self._whole: Tensor | None = None
+        """(batch,), how many tokens each clip began with, padding aside; None where none is padded."""
 
     @property
     def grid(self) -> Grid:
@@ -91,7 +93,7 @@ class TokenPass:
         if self.reducer.prunes_before(layer):
             hidden, state = self._apply(layer, hidden, state, {})
         self._within[layer] = state
-        return hidden, self._order(layer, state)
+        return hidden, self._order(layer, state, hidden.dtype)
 
     def reduce(self, layer: int, hidden: Tensor, call: AttentionCall) -> Tensor:
         """(batch, special + n, width) after attention → the tokens that go on, special ones first."""
@@ -112,14 +114,16 @@ class TokenPass:
             return hidden
         self.notes[last] = finished.notes
         self._final = self._before[min(self._before)]
-        return finished.hidden
+        # It is as wide as the longest clip; the batch may be padded beyond that.
+        missing = special + self._final.patch.shape[1] - finished.hidden.shape[1]
+        return pad(finished.hidden, (0, 0, 0, missing)) if missing else finished.hidden
 
     def _first(self, hidden: Tensor) -> TokenState:
         count = hidden.shape[1] - self.adapter.special
         self._grid = self.adapter.grid_of(count)
         patch = torch.arange(count, device=hidden.device).expand(hidden.shape[0], -1)
         lengths = self.adapter.lengths(self.inputs)
-        lengths = None if lengths is None else _unless_all(lengths, count)
+        self._whole = lengths = None if lengths is None else _unless_all(lengths, count)
         if lengths is None:
             return TokenState(patch)
         return TokenState(torch.where(patch < lengths[:, None], patch, NO_PATCH), lengths=lengths)
@@ -127,24 +131,24 @@ class TokenPass:
     def _tokens(self, hidden: Tensor, state: TokenState) -> Tokens:
         return Tokens(hidden[:, self.adapter.special :], state.patch, state.size, state.policy, state.memory)
 
-    def _order(self, layer: int, state: TokenState) -> AttentionCall:
+    def _order(self, layer: int, state: TokenState, dtype: torch.dtype) -> AttentionCall:
         real, policy = state.real, state.policy
         return AttentionCall(
             implementation=self.adapter.implementation,
             eager=self.eager,
             special=self.adapter.special,
-            bias=self._bias(state, real),
+            bias=self._bias(state, real, torch.promote_types(dtype, torch.float32)),
             voters=None if real is None else real.float(),
             policy=None if policy is None else pad(policy, (self.adapter.special, 0), value=1.0),
             wants=self.reducer.needs(layer) & FROM_ATTENTION,
             differentiable=self.reducer.needs_gradient,
         )
 
-    def _bias(self, state: TokenState, real: Tensor | None) -> Tensor | None:
+    def _bias(self, state: TokenState, real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """(batch, 1, 1, special + n), what is added to the logits of each key: log(size), and -inf for filler."""
         bias = None
         if state.size is not None and self.reducer.proportional:
-            bias = state.size.log()
+            bias = state.size.to(dtype).log()
         if real is not None:
             bias = torch.zeros_like(real, dtype=torch.float32) if bias is None else bias
             bias = bias.masked_fill(~real, float("-inf"))
@@ -156,7 +160,7 @@ class TokenPass:
         """Let the method reduce the tokens, and note what it did."""
         special = hidden[:, : self.adapter.special]
         tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, found)
-        if state.lengths is None:
+        if state.lengths is None and self._whole is None:
             reduction = self.reducer.reduce(tokens, evidence)
         else:
             reduction = self._reduce_rows(tokens, evidence, state.lengths)
@@ -169,21 +173,28 @@ class TokenPass:
             TokenState(left.patch, left.size, left.policy, left.memory, lengths),
         )
 
-    def _reduce_rows(self, tokens: Tokens, evidence: Evidence, lengths: Tensor) -> Reduction:
-        """Rows of one length at a time, so that no method ever sees filler."""
-        rows_of: dict[int, list[int]] = {}
-        for row, length in enumerate(lengths.tolist()):
-            rows_of.setdefault(length, []).append(row)
-        groups = [(torch.tensor(rows, device=lengths.device), length) for length, rows in rows_of.items()]
-        parts = [self.reducer.reduce(tokens.take(rows, length), evidence.take(rows, length)) for rows, length in groups]
-        return _join(parts, torch.cat([rows for rows, _ in groups]).argsort(), tokens.count)
+    def _reduce_rows(self, tokens: Tokens, evidence: Evidence, lengths: Tensor | None) -> Reduction:
+        """Rows of one length at a time, and of clips of one length, so that no method ever sees filler or padding."""
+        batch, device = len(tokens.patch), tokens.patch.device
+        now = [tokens.count] * batch if lengths is None else lengths.tolist()
+        whole = [self.grid.patches] * batch if self._whole is None else self._whole.tolist()
+        rows_of: dict[tuple[int, int], list[int]] = {}
+        for row, length_and_whole in enumerate(zip(now, whole, strict=True)):
+            rows_of.setdefault(length_and_whole, []).append(row)
+        order, parts = [], []
+        for (length, patches), listed in rows_of.items():
+            rows, grid = torch.tensor(listed, device=device), self.adapter.grid_of(patches)
+            seen = replace(evidence.take(rows, length), columns=grid.time, patches=grid.patches)
+            parts.append(self.reducer.reduce(tokens.take(rows, length), seen))
+            order.append(rows)
+        return _join(parts, torch.cat(order).argsort(), tokens.count)
 
     def _evidence(self, layer: int, special: Tensor, state: TokenState, found: dict[str, Tensor]) -> Evidence:
         found = dict(found)
         for name, statistic in self._statistics(layer):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
             # A fused token is no patch of the input: it ranks as an average one.
-            average = statistic.mean(dim=1, keepdim=True)
+            average = self._average(statistic)
             found[name] = torch.where(state.patch < 0, average, gathered)
         return Evidence(
             layer=layer,
@@ -198,6 +209,13 @@ class TokenPass:
             training=self.adapter.encoder.training,
             **found,
         )
+
+    def _average(self, statistic: Tensor) -> Tensor:
+        """(batch, patches) → (batch, 1), the mean over a clip's patches, padding aside."""
+        if self._whole is None:
+            return statistic.mean(dim=1, keepdim=True)
+        heard = torch.arange(statistic.shape[1], device=statistic.device) < self._whole[:, None]
+        return statistic.where(heard, 0.0).sum(dim=1, keepdim=True) / self._whole[:, None]
 
     def _statistics(self, layer: int) -> Iterator[tuple[str, Tensor]]:
         needs = self.reducer.needs(layer).intersection(FROM_INPUT)
@@ -217,25 +235,46 @@ def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
     def stack(values: list[Any], fill: float, width: int | None = None) -> Any:
         if values[0] is None:
             return None
+        if values[0].ndim == 1:
+            return torch.cat(values)[order]
         width = width or max(value.shape[1] for value in values)
         wide = [pad(value, (0, 0) * (value.ndim - 2) + (0, width - value.shape[1]), value=fill) for value in values]
         return torch.cat(wide)[order]
 
+    def alike(values: list[Tensor | None], meant: Callable[[Reduction], Tensor]) -> list[Tensor | None]:
+        """None in all parts or in none: a part may have left it out that had too few tokens to do anything."""
+        if all(value is None for value in values):
+            return values
+        return [meant(part) if value is None else value for part, value in zip(parts, values, strict=True)]
+
+    def ones(part: Reduction) -> Tensor:
+        return torch.ones_like(part.tokens.patch, dtype=torch.float32)
+
     left = [part.tokens for part in parts]
     full = [part.tokens.patch.new_full((len(part.kept),), part.tokens.count) for part in parts]
     lengths = [f if part.lengths is None else part.lengths for part, f in zip(parts, full, strict=True)]
-    memory = left[0].memory and {k: torch.cat([t.memory[k] for t in left if t.memory])[order] for k in left[0].memory}
+    memory = left[0].memory and {k: stack([t.memory[k] for t in left if t.memory], 0.0) for k in left[0].memory}
     return Reduction(
         tokens=Tokens(
             stack([t.hidden for t in left], 0.0),
             stack([t.patch for t in left], NO_PATCH),
-            stack([t.size for t in left], 0.0),
-            stack([t.policy for t in left], 0.0),
+            stack(alike([t.size for t in left], ones), 0.0),
+            stack(alike([t.policy for t in left], ones), 0.0),
             memory,
         ),
         kept=stack([part.kept for part in parts], -1),
         scores=stack([part.scores for part in parts], float("nan"), count),
-        destination=stack([part.destination for part in parts], -1, count),
+        destination=stack(
+            alike([p.destination for p in parts], lambda p: places_of(p.kept, p.scores.shape[1])), -1, count
+        ),
         lengths=torch.cat(lengths)[order],
         notes={name: torch.cat([part.notes[name] for part in parts])[order] for name in parts[0].notes},
     )
+
+
+def places_of(kept: Tensor, count: int) -> Tensor:
+    """(batch, count), which of the kept tokens each of `count` became, -1 where none. kept: as in `Reduction`."""
+    places = torch.arange(kept.shape[1], device=kept.device).expand(len(kept), -1)
+    # One spare place takes the filler.
+    table = torch.full((len(kept), count + 1), -1, device=kept.device)
+    return table.scatter(1, torch.where(kept < 0, count, kept), places)[:, :-1]

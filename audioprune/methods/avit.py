@@ -59,7 +59,7 @@ class AViT(LearnedMethod):
         hidden = torch.cat((evidence.special, tokens.hidden), dim=1)
         place = self._places(tokens, evidence.special.shape[1])
         memory = tokens.memory or self._begin(hidden, evidence)
-        halting = (self.gamma * hidden[..., 0].float() - self.beta).sigmoid()
+        halting = (self.gamma * ops.wide(hidden[..., 0]) - self.beta).sigmoid()
         before = memory["sum"].gather(1, place)
         running = before < 1 - self.epsilon
         halts = running & (before + halting >= 1 - self.epsilon)
@@ -102,7 +102,7 @@ class AViT(LearnedMethod):
     @staticmethod
     def _begin(hidden: Tensor, evidence: Evidence) -> dict[str, Tensor]:
         batch, count = hidden.shape[0], evidence.special.shape[1] + evidence.patches
-        output = hidden.new_zeros(batch, count, hidden.shape[2], dtype=torch.float32)
+        output = ops.wide(hidden.new_zeros(batch, count, hidden.shape[2]))
         return {"output": output, "sum": output.new_zeros(batch, count)}
 
     @staticmethod
@@ -112,7 +112,7 @@ class AViT(LearnedMethod):
         """Σ h·x and Σ h, one block further. Filler, which has no weight, shares the place of a patch: it must add."""
         gone = after - memory["sum"].gather(1, place)
         gone = torch.where(weight > 0, gone, 0.0)
-        weighted = weight[..., None] * hidden.float()
+        weighted = weight[..., None] * ops.wide(hidden)
         index = place[..., None].expand_as(weighted)
         return {
             "output": memory["output"].scatter_add(1, index, weighted),

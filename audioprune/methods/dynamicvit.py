@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .. import ops
 from ..tokens import Evidence, Learning, Reduction, Shape, Tokens
 from .fates import keep
-from .learned import LearnedMethod, everywhere, policy_of, straight_through
+from .learned import LearnedMethod, everywhere, one_at_least, policy_of, straight_through
 
 
 class Predictor(nn.Module):
@@ -37,7 +37,7 @@ class Predictor(nn.Module):
         shared = shared[..., : own.shape[2]]
         weight = policy.to(hidden.dtype)[..., None]
         mean = (shared * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1e-6)
-        return self.leave(torch.cat((own, mean.expand_as(own)), dim=2)).float().log_softmax(dim=-1)
+        return ops.wide(self.leave(torch.cat((own, mean.expand_as(own)), dim=2))).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class DynamicViT(LearnedMethod):
         log_probability = part(tokens.hidden, policy)
         scores = log_probability[..., 0]
         if evidence.training:
-            policy = straight_through(log_probability) * policy
+            policy = one_at_least(straight_through(log_probability) * policy, policy, scores)
             share = {"share": policy.sum(dim=1) / evidence.patches}
             return Reduction(replace(tokens, policy=policy), everywhere(tokens), scores, notes=share)
         kept = ops.top_k(scores, ops.budget(keep_rate, tokens.count))

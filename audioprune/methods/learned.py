@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .. import ops
 from ..tokens import Evidence, Reduction, Shape, Tokens
 from .base import Method
 
@@ -93,7 +94,15 @@ def _load(learned: Learned, path: Path) -> None:
 def straight_through(log_probability: Tensor) -> Tensor:
     """(batch, n, 2) log-probabilities of keep and drop → (batch, n), a Gumbel draw of 1 (keep) or 0, whose gradient is
     the softmax's."""
-    return nn.functional.gumbel_softmax(log_probability.float(), hard=True)[..., 0]
+    return nn.functional.gumbel_softmax(ops.wide(log_probability), hard=True)[..., 0]
+
+
+def one_at_least(kept: Tensor, before: Tensor, scores: Tensor) -> Tensor:
+    """(batch, n) zeros and ones; where a clip has no one left, the best token of those before stays: the mean of a clip
+    without tokens is no number."""
+    ranked = scores.detach().masked_fill(before.detach() < 0.5, float("-inf"))
+    best = torch.zeros_like(kept).scatter(1, ranked.argmax(dim=1, keepdim=True), 1.0)
+    return kept + best * (kept.detach().sum(dim=1, keepdim=True) < 0.5)
 
 
 def policy_of(tokens: Tokens) -> Tensor:

@@ -28,7 +28,7 @@ class HeadwisePredictor(nn.Module):
     def forward(self, hidden: Tensor, policy: Tensor) -> Tensor:
         """(batch, n, width), (batch, n) → (batch, n, 2) log-probabilities of keep and drop, averaged over heads."""
         parts = hidden.unflatten(2, (self.heads, -1))
-        weight = self.gate(parts.mean(dim=3)).float()
+        weight = ops.wide(self.gate(parts.mean(dim=3)))
         scores = torch.stack([predict(parts[:, :, i], policy) for i, predict in enumerate(self.predictors)], dim=2)
         mean = (scores * weight[..., None]).sum(dim=2) / weight.sum(dim=2, keepdim=True)
         return mean.log_softmax(dim=-1)
@@ -76,19 +76,21 @@ class SPViT(LearnedMethod):
     @staticmethod
     def _carry(tokens: Tokens, kept: Tensor, given_up: Tensor, scores: Tensor, evidence: Evidence) -> Reduction:
         """In training: all tokens go on under a policy, and a package token with them."""
-        package = _package(tokens.hidden, given_up * scores.exp())
+        package = _package(tokens.hidden, given_up, scores)
+        # Where nothing was given up there is no package.
+        there = (given_up.detach().sum(dim=1, keepdim=True) > 0.5).to(kept.dtype)
         share = (kept * (tokens.patch >= 0)).sum(dim=1) / evidence.patches
         left = Tokens(
             torch.cat((tokens.hidden, package), dim=1),
             torch.cat((tokens.patch, torch.full_like(tokens.patch[:, :1], NO_PATCH)), dim=1),
-            policy=torch.cat((kept, torch.ones_like(kept[:, :1])), dim=1),
+            policy=torch.cat((kept, there), dim=1),
         )
         return Reduction(left, everywhere(tokens), scores, notes={"share": share})
 
     @staticmethod
     def _drop(tokens: Tokens, mask: Tensor, scores: Tensor) -> Reduction:
         """At inference: dropped tokens go, and where there are any their package stays."""
-        package = _package(tokens.hidden, ~mask * scores.exp())
+        package = _package(tokens.hidden, (~mask).to(scores.dtype), scores)
         n, any_dropped = tokens.count, ~mask.all(dim=1, keepdim=True)
         with_package = replace(
             tokens,
@@ -105,7 +107,14 @@ class SPViT(LearnedMethod):
         return self.ratio * ratio_loss(learning) + self.distillation * distance_from_teacher(learning)
 
 
-def _package(hidden: Tensor, weight: Tensor) -> Tensor:
-    """(batch, 1, width), the weighted mean of tokens; zeros where no token has a weight."""
+def _package(hidden: Tensor, given_up: Tensor, scores: Tensor) -> Tensor:
+    """(batch, 1, width), the mean of the tokens given up, weighted by exp(scores); zeros where there are none.
+
+    given_up: (batch, n) zeros and ones, with gradients through them.
+    """
+    ranked = scores.detach().masked_fill(given_up.detach() < 0.5, float("-inf"))
+    # Relative to the greatest, so that a predictor that is sure of itself leaves no package of zeros.
+    highest = ranked.amax(dim=1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
+    weight = given_up * (scores - highest).clamp_max(0).exp()
     total = weight.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    return ((weight / total)[..., None] * hidden.float()).sum(dim=1, keepdim=True).to(hidden.dtype)
+    return ((weight / total)[..., None] * ops.wide(hidden)).sum(dim=1, keepdim=True).to(hidden.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
+from torch import Tensor
 
 from .. import ops
 from ..tokens import Evidence, Reduction, Tokens
@@ -68,11 +68,16 @@ class TopK(Method):
         segments = self.spend_in()
         ranked = scores.detach()
         kept = whole(ranked, k) if segments is None else segmentwise(ranked, evidence, k, segments)
-        weights = scores if score.is_share else torch.full_like(scores, 1 / max(1, tokens.count - k))
+        weights = scores if score.is_share else _even(tokens, tokens.count - k)
         if k == tokens.count:
             return Reduction(tokens, kept, scores)
         left, destination = FATES[self.dropped].apply(tokens, evidence, kept, weights)
         return Reduction(left, kept, scores, destination)
+
+
+def _even(tokens: Tokens, dropped: int) -> Tensor:
+    """(batch, n), the same weight for each token that is dropped."""
+    return ops.wide(tokens.hidden[..., 0]).new_full(tokens.patch.shape, 1 / max(1, dropped))
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,8 @@ def _method_of(source: str, method: Method | None, keep_rate: float, tuned: bool
     if wanted is not None and own != wanted:
         raise ValueError(
             f"{source}: was fine-tuned with {own}, which its pruning.json says, not with {wanted}; give its "
-            "--method, --score, --segments, --dropped and --layers (or --method trained), and {rate} in the path for its "
-            "keep rate"
+            "--method, --score, --segments, --dropped and --layers (or --method trained), and {rate} in the path for "
+            "its keep rate"
         )
     if own.keep_rate != keep_rate:
         raise ValueError(

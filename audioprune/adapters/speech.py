@@ -1,0 +1,290 @@
+"""Transformers over a waveform: Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech and UniSpeech-SAT.
+
+Their blocks, their heads and their convolutions are the same, under different names. A token is what the convolutions
+make of 25 ms of sound, one every 20 ms; clips differ in length, and shorter ones of a batch are padded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.backbone_utils import filter_output_hidden_states
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.models.data2vec import modeling_data2vec_audio as data2vec
+from transformers.models.hubert import modeling_hubert as hubert
+from transformers.models.unispeech import modeling_unispeech as unispeech
+from transformers.models.unispeech_sat import modeling_unispeech_sat as unispeech_sat
+from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
+
+from ..tokens import Reducer
+from .base import KWARG, Adapter, Attachment, register_adapter
+from .refusals import find_encoders
+from .spectrogram import weighted_mean
+from .token_pass import TokenPass
+
+BLOCKS = 10
+"""Parts of a token's sound whose loudness makes its statistics."""
+
+
+class PostNorm(nn.Module):
+    """A block that normalizes after each residual, made to drop tokens between its attention and its feed-forward.
+
+    They are dropped right after the residual and before its norm: the place is the same as in a block that normalizes
+    first, and merged tokens are means of the residual stream in both.
+    """
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_pass: TokenPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if token_pass is None:  # a block that is called outside its encoder
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
+        # The encoder's mask is for all tokens; the call has one for those that are left.
+        attended, _ = self.attention(hidden_states, attention_mask=None, attention_call=call, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        hidden_states = self.layer_norm(token_pass.reduce(self._audioprune_index, hidden_states, call))
+        hidden_states = self.final_layer_norm(hidden_states + self.feed_forward(hidden_states))
+        return token_pass.leave(self._audioprune_index, hidden_states)
+
+
+class PreNorm(nn.Module):
+    """A block that normalizes before each residual ("stable layer norm"), made to drop tokens in between."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_pass: TokenPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if token_pass is None:  # a block that is called outside its encoder
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
+        attended, _ = self.attention(self.layer_norm(hidden_states), attention_mask=None, attention_call=call, **kwargs)
+        hidden_states = token_pass.reduce(self._audioprune_index, hidden_states + self.dropout(attended), call)
+        hidden_states = hidden_states + self.feed_forward(self.final_layer_norm(hidden_states))
+        if self.adapter_layer is not None:
+            hidden_states = hidden_states + self.adapter_layer(hidden_states)
+        return token_pass.leave(self._audioprune_index, hidden_states)
+
+
+class SwappedModel(PreTrainedModel):
+    """A whole model whose class is swapped."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The class's name goes into the config of a model that is saved: it must be one that transformers knows.
+        cls.__name__ = cls.__bases__[-1].__name__
+
+
+class PooledHead(SwappedModel):
+    """A sequence classification head whose mean is over the tokens that are left."""
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(
+        self: Any,
+        input_values: Tensor | None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        if KWARG not in kwargs:  # called past the model's hooks
+            return super().forward(input_values, attention_mask=attention_mask, labels=labels, **kwargs)
+        outputs = self.base_model(input_values, attention_mask=attention_mask, **kwargs)
+        return classify(self, outputs, kwargs[KWARG], labels)
+
+
+def classify(head: Any, outputs: Any, token_pass: TokenPass, labels: Tensor | None) -> SequenceClassifierOutput:
+    """What transformers' heads do, with the mean over the tokens that are left instead of over all frames."""
+    # Its own masked mean counts the frames that there were, so it is not asked.
+    weight = token_pass.final_weight
+    projected = head.projector(outputs.last_hidden_state)
+    logits = head.classifier(projected.mean(dim=1) if weight is None else weighted_mean(projected, weight))
+    loss = None
+    if labels is not None:
+        loss = F.cross_entropy(logits.view(-1, head.config.num_labels), labels.to(logits.device).view(-1))
+    return SequenceClassifierOutput(
+        loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+    )
+
+
+class PrunedHubertModel(SwappedModel, hubert.HubertModel):
+    """The one base model that keeps further arguments to itself: here they reach the blocks."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._pass_on(*args, **kwargs) if KWARG in kwargs else super().forward(*args, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _pass_on(
+        self: Any,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        features = self.feature_extractor(input_values).transpose(1, 2)
+        if attention_mask is not None:
+            attention_mask = self._get_feature_vector_attention_mask(features.shape[1], attention_mask)
+        hidden_states = self._mask_hidden_states(self.feature_projection(features), mask_time_indices)
+        return self.encoder(hidden_states, attention_mask=attention_mask, **kwargs)
+
+
+# One class for each: a swapped module stays an instance of its own family, and can be pickled.
+class PrunedWav2Vec2Layer(PostNorm, wav2vec2.Wav2Vec2EncoderLayer): ...
+
+
+class PrunedWav2Vec2StableLayer(PreNorm, wav2vec2.Wav2Vec2EncoderLayerStableLayerNorm): ...
+
+
+class PrunedWav2Vec2(PooledHead, wav2vec2.Wav2Vec2ForSequenceClassification): ...
+
+
+class PrunedHubertLayer(PostNorm, hubert.HubertEncoderLayer): ...
+
+
+class PrunedHubertStableLayer(PreNorm, hubert.HubertEncoderLayerStableLayerNorm): ...
+
+
+class PrunedHubert(PooledHead, hubert.HubertForSequenceClassification): ...
+
+
+class PrunedData2VecLayer(PostNorm, data2vec.Data2VecAudioEncoderLayer): ...
+
+
+class PrunedData2Vec(PooledHead, data2vec.Data2VecAudioForSequenceClassification): ...
+
+
+class PrunedUniSpeechLayer(PostNorm, unispeech.UniSpeechEncoderLayer): ...
+
+
+class PrunedUniSpeechStableLayer(PreNorm, unispeech.UniSpeechEncoderLayerStableLayerNorm): ...
+
+
+class PrunedUniSpeech(PooledHead, unispeech.UniSpeechForSequenceClassification): ...
+
+
+class PrunedUniSpeechSatLayer(PostNorm, unispeech_sat.UniSpeechSatEncoderLayer): ...
+
+
+class PrunedUniSpeechSatStableLayer(PreNorm, unispeech_sat.UniSpeechSatEncoderLayerStableLayerNorm): ...
+
+
+class PrunedUniSpeechSat(PooledHead, unispeech_sat.UniSpeechSatForSequenceClassification): ...
+
+
+LAYERS = (
+    PrunedWav2Vec2Layer,
+    PrunedWav2Vec2StableLayer,
+    PrunedHubertLayer,
+    PrunedHubertStableLayer,
+    PrunedData2VecLayer,
+    PrunedUniSpeechLayer,
+    PrunedUniSpeechStableLayer,
+    PrunedUniSpeechSatLayer,
+    PrunedUniSpeechSatStableLayer,
+)
+HEADS = (PrunedWav2Vec2, PrunedHubert, PrunedData2Vec, PrunedUniSpeech, PrunedUniSpeechSat)
+
+
+@register_adapter
+class WaveformAdapter(Adapter):
+    family = "Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech and UniSpeech-SAT (…Model, …ForSequenceClassification)"
+    special = 0
+    heads: ClassVar[tuple[type, ...]] = tuple(head.__bases__[-1] for head in HEADS)
+    towers: ClassVar[tuple[type, ...]] = (
+        wav2vec2.Wav2Vec2Model,
+        hubert.HubertModel,
+        data2vec.Data2VecAudioModel,
+        unispeech.UniSpeechModel,
+        unispeech_sat.UniSpeechSatModel,
+    )
+    swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
+        pruned.__bases__[-1]: pruned for pruned in (*LAYERS, *HEADS, PrunedHubertModel)
+    }
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.layers = encoder, self._tower_of(encoder).encoder.layers
+
+    @classmethod
+    def find(cls, model: nn.Module) -> list[Adapter]:
+        return [cls(encoder) for encoder in find_encoders(model, cls.heads, cls.towers)]
+
+    @classmethod
+    def _tower_of(cls, encoder: Any) -> Any:
+        return encoder if isinstance(encoder, cls.towers) else encoder.base_model
+
+    @property
+    def tower(self) -> Any:
+        return self._tower_of(self.encoder)
+
+    def attach(self, reducer: Reducer) -> Attachment:
+        attachment = super().attach(reducer)
+        # transformers looks up by class which outputs can be recorded, and the class may be a new one.
+        _CAN_RECORD_REGISTRY[self.tower] = self.tower._can_record_outputs
+        return attachment
+
+    def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
+        mask = kwargs.get("attention_mask")
+        return None if mask is None else self._tokens_of(mask.sum(dim=1))
+
+    def _tokens_of(self, samples: Tensor) -> Tensor:
+        """Tokens of clips of so many samples, (batch,) each."""
+        return self.tower._get_feat_extract_output_lengths(samples).long()
+
+    def check_input(self, kwargs: dict[str, Any]) -> None:
+        if self.tower.encoder.training and self.encoder.config.layerdrop > 0:
+            raise ValueError(
+                f"config.layerdrop is {self.encoder.config.layerdrop}: blocks that are skipped in training would "
+                "leave out their share of the pruning; set model.config.layerdrop = 0 while the model is pruned"
+            )
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            self._check_mask(mask, kwargs[self.encoder.main_input_name])
+
+    def _check_mask(self, mask: Tensor, waveform: Tensor) -> None:
+        if mask.shape != waveform.shape:
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)}, but input_values are {tuple(waveform.shape)}; "
+                "give one mark for each sample, 1 for sound and 0 for padding"
+            )
+        if (mask[:, 1:].bool() & ~mask[:, :-1].bool()).any():
+            raise ValueError(
+                "attention_mask has padding before sound: these models count a clip's frames from its beginning; "
+                'pad at the end (padding_side="right")'
+            )
+        tokens = self._tokens_of(mask.sum(dim=1))
+        if (tokens < 1).any():
+            clip = int(tokens.argmin())
+            raise ValueError(
+                f"attention_mask leaves {int(mask[clip].sum())} samples of clip {clip}, but one token takes "
+                f"{self._window[0]}; leave the clip out, or let the mask show so much of its padding"
+            )
+
+    @property
+    def _window(self) -> tuple[int, int]:
+        """Samples under a token, and from one token to the next."""
+        field, hop = 1, 1
+        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
+            field, hop = field + (kernel - 1) * hop, hop * stride
+        return field, hop
+
+    def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Of the loudness (log10 of the mean square) of ten equal parts of each token's sound."""
+        field, hop = self._window
+        sound = kwargs[self.encoder.main_input_name].float().unfold(1, field, hop)
+        parts = sound.tensor_split(min(BLOCKS, field), dim=2)
+        loudness = torch.stack([(part.square().mean(dim=2) + 1e-10).log10() for part in parts], dim=2)
+        return loudness.mean(dim=2), loudness.std(dim=2, correction=0)

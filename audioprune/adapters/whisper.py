@@ -1,0 +1,112 @@
+"""Whisper's encoder, bare or with a classification head: 30 s of sound always, 1500 tokens."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.whisper.modeling_whisper import (
+    WhisperEncoder,
+    WhisperEncoderLayer,
+    WhisperForAudioClassification,
+)
+from transformers.utils.generic import can_return_tuple
+
+from ..tokens import Grid
+from .base import KWARG, Adapter, register_adapter
+from .refusals import find_encoders
+from .speech import PooledHead, classify
+from .token_pass import TokenPass
+
+FRAMES_PER_TOKEN = 2
+
+
+class PrunedWhisperLayer(WhisperEncoderLayer):
+    """A Whisper block that drops tokens between its attention and its feed-forward."""
+
+    _audioprune_index: int
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        *,
+        token_pass: TokenPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if token_pass is None:  # a block that is called outside its encoder
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
+        attended, _ = self.self_attn(
+            self.self_attn_layer_norm(hidden_states), attention_mask=None, attention_call=call, **kwargs
+        )
+        hidden_states = hidden_states + F.dropout(attended, self.dropout, self.training)
+        hidden_states = token_pass.reduce(self._audioprune_index, hidden_states, call)
+        inner = self.activation_fn(self.fc1(self.final_layer_norm(hidden_states)))
+        inner = self.fc2(F.dropout(inner, self.activation_dropout, self.training))
+        hidden_states = hidden_states + F.dropout(inner, self.dropout, self.training)
+        if hidden_states.dtype == torch.float16:
+            most = torch.finfo(torch.float16).max - 1000
+            hidden_states = hidden_states.clamp(-most, most)
+        return token_pass.leave(self._audioprune_index, hidden_states)
+
+
+class PrunedWhisper(PooledHead, WhisperForAudioClassification):
+    """The head whose mean is over the tokens that are left."""
+
+    @can_return_tuple
+    def forward(
+        self: Any,
+        input_features: Tensor | None = None,
+        encoder_outputs: Any = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if KWARG not in kwargs:  # called past the model's hooks
+            return super(PooledHead, self).forward(input_features, encoder_outputs, labels, **kwargs)
+        if encoder_outputs is not None:
+            raise ValueError(
+                "encoder_outputs: which tokens they hold cannot be told; give input_features while the model is pruned"
+            )
+        return classify(self, self.encoder(input_features, **kwargs), kwargs[KWARG], labels)
+
+
+@register_adapter
+class WhisperAdapter(Adapter):
+    family = "Whisper's encoder (WhisperEncoder, WhisperForAudioClassification)"
+    special = 0
+    swaps: ClassVar = {WhisperEncoderLayer: PrunedWhisperLayer, WhisperForAudioClassification: PrunedWhisper}
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder = encoder
+        self.layers = self.tower.layers
+        self.grid = Grid(encoder.config.max_source_positions, 1, frequency_major=False)
+
+    @classmethod
+    def find(cls, model: nn.Module) -> list[Adapter]:
+        found = find_encoders(model, (WhisperForAudioClassification,), (WhisperEncoder,))
+        return [cls(encoder) for encoder in found]
+
+    @property
+    def tower(self) -> Any:
+        return self.encoder if isinstance(self.encoder, WhisperEncoder) else self.encoder.encoder
+
+    def attention_of(self, layer: Any) -> Any:
+        return layer.self_attn
+
+    def check_input(self, kwargs: dict[str, Any]) -> None:
+        # An attention_mask is no trouble: Whisper takes it and does not look.
+        if self.tower.training and self.tower.layerdrop > 0:
+            raise ValueError(
+                f"encoder.layerdrop is {self.tower.layerdrop}: blocks that are skipped in training would leave out "
+                "their share of the pruning; set the encoder's layerdrop = 0 (and config.encoder_layerdrop = 0) while "
+                "the model is pruned"
+            )
+
+    def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Of the two frames of the log-mel that each token's second convolution steps over."""
+        features = kwargs[self.encoder.main_input_name].float()
+        cells = features.unflatten(2, (-1, FRAMES_PER_TOKEN)).transpose(1, 2).flatten(2)
+        return cells.mean(dim=2), cells.std(dim=2, correction=0)

@@ -1,0 +1,46 @@
+"""One step of a training by hand: the labels' loss and what the method adds to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from audioprune.pruning import Pruned
+from audioprune.tokens import Learning
+
+LABELS = torch.tensor([1, 2, 3])
+
+
+def pruned_loss(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor], seed: int = 0) -> Tensor:
+    """Of three clips. seed: of the draws by which learned methods choose while they train."""
+    torch.manual_seed(seed)
+    out, hidden, passes = _watched(model, handle, inputs)
+    targets = torch.nn.functional.one_hot(LABELS, out.logits.shape[1]).float()
+    width = handle.adapter.encoder.config.hidden_size
+    teacher = torch.Generator().manual_seed(3)
+    added = handle.method.loss(
+        Learning(
+            depth=len(handle.adapter.layers),
+            notes=passes[-1].notes,
+            rates=handle.method.schedule(len(handle.adapter.layers)),
+            logits=out.logits,
+            labels=targets,
+            tokens=hidden[-1][:, handle.adapter.special :],
+            policy=passes[-1].final.policy,
+            teacher_logits=torch.randn(out.logits.shape, generator=teacher),
+            teacher_tokens=torch.randn(3, passes[-1].grid.patches, width, generator=teacher),
+        )
+    )
+    return out.loss if added is None else out.loss + added
+
+
+def _watched(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor]) -> tuple:
+    """The model's answer, what left its encoder, and the forward's book-keeping."""
+    hidden, passes = [], []
+    hook = handle.adapter.tower.register_forward_hook(lambda m, a, output: hidden.append(output[0]))
+    handle.attachment.sinks.append(passes.append)
+    try:
+        return model(**inputs, labels=LABELS), hidden, passes
+    finally:
+        hook.remove()
+        handle.attachment.sinks.remove(passes.append)
