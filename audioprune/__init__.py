@@ -32,6 +32,7 @@ from .methods import (
 from .models.loading import load, load_features
 from .models.weights import CheckpointError
 from .pruning import AlreadyPrunedError, Pruned, handle, prune
+from .recommend import recommended
 from .trace import Trace, trace
 
 __version__ = "0.1.0"
@@ -68,5 +69,6 @@ __all__ = [
     "load_features",
     "macs",
     "prune",
+    "recommended",
     "trace",
 ]

@@ -24,27 +24,32 @@ HERTZ_TICKS = (100, 500, 1000, 2000, 4000, 7000)
 
 def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_seconds: float | None = None) -> Figure:
     """One row for the input and one a stage: what was kept on the left, with merged patches at their mean, and the
-    scores on the right.
+    scores on the right. Of many stages four are drawn.
 
     log_mel: (frames, mels), what the model heard. trace: of that one clip (batch of one). clip_seconds: where the
     sound ends and padding begins.
     """
-    stages = len(trace.kept)
-    rows = 1 + stages
+    stages = _shown(len(trace.kept))
+    rows = 1 + len(stages)
     figure = Figure(figsize=(11, 0.9 + 2.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
     _spectrogram(axes[0, 0], log_mel)
     _finish(axes[0, 0], log_mel, "input: log-mel spectrogram", clip_seconds)
     axes[0, 1].set_visible(False)
-    for stage in range(stages):
-        left, right = axes[stage + 1]
+    for row, stage in enumerate(stages, start=1):
+        left, right = axes[row]
         _finish(left, log_mel, f"{trace.place(stage)}: {_draw_tokens(left, log_mel, trace, stage)}", clip_seconds)
         _finish(right, log_mel, _draw_scores(right, log_mel, trace, stage), clip_seconds)
     axes[-1, 0].set_xlabel("time (s)")
     axes[-1, 1].set_xlabel("time (s)")
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
+
+
+def _shown(stages: int, most: int = 4) -> list[int]:
+    """The stages that are drawn: the last, and others evenly before it."""
+    return [stages * (i + 1) // most - 1 for i in range(most)] if stages > most else list(range(stages))
 
 
 def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> str:

@@ -147,11 +147,12 @@ def row(subject: Subject, name: str, method: ap.Method, target: str, part: str =
     }
 
 
-def schedules() -> dict[str, ap.Method]:
+def schedules(only: str | None) -> dict[str, ap.Method]:
     """Phase 1: where to reduce, for one setting of each kind."""
     kinds: dict[str, ap.Method] = {
         "topk": ap.TopK(0.5),
         "tome": ap.ToMe(0.5),
+        "tome-hidden": ap.ToMe(0.5, metric="hidden"),
         "topk-merged": ap.TopK(0.5, dropped="merge"),
         "segments-merged": ap.SegmentwiseTopK(0.5, dropped="merge"),
         "random-merged": ap.TopK(0.5, score="random", dropped="merge"),
@@ -160,6 +161,7 @@ def schedules() -> dict[str, ap.Method]:
     return {
         f"{kind} @ {where}": replace(method, layers=layers)
         for kind, method in kinds.items()
+        if only in (None, kind)
         for where, layers in SCHEDULES.items()
     }
 
@@ -178,8 +180,11 @@ def choices(layers: tuple[int, ...]) -> dict[str, ap.Method]:
                     )
     for proportional in (True, False):
         end = "" if proportional else ", unweighted attention"
-        found[f"ToMe{end}"] = ap.ToMe(0.5, layers, proportional)
-        found[f"ToFu{end}"] = ap.ToFu(0.5, layers, proportional)
+        for metric in ("keys", "hidden"):
+            by = f", by {metric}{end}"
+            found[f"ToMe{by}"] = ap.ToMe(0.5, layers, proportional, metric)
+            found[f"ToFu{by}"] = ap.ToFu(0.5, layers, proportional, metric)
+            found[f"ToMe keeping norms{by}"] = ap.ToFu(0.5, layers, proportional, metric, pruned_share=0.0)
         found[f"pooling{end}"] = ap.AveragePooling(0.5, layers, proportional)
     found["uniform stride"] = ap.UniformStride(0.5, layers)
     return found
@@ -190,20 +195,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--phase", choices=["schedules", "choices"], required=True)
-    parser.add_argument("--layers", default="0,3,6", help="of phase choices")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--layers", default=",".join(map(str, range(12))), help="of phase choices")
+    parser.add_argument("--kind", help="of phase schedules: this one only")
     parser.add_argument("--report", action="store_true", help="measure on the clips to report on, too")
     args = parser.parse_args()
     layers = tuple(map(int, args.layers.split(",")))
-    settings = schedules() if args.phase == "schedules" else choices(layers)
+    settings = schedules(args.kind) if args.phase == "schedules" else choices(layers)
     result: dict[str, Any] = {
         "command": f"python scripts/find_recommended.py --data DATA --phase {args.phase}"
+        + f" --models {args.models}"
         + (f" --layers {args.layers}" if args.phase == "choices" else "")
+        + (f" --kind {args.kind}" if args.kind else "")
         + (" --report" if args.report else ""),
         "machine": machine(),
         "rows": [],
     }
     parts = ("chosen on", "reported on") if args.report else ("chosen on",)
-    for name in MODELS:
+    for name in args.models.split(","):
         subject = Subject(name, args.data)
         for target in TARGETS:
             for setting, method in track(list(settings.items()), f"{name}, {target}"):

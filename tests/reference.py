@@ -187,7 +187,8 @@ def _joined(line: Line, keep: list[int], target: dict[int, int], how: Callable[[
 
 
 def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
-    keys, n = _units(seen), len(line)
+    compared = line.tokens if method.metric == "hidden" else seen.keys[seen.slow.special :]
+    keys, n = [one / one.norm() for one in compared], len(line)
     edges = []
     for source in range(0, n, 2):
         cosine, into = max((float(keys[source] @ keys[odd]), -odd) for odd in range(1, n, 2))

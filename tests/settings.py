@@ -41,6 +41,7 @@ METHODS: dict[str, Method] = {
     "tome": ToMe(0.7),
     "tome-half-unsized": ToMe(0.5, proportional=False),
     "tome-constant": ToMe.constant(r=9, patches=64, depth=4),
+    "tome-every-block": ToMe(0.75, layers=(0, 1, 2, 3), metric="hidden"),
     "tofu": ToFu(0.6),
     "tofu-early": ToFu((0.8, 0.7, 0.6), layers=(0, 1, 3), pruned_share=0.25),
     "fastast": FastAST(0.7),

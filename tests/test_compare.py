@@ -213,6 +213,10 @@ def test_every_named_method_runs(model, features, labels) -> None:
     assert settings["tome-unweighted"]["proportional"] is False
     assert settings["segments-merged"]["method"] == "SegmentwiseTopK"
     assert {row["runs"] for row in rows if row["method"].startswith("random")} == {5}
+    costs = {row["method"]: row["macs"] for row in rows}
+    # It merges in every block, so that its keep rate is another at the same cost.
+    assert settings.pop("recommended")["keep_rate"] > 0.5
+    assert 0.9 * costs["topk"] < costs["recommended"] <= costs["topk"]
     assert all(setting["keep_rate"] == 0.5 for setting in settings.values())
 
 

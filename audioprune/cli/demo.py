@@ -29,7 +29,8 @@ def demo(
     The clips are synthesised; the model (an AudioMAE of 5.4 million parameters) was trained on ESC-10.
     """
     from ..benchmark import machine, measure
-    from ..methods import SegmentwiseTopK, TopK
+    from ..methods import TopK
+    from ..recommend import recommended
     from ..tagging import Tagger
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,8 @@ def demo(
     methods: dict[str, Method] = {
         "unpruned": TopK(1.0),
         f"TopK {keep_rate:g}": TopK(keep_rate),
-        f"segmentwise, merged {keep_rate:g}": SegmentwiseTopK(keep_rate, dropped="merge"),
+        "recommended ½": recommended(model),
+        "recommended ¼": recommended(model, macs=0.25),
     }
     results: list[dict[str, Any]] = []
     with progress("steps") as bar:
@@ -50,7 +52,7 @@ def demo(
         costs = measure(model, list(methods.values()), batch_size=4, seconds=1.0, advance=lambda: bar.advance(task))
     for result, cost in zip(results, costs, strict=True):
         result["cost"] = cost
-    pictures = _pictures(tagger, clips[0], folder, dict(list(methods.items())[1:]))
+    pictures = _pictures(tagger, clips[0], folder, dict(list(methods.items())[1:3]))
     if as_json:
         print(json.dumps({"results": results, "pictures": list(map(str, pictures)), "machine": machine()}))
         return
@@ -105,10 +107,15 @@ def _costs(results: list[dict[str, Any]]) -> Table:
         cost = result["cost"]
         table.add_row(
             result["name"],
-            " → ".join(map(str, dict.fromkeys(result["tokens"]))),
+            _counts(list(dict.fromkeys(result["tokens"]))),
             f"{cost['macs'] / 1e6:.0f}",
             f"{1 - 1 / cost['macs_ratio']:.0%}",
             f"{cost['latency_ms']:.1f}",
             f"{cost['speed_up']:.2f}×",
         )
     return table
+
+
+def _counts(tokens: list[int]) -> str:
+    """Tokens after each stage; of many stages the first and the last."""
+    return " → ".join(map(str, tokens if len(tokens) < 5 else [tokens[0], tokens[1], "…", tokens[-1]]))

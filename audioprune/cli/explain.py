@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def explain(
     clip: Annotated[Path, typer.Argument(help="A sound file.")],
     model: o.ModelOption = "esc10",
-    method: o.MethodOption = "topk",
+    method: o.DefaultMethodOption = None,
     keep_rate: o.KeepRateOption = None,
     score: o.ScoreOption = None,
     segments: o.SegmentsOption = None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_KEEP_RATE = 0.7
 
+RECOMMENDED = "recommended"
 METHOD_NAMES = {
     "topk": "TopK",
     "segmentwise": "SegmentwiseTopK",
@@ -43,20 +44,26 @@ ModelOption = Annotated[
         "file, or a hub id such as MIT/ast-finetuned-audioset-16-16-0.442.",
     ),
 ]
-MethodOption = Annotated[
-    str,
+METHOD_HELP = (
+    '"recommended" (what measured best without training: similar tokens are merged in every block), "topk" (the '
+    'paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), evit, tome, tofu, '
+    "fastast, ats, metr, uniform or pooling; a JSON file such as "
+    '{"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which dynamicvit, spvit and avit need: '
+    "they choose by what a training taught them."
+)
+MethodOption = Annotated[str, typer.Option(help=METHOD_HELP)]
+DefaultMethodOption = Annotated[
+    str | None,
     typer.Option(
-        help='"topk" (the whole clip competes), "segmentwise" (each time segment keeps its share), evit, tome, tofu, '
-        "fastast, ats, metr, uniform or pooling; a JSON file such as "
-        '{"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which dynamicvit, spvit and avit need: '
-        "they choose by what a training taught them."
+        help=f"{METHOD_HELP} [default: recommended; topk where a keep rate or another of its options is given]",
+        show_default=False,
     ),
 ]
 KeepRateOption = Annotated[
     str | None,
     typer.Option(
         help="Share of tokens that stays at each pruned layer, in (0, 1]; 1.0 prunes nothing; several with commas are "
-        f"one a layer. [default: {DEFAULT_KEEP_RATE}]",
+        f"one a layer. [default: {DEFAULT_KEEP_RATE}; for recommended the one at which half of the work is left]",
         show_default=False,
     ),
 ]
@@ -82,7 +89,8 @@ DroppedOption = Annotated[
 LayersOption = Annotated[
     str | None,
     typer.Option(
-        help="0-based blocks that prune, such as 3,6,9. [default: a quarter, half and three quarters of the depth]",
+        help="0-based blocks that prune, such as 3,6,9, or all. [default: a quarter, half and three quarters of the "
+        "depth]",
         show_default=False,
     ),
 ]
@@ -92,25 +100,32 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 
 
 def build_method(
-    name: str,
+    name: str | None,
     keep_rate: str | None = None,
     score: str | None = None,
     segments: int | None = None,
     dropped: str | None = None,
     layers: str | None = None,
 ) -> Method:
-    """A method from the command line's words. Raises `ValueError` for words that make no sense."""
-    from ..methods import METHODS
+    """A method from the command line's words; without a name "recommended", or "topk" where one of its settings is
+    given. Raises `ValueError` for words that make no sense."""
+    from ..methods import METHODS, ToMe
     from ..pruning import read_method
+    from ..recommend import recommended_at
 
     given: dict[str, Any] = {
         "keep_rate": None if keep_rate is None else parse_rates(keep_rate),
         "score": score,
         "segments": segments,
         "dropped": dropped,
-        "layers": None if layers is None else tuple(parse_numbers(layers, int, "--layers")),
+        "layers": layers if layers in (None, "all") else tuple(parse_numbers(layers, int, "--layers")),
     }
     given = {key: value for key, value in given.items() if value is not None}
+    if name is None:
+        name = "topk" if given else RECOMMENDED
+    if name == RECOMMENDED:
+        _check_taken(name, ToMe, given)
+        return replace(recommended_at(), **given)
     if name in METHOD_NAMES:
         kind = METHODS[METHOD_NAMES[name]]
         _check_taken(name, kind, given)
@@ -120,8 +135,8 @@ def build_method(
         _check_taken(name, type(method), given)
         return _trained(name, replace(method, **given))
     raise ValueError(
-        f"--method is {name!r}; it is {', '.join(METHOD_NAMES)}, or the path of a .json file or of a folder with a "
-        "pruning.json"
+        f"--method is {name!r}; it is {RECOMMENDED}, {', '.join(METHOD_NAMES)}, or the path of a .json file or of a "
+        "folder with a pruning.json"
     )
 
 

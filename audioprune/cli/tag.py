@@ -18,7 +18,7 @@ from .console import err, out, progress
 def tag(
     sources: Annotated[list[Path], typer.Argument(help="Sound files, and folders that are searched for them.")],
     model: o.ModelOption = "esc10",
-    method: o.MethodOption = "topk",
+    method: o.DefaultMethodOption = None,
     keep_rate: o.KeepRateOption = None,
     score: o.ScoreOption = None,
     segments: o.SegmentsOption = None,

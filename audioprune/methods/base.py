@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -21,14 +21,14 @@ class Method(ABC):
     """A token-reduction method.
 
     keep_rate: share of the droppable tokens that stays at each pruned layer, in (0, 1]; one number, or one a layer.
-    layers: 0-based blocks after whose attention tokens are dropped, ascending; None is a quarter, half and three
-        quarters of the depth (blocks 4, 7 and 10 of 12, counted from 1).
+    layers: 0-based blocks after whose attention tokens are dropped, ascending; "all" of them; None is a quarter, half
+        and three quarters of the depth (blocks 4, 7 and 10 of 12, counted from 1).
 
     Raises `ValueError` for settings that cannot be right; those that depend on the model are checked when it is pruned.
     """
 
     keep_rate: float | Sequence[float]
-    layers: Sequence[int] | None = None
+    layers: Sequence[int] | Literal["all"] | None = None
 
     before: ClassVar[bool] = False
     """Whether tokens are reduced before a block, and not between its attention and its MLP."""
@@ -49,13 +49,13 @@ class Method(ABC):
                 )
         if isinstance(self.keep_rate, Sequence):
             object.__setattr__(self, "keep_rate", tuple(float(rate) for rate in rates))
-        if self.layers is not None:
+        if self.layers not in (None, "all"):
             object.__setattr__(self, "layers", self._checked_layers(self.layers))
 
     @staticmethod
     def _checked_layers(layers: Any) -> tuple[int, ...]:
-        if isinstance(layers, bool) or not isinstance(layers, Integral | Sequence):
-            raise ValueError(f"layers are {layers!r}; give 0-based block indices such as (3, 6, 9), or None")
+        if isinstance(layers, bool | str) or not isinstance(layers, Integral | Sequence):
+            raise ValueError(f'layers are {layers!r}; give 0-based block indices such as (3, 6, 9), "all", or None')
         layers = (layers,) if isinstance(layers, Integral) else tuple(layers)
         if not layers or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in layers):
             raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
@@ -75,9 +75,10 @@ class Method(ABC):
 
         Raises `ValueError` where a layer lies outside the model or the rates do not match the layers in number.
         """
-        layers = self.layers
+        layers = range(depth) if self.layers == "all" else self.layers
         if layers is None:
             layers = tuple(sorted({layer for i in (1, 2, 3) if (layer := round(depth * i / 4)) < depth}))
+        assert not isinstance(layers, str)
         if layers[-1] >= depth:
             raise ValueError(f"layer {layers[-1]} does not exist: the model has {depth} blocks, 0 … {depth - 1}")
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate] * len(layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -26,14 +26,18 @@ class ToMe(Method):
 
     proportional: add log(size) to the logits of attention. The paper leaves it out for masked autoencoders that were
     not fine-tuned with it.
+    metric: what is compared, "keys" (the paper's) or the "hidden" states themselves.
 
     `ToMe.constant(r=13, patches=256, depth=12)` is the paper's schedule, r pairs in every block.
     """
 
     proportional: bool = True
+    metric: Literal["keys", "hidden"] = "keys"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.metric not in ("keys", "hidden"):
+            raise ValueError(f'metric is {self.metric!r}; tokens are compared by "keys" or by "hidden" states')
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
         if min(rates) < 0.5:
             raise ValueError(
@@ -60,12 +64,13 @@ class ToMe(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"keys"})
+        return frozenset({"keys"} if self.metric == "keys" else ())
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
-        assert evidence.keys is not None
+        compared = tokens.hidden if self.metric == "hidden" else evidence.keys
+        assert compared is not None
         r = tokens.count - ops.budget(keep_rate, tokens.count)
-        kept, dropped, target = ops.bipartite_match(evidence.keys, r)
+        kept, dropped, target = ops.bipartite_match(compared.detach(), r)
         # No token is better than another here: what a trace shows is that each counts as often as it was merged.
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if r == 0:

@@ -34,6 +34,7 @@ from ..methods import (
 )
 from ..models.loading import load, load_features
 from ..pruning import SETTINGS, describe, prune, read_method
+from ..recommend import recommended, recommended_at
 from .evaluate import NOTHING, score, spread
 
 SEEDS = range(5)
@@ -59,8 +60,10 @@ COMPARED: dict[str, Callable[[float], Method | list[Method]]] = {
     "cls-merged": lambda rate: TopK(rate, score="cls", dropped="merge"),
     "random-merged": lambda rate: [TopK(rate, score="random", dropped="merge", seed=seed) for seed in SEEDS],
     "segments-merged": lambda rate: SegmentwiseTopK(rate, dropped="merge"),
+    "recommended": recommended_at,
 }
-"""Methods that need no training, by the names that a comparison gives them: keep rate to method, or one a seed."""
+"""Methods that need no training, by the names that a comparison gives them: keep rate to method, or one a seed.
+"recommended", which merges in every block, is run where it costs what "topk" costs at the keep rate."""
 
 _WITHOUT_TRAINING = {"metr": "evit", "fastast": "tome"}
 _LEARNED = ("dynamicvit", "spvit", "avit")
@@ -270,7 +273,7 @@ def compare(
     top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; a setting that
     the method or the model refuses has "refused" instead, the reason.
     """
-    settings = _settings(methods, keep_rates, fine_tuned or {})
+    settings = _settings(methods, keep_rates, fine_tuned or {}, model)
     full = logits_of(model, features, advance)
     cost = macs(model)
     unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
@@ -314,19 +317,32 @@ def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> T
 
 
 def _settings(
-    methods: Mapping[str, Method | Sequence[Method]], keep_rates: Sequence[float], fine_tuned: Mapping[str, FineTuned]
+    methods: Mapping[str, Method | Sequence[Method]],
+    keep_rates: Sequence[float],
+    fine_tuned: Mapping[str, FineTuned],
+    model: PreTrainedModel | None = None,
 ) -> list[_Setting]:
     settings = []
     for name, one_or_more in methods.items():
         runs = _several(one_or_more)
         for rate in [runs[0].keep_rate] if _runs_as_it_is(runs[0]) else keep_rates:
             try:
-                settings.append(_Setting(name, rate, [method.with_keep_rate(rate) for method in runs]))
+                settings.append(_Setting(name, rate, [_at(rate, method, model) for method in runs]))
             except ValueError as error:
                 settings.append(_Setting(name, rate, [], str(error)))
     for name, tuned in fine_tuned.items():
         settings.append(_Setting(name, tuned.method.keep_rate, [tuned.method], tuned=tuned))
     return settings
+
+
+def _at(rate: Any, method: Method, model: PreTrainedModel | None) -> Method:
+    """A method at a keep rate; the recommended one where it costs what TopK does at that rate."""
+    if model is None or method != recommended_at(1.0):
+        return method.with_keep_rate(rate)
+    unpruned = macs(model)
+    with prune(model, TopK(rate)):
+        share = macs(model) / unpruned
+    return recommended(model, macs=share)
 
 
 def _runs_as_it_is(method: Method) -> bool:
