@@ -34,7 +34,7 @@ def recommended(model: nn.Module, macs: float = 0.5, *, inputs: Tensor | Mapping
         inputs: a typical batch, for models that take clips of any length; others need none.
 
     Raises:
-        ValueError: `macs` is no share, or so small that even one token a stage would cost more.
+        ValueError: `macs` is no share, or so small that halving the tokens in every block would cost more.
         UnsupportedModelError, AlreadyPrunedError: as `prune`.
     """
     if not 0 < macs <= 1:

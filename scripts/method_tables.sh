@@ -10,7 +10,7 @@
 set -euo pipefail
 job=$1 data=$2 runs=$3
 here=$(cd "$(dirname "$0")/.." && pwd)
-models="audiomae-esc10 ast-esc10"
+models="audiomae-esc10 ast-esc10 audiomae-fsdd-digits ast-fsdd-digits"
 rate=0.5
 
 # Name → method. Where CLS attention or attention received can rank, it is the model's own of the paper.
@@ -31,63 +31,69 @@ segments-merged={method: SegmentwiseTopK, keep_rate: $rate, dropped: merge}
 EOF
 }
 
-train() {
-    for model in $models; do
-        recipe="${model%-esc10}"
-        methods "$model" | while IFS='=' read -r name method; do
-            out="$runs/$model/$name"
-            mkdir -p "$out"
-            [ -f "$out/result.json" ] && continue
-            # Taken by another process: go on to the next.
-            (
-                flock -n 9 || exit 0
-                audioprune train -r "esc10-$recipe-topk" --data "$data/esc10" --data-name esc10 --fold 5 --hold-out 4 \
-                    --init "$here/checkpoints/$model" --set "method=$method" --out "$out"
-            ) 9> "$out/.taken" < /dev/null
-        done
-    done
+# The recommended method at a quarter of a model's multiply-accumulates, as JSON; its keep rate once for each block,
+# so that `compare` runs it at that one alone.
+quarter_of() {
+    python - "$here/checkpoints/$1" 2> /dev/null <<'PY'
+import json, sys
+import audioprune as ap
+from audioprune.pruning import describe
+model = ap.load(sys.argv[1])
+method = ap.recommended(model, macs=0.25)
+print(json.dumps(describe(method.with_keep_rate([method.keep_rate] * model.config.num_hidden_layers))))
+PY
 }
 
-# A quarter of the multiply-accumulates, by what is recommended.
-quarter() {
-    for model in audiomae-esc10 ast-esc10 audiomae-fsdd-digits ast-fsdd-digits; do
-        out="$runs/$model/recommended-quarter"
-        mkdir -p "$out"
-        [ -f "$out/result.json" ] && continue
-        method=$(python -c "
-import sys, json, audioprune as ap
-from audioprune.pruning import describe
-print(json.dumps(describe(ap.recommended(ap.load(sys.argv[1]), macs=0.25))))" "$here/checkpoints/$model" 2> /dev/null)
-        case $model in
-            *-esc10) where=(-r "esc10-${model%-esc10}-topk" --data "$data/esc10" --data-name esc10 --fold 5 --hold-out 4) ;;
-            *) where=(-r "fsdd-${model%-fsdd-digits}-topk" --data "$data/fsdd" --data-name fsdd-digits) ;;
-        esac
-        (
-            flock -n 9 || exit 0
-            audioprune train "${where[@]}" --init "$here/checkpoints/$model" --set "method=$method" --out "$out"
-        ) 9> "$out/.taken" < /dev/null
+clips_of() {  # where a model's data are; then its test clips by the option of train or of compare
+    case $1-$2 in
+        *-esc10-train) echo --data "$data/esc10" --data-name esc10 --fold 5 --hold-out 4 ;;
+        *-esc10-compare) echo --data "$data/esc10" --data-name esc10 --folds 5 ;;
+        *) echo --data "$data/fsdd" --data-name fsdd-digits ;;
+    esac
+}
+
+fine_tune() {  # arguments: model, name, method
+    local out="$runs/$1/$2" family=${1%%-*} set=${1#*-}
+    mkdir -p "$out"
+    [ -f "$out/result.json" ] && return
+    # Taken by another process: go on to the next.
+    (
+        flock -n 9 || exit 0
+        # shellcheck disable=SC2046
+        audioprune train -r "${set%%-*}-$family-topk" $(clips_of "$1" train) --init "$here/checkpoints/$1" \
+            --set "method=$3" --out "$out"
+    ) 9> "$out/.taken" < /dev/null
+}
+
+train() {
+    for model in audiomae-esc10 ast-esc10; do
+        methods "$model" | while IFS='=' read -r name method; do
+            fine_tune "$model" "$name" "$method"
+        done
+    done
+    for model in $models; do
+        fine_tune "$model" recommended-quarter "$(quarter_of "$model")"
     done
 }
 
 compare() {
     cd "$here"
-    for model in audiomae-esc10 ast-esc10 audiomae-fsdd-digits ast-fsdd-digits; do
-        case $model in
-            *-esc10) where=(--data "$data/esc10" --data-name esc10 --folds 5) ;;
-            *) where=(--data "$data/fsdd" --data-name fsdd-digits) ;;
-        esac
+    for model in $models; do
+        mkdir -p "$runs/$model"
+        quarter_of "$model" > "$runs/$model/recommended-quarter.json"
         tuned=()
         for folder in "$runs/$model"/*/; do
             [ -f "$folder/result.json" ] && tuned+=(--fine-tuned "$(basename "$folder")=${folder%/}")
         done
-        audioprune compare --model "checkpoints/$model" "${where[@]}" \
-            --keep-rates 0.9,0.7,0.5 "${tuned[@]}" --out "results/compare-$model.json" \
-            --picture "docs/compare-$model.png"
+        # shellcheck disable=SC2046
+        audioprune compare --model "checkpoints/$model" $(clips_of "$model" compare) --keep-rates 0.9,0.7,0.5 \
+            --methods "all,$runs/$model/recommended-quarter.json" "${tuned[@]}" --batch-size 1,16 \
+            --out "results/compare-$model.json" --picture "docs/compare-$model.png"
     done
 }
 
 case $job in
-    train) train && quarter ;;
+    train) train ;;
     compare) compare ;;
     *) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

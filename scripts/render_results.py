@@ -10,20 +10,13 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-SHORT = (
-    "TopK, discarded (the paper)",
-    "random, discarded",
-    "CLS attention, fused (EViT)",
-    "TopK, merged",
-    "random, merged",
-    "8 segments × TopK, merged",
-)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -48,20 +41,42 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def find(result: dict[str, Any], method: str, rate: float) -> dict[str, Any]:
-    return next(row for row in result["pruned"] if row["method"] == method and row["keep_rate"] == rate)
-
-
 def overview() -> str:
-    models = [read("esc10-audiomae"), read("esc10-ast")]
-    full = ["unpruned"] + [
-        cell for m in models for cell in ("100 %", "0", f"{100 * m['unpruned']['test_accuracy']:.1f} %")
-    ]
-    rows = [full]
-    for method in SHORT:
-        rows.append([method] + [cell for model in models for cell in cells(find(model, method, 0.5))])
-    header = ["keep rate 0.5", "AudioMAE (mean): agreement", "KL", "accuracy", "AST (CLS): agreement", "KL", "accuracy"]
-    return table(header, rows)
+    """Agreement and accuracy of the four models, for the methods that a reader should know first."""
+    results = [found for model in MODELS if (found := compared(model)) is not None]
+    full = [f"100 / {100 * result['unpruned']['score']:.1f}" for result in results]
+    rows = [["unpruned", "100", *full, "1.00×"]]
+    for method, rate, name in OVERVIEW:
+        found = [pick(result, method, rate) for result in results]
+        rows.append(
+            [
+                name,
+                f"{statistics.fmean(100 / row['macs_ratio'] for row in found):.0f}",
+                *(f"{100 * row['agreement']['mean']:.1f} / {100 * row['score']['mean']:.1f}" for row in found),
+                f"{statistics.fmean(row['timing'][-1]['speed_up'] for row in found):.2f}×",
+            ]
+        )
+    return table(["agreement / accuracy, %", "MACs, %", *MODELS.values(), "faster, batch 16"], rows)
+
+
+OVERVIEW = (
+    ("topk", 0.5, "TopK, the paper's"),
+    ("evit", 0.5, "EViT"),
+    ("random", 0.5, "random"),
+    ("tome", 0.5, "ToMe, three blocks"),
+    ("segments-merged", 0.5, "8 segments × TopK, merged"),
+    ("recommended", 0.5, "**recommended**"),
+    ("recommended-quarter", None, "**recommended, a quarter**"),
+)
+
+
+def pick(result: dict[str, Any], method: str, rate: float | None) -> dict[str, Any]:
+    """The row of a method without training; rate None: the one at which it was run."""
+    return next(
+        row
+        for row in result["rows"]
+        if row["method"] == method and not row["fine_tuned"] and rate in (None, row["keep_rate"])
+    )
 
 
 def every_method(name: str) -> str:
@@ -146,6 +161,167 @@ def costs() -> str:
     return table(["model", "keep rate", "MMACs", "fewer", "clips/s", "faster"], rows)
 
 
+MODELS = {
+    "audiomae-esc10": "AudioMAE, ESC-10",
+    "ast-esc10": "AST, ESC-10",
+    "audiomae-fsdd-digits": "AudioMAE, digits",
+    "ast-fsdd-digits": "AST, digits",
+}
+
+
+def compared(model: str) -> dict[str, Any] | None:
+    """What `audioprune compare` wrote, None where it has not run."""
+    path = RESULTS / f"compare-{model}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def faster(row: dict[str, Any], batch: int) -> str:
+    found = [timing["speed_up"] for timing in row["timing"] if timing["batch_size"] == batch]
+    return f"{found[0]:.2f}×"
+
+
+def untrained(model: str) -> str:
+    """A row for each method that was not trained: three keep rates side by side; least KL at the lowest first."""
+    result = compared(model)
+    if result is None:
+        return ""
+    by: dict[str, dict[float, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        if not row["fine_tuned"] and "refused" not in row and not isinstance(row["keep_rate"], list):
+            by.setdefault(row["method"], {})[row["keep_rate"]] = row
+    rates = (0.9, 0.7, 0.5)
+    rows = [["unpruned", "100", f"{100 * result['unpruned']['score']:.1f}", "0", "100", "1.00×", "1.00×"]]
+    for name, found in sorted(by.items(), key=lambda item: item[1][0.5]["kl"]["mean"]):
+        last = found[0.5]
+        rows.append(
+            [
+                name,
+                " / ".join(spread(found[rate]["agreement"], 1, 100) for rate in rates),
+                " / ".join(spread(found[rate]["score"], 1, 100) for rate in rates),
+                spread(last["kl"], 4),
+                f"{100 / last['macs_ratio']:.0f}",
+                faster(last, 1),
+                faster(last, 16),
+            ]
+        )
+    header = [
+        "at 0.9 / 0.7 / 0.5",
+        "agreement, %",
+        "accuracy, %",
+        "KL at 0.5",
+        "MACs at 0.5, %",
+        "faster, 1",
+        "faster, 16",
+    ]
+    return table(header, rows)
+
+
+def trained(model: str) -> str:
+    """A row for each model that was fine-tuned with a method."""
+    result = compared(model)
+    if result is None:
+        return ""
+    found = [row for row in result["rows"] if row["fine_tuned"]]
+    rows = [["unpruned", "", f"{100 * result['unpruned']['score']:.1f}", "100", "100", "1.00×", "1.00×"]]
+    for row in sorted(found, key=lambda row: -row["score"]["mean"]):
+        rate = row["keep_rate"]
+        rows.append(
+            [
+                row["method"],
+                f"{rate[0]:g}, every block" if isinstance(rate, list) else f"{rate:g}",
+                spread(row["score"], 1, 100),
+                spread(row["agreement"], 1, 100),
+                f"{100 / row['macs_ratio']:.0f}",
+                faster(row, 1),
+                faster(row, 16),
+            ]
+        )
+    header = ["fine-tuned with", "keep rate", "accuracy, %", "agreement, %", "MACs, %", "faster, batch 1", "batch 16"]
+    return table(header, rows)
+
+
+def further() -> str:
+    """Half and a quarter of the multiply-accumulates, on the clips that no setting was chosen on."""
+    rows = []
+    for model, name in MODELS.items():
+        result = compared(model)
+        if result is None:
+            continue
+        rows.append([name, "unpruned", "100", "100", "0", f"{100 * result['unpruned']['score']:.1f}", "", ""])
+        for row in result["rows"]:
+            quarter = row["method"] == "recommended-quarter"
+            if not quarter and (row["method"] not in ("topk", "recommended") or row["keep_rate"] != 0.5):
+                continue
+            if row["fine_tuned"] and not quarter:
+                continue
+            label = {"topk": "TopK (the paper)", "recommended": "recommended"}.get(row["method"], "recommended")
+            rows.append(
+                [
+                    "",
+                    label + (", fine-tuned" if row["fine_tuned"] else ""),
+                    f"{100 / row['macs_ratio']:.1f}",
+                    f"{100 * row['agreement']['mean']:.1f}",
+                    f"{row['kl']['mean']:.4f}",
+                    f"{100 * row['score']['mean']:.1f}",
+                    faster(row, 1),
+                    faster(row, 16),
+                ]
+            )
+    header = ["model", "", "MACs, %", "agreement, %", "KL", "accuracy, %", "faster, batch 1", "batch 16"]
+    return table(header, rows)
+
+
+def searched(phase: str, target: str, part: str) -> dict[str, dict[str, Any]]:
+    """Setting → model → row of the search behind `recommended`; settings that every model could reach."""
+    by: dict[str, dict[str, Any]] = {}
+    for row in read(f"recommended-{phase}")["rows"]:
+        if row["target"] == target and row["part"] == part:
+            by.setdefault(row["name"], {})[row["model"]] = row
+    return {name: rows for name, rows in by.items() if len(rows) == len(MODELS)}
+
+
+def average(rows: dict[str, Any], figure: str) -> float:
+    return sum(row[figure]["mean"] for row in rows.values()) / len(rows)
+
+
+def where_to_reduce() -> str:
+    kinds = ("tome-hidden", "tome", "topk-merged", "segments-merged")
+    found = {target: searched("schedules", target, "chosen on") for target in ("half", "quarter")}
+    places = list(dict.fromkeys(name.split(" @ ")[1] for name in found["half"]))
+    rows = []
+    for place in places:
+        line = [place]
+        for target in ("half", "quarter"):
+            for kind in kinds:
+                row = found[target].get(f"{kind} @ {place}")
+                line.append("–" if row is None else f"{100 * average(row, 'agreement'):.1f}")
+        rows.append(line)
+    header = ["0-based blocks", *(f"{target}: {kind}" for target in ("half", "quarter") for kind in kinds)]
+    return table(header, rows)
+
+
+def what_to_choose() -> str:
+    found = {target: searched("choices", target, "reported on") for target in ("half", "quarter")}
+    names = sorted(found["quarter"], key=lambda name: -average(found["quarter"][name], "agreement"))
+    rows = []
+    for name in names:
+        line = [name]
+        for target in ("half", "quarter"):
+            rows_ = found[target].get(name)
+            if rows_ is None:
+                line += ["–", "–", "–"]
+                continue
+            loss = [row["accuracy"]["mean"] - row["unpruned_accuracy"] for row in rows_.values()]
+            kl = f"{average(rows_, 'kl'):.4f}"
+            line += [f"{100 * average(rows_, 'agreement'):.1f}", kl, f"{100 * min(loss):+.1f}"]
+        rows.append(line)
+    header = [
+        "in every block",
+        *(f"{t}: {f}" for t in ("half", "quarter") for f in ("agreement, %", "KL", "worst loss")),
+    ]
+    return table(header, rows)
+
+
 TABLES = {
     "fine-tuned-esc10": lambda: fine_tuned("esc10"),
     "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
@@ -154,6 +330,11 @@ TABLES = {
     "overview": overview,
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
+    "further": further,
+    "where-to-reduce": where_to_reduce,
+    "what-to-choose": what_to_choose,
+    **{f"compare-{model}": lambda model=model: untrained(model) for model in MODELS},
+    **{f"compare-{model}-tuned": lambda model=model: trained(model) for model in MODELS},
     "bench-esc10": lambda: bench("bench-esc10"),
     "bench-esc10-merged": lambda: bench("bench-esc10-merged"),
 }

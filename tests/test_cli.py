@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import audioprune as ap
+from audioprune.cli.demo import _counts
 from audioprune.cli.options import METHOD_NAMES, build_method
 from audioprune.methods import METHODS, LearnedMethod
+from audioprune.recommend import HALF, recommended_at
 
 from .families import ast, audiomae
 
@@ -181,6 +183,14 @@ def test_methods_by_name_run(run, tiny, clips) -> None:
         (("tag", "CLIP", "--method", "tofu", "--keep-rate", "0.4"), "at least 0.5"),
         (("tag", "CLIP", "--method", "dynamicvit"), "give the folder of that training as --method"),
         (("tag", "CLIP", "--method", "nothing"), "nothing/pruning.json: no such settings file"),
+        (
+            ("tag", "CLIP", "--method", "recommended", "--score", "cls"),
+            "--method recommended (ToMe) takes no --score; besides --keep-rate it takes --layers",
+        ),
+        (("tag", "CLIP", "--method", "recommended", "--keep-rate", "0.4"), "at least 0.5"),
+        (("tag", "CLIP", "--layers", "most"), "--layers is 'most'"),
+        (("explain", "CLIP", "--method", "tome", "--dropped", "merge"), "--method tome (ToMe) takes no --dropped"),
+        (("bench", "--method", "recommended", "--segments", "2"), "takes no --segments"),
         (("explain", "nowhere.wav"), "nowhere.wav: no such file"),
         (("explain", "CLIP", "--out", "a.jpg"), ".png, .svg or .pdf"),
         (("bench", "--batch-sizes", "0"), "at least 1"),
@@ -262,7 +272,89 @@ def test_demo(run) -> None:
     code, out, _ = run("demo", "--out", "pictures", "--json")
     result = json.loads(out)
     assert code == 0
-    assert [r["name"] for r in result["results"]] == ["unpruned", "TopK 0.5", "segmentwise, merged 0.5"]
-    assert [r["tokens"][-1] for r in result["results"]] == [256, 32, 32]
-    assert all(Path(p).exists() for p in result["pictures"])
+    assert [r["name"] for r in result["results"]] == ["unpruned", "TopK 0.5", "recommended ½", "recommended ¼"]
+    assert [r["tokens"][-1] for r in result["results"]][:2] == [256, 32]
+    half, quarter = result["results"][2:]
+    assert quarter["tokens"][-1] < half["tokens"][-1] < 256
+    assert [1 / r["cost"]["macs_ratio"] for r in (half, quarter)] == pytest.approx([0.5, 0.25], abs=0.01)
+    assert [Path(p).name.rsplit("-", 1)[1] for p in result["pictures"]] == ["topk.png", "recommended.png"]
+    assert all(Path(p).read_bytes().startswith(b"\x89PNG") for p in result["pictures"])
     assert all("labels" in row for r in result["results"] for row in r["rows"])
+
+
+def test_of_many_stages_the_demo_tells_the_first_and_the_last() -> None:
+    assert _counts([256, 128, 64, 32]) == "256 → 128 → 64 → 32"
+    assert _counts([256, 226, 199, 176, 155]) == "256 → 226 → … → 155"
+    assert _counts([256]) == "256"
+
+
+RECOMMENDED = {"method": "ToMe", "keep_rate": HALF, "layers": "all", "proportional": True, "metric": "hidden"}
+
+
+def setting(run, tiny, clips, *words: object) -> dict:
+    """Of the method, as a tagging with these words writes it down."""
+    Path("a.jsonl").unlink(missing_ok=True)
+    code, _, err = run("tag", clips / "tone0.wav", "--model", tiny, "--out", "a.jsonl", *words)
+    assert code == 0, err
+    found = json.loads(Path("a.jsonl").read_text())["setting"]
+    return {key: value for key, value in found.items() if key not in ("model", "top", "dtype")}
+
+
+def test_without_options_the_recommended_method_tags(run, tiny, clips) -> None:
+    assert setting(run, tiny, clips) == setting(run, tiny, clips, "--method", "recommended") == RECOMMENDED
+    tuned = setting(run, tiny, clips, "--method", "recommended", "--keep-rate", "0.9")
+    assert tuned == {**RECOMMENDED, "keep_rate": 0.9}
+    assert setting(run, tiny, clips, "--method", "recommended", "--layers", "1,2")["layers"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--keep-rate", "0.5"), ("--score", "cls"), ("--segments", "2"), ("--dropped", "merge"), ("--layers", "1,2")],
+)
+def test_any_of_its_options_asks_for_topk(words) -> None:
+    name, value = words[0].removeprefix("--").replace("-", "_"), words[1]
+    method = build_method(None, **{name: int(value) if name == "segments" else value})
+    expected = {"keep_rate": 0.7, name: {"0.5": 0.5, "1,2": (1, 2), "2": 2}.get(value, value)}
+    assert method == ap.TopK(**expected)
+
+
+def test_a_keep_rate_alone_asks_for_topk(run, tiny, clips) -> None:
+    found = setting(run, tiny, clips, "--keep-rate", "0.5")
+    assert (found["method"], found["keep_rate"], found["layers"]) == ("TopK", 0.5, None)
+
+
+def test_all_layers(run, tiny, clips) -> None:
+    found = setting(run, tiny, clips, "--keep-rate", "0.8", "--layers", "all")
+    assert (found["method"], found["layers"]) == ("TopK", "all")
+    words = ("explain", clips / "tone5.wav", "--model", tiny, "--keep-rate", "0.5", "--layers", "all", "--json")
+    stages = json.loads(run(*words)[1])["stages"]
+    assert [(stage["layer"], len(stage["kept"])) for stage in stages] == [(0, 32), (1, 16), (2, 8), (3, 4)]
+
+
+def test_explain_says_what_was_merged(run, tiny, clips) -> None:
+    words = ("explain", clips / "tone5.wav", "--model", tiny)
+    result = json.loads(run(*words, "--json")[1])
+    assert [stage["layer"] for stage in result["stages"]] == [0, 1, 2, 3], "the recommended method, in every block"
+    counts = recommended_at().counts(64, 4)[1:]
+    assert [len(stage["sources"]) for stage in result["stages"]] == counts
+    for stage in result["stages"]:
+        assert sorted(patch for group in stage["sources"] for patch in group) == list(range(64))
+    code, out, _ = run(*words)
+    assert code == 0
+    assert f"{counts[-1]} tokens kept, 64 patches in them" in out
+    result = json.loads(run(*words, "--keep-rate", "0.5", "--json")[1])
+    for stage in result["stages"]:
+        assert stage["sources"] == [[patch] for patch in stage["kept"]], "topk: nothing is merged"
+    assert "patches in them" not in run(*words, "--keep-rate", "0.5")[1]
+
+
+def test_bench_of_the_recommended_method(run, tiny) -> None:
+    words = ("bench", "--model", tiny, "--method", "recommended", "--keep-rates", "1.0,0.9", "--batch-sizes", "1")
+    code, out, err = run(*words, "--seconds", "0.05", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["setting"]["method"], result["setting"]["layers"]) == ("ToMe", "all")
+    full, pruned = result["rows"]
+    assert (full["tokens"], pruned["tokens"]) == ([64] * 5, recommended_at(0.9).counts(64, 4))
+    assert pruned["macs_ratio"] > 1.1
+    assert "layers=all" in run(*words, "--seconds", "0.05")[1]

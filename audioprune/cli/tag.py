@@ -40,7 +40,7 @@ def tag(
     the same --out. A file that cannot be decoded gets a line with its error, stops nobody, and makes the exit code 1.
     Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
 
-        audioprune tag sounds/ --keep-rate 0.5 --method segmentwise --dropped merge --out results.jsonl
+        audioprune tag sounds/ --out results.jsonl
     """
     from ..pruning import describe, prune
     from ..tagging import ResultLog, Tagger, find_clips, run

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from ..benchmark import machine
 from ..data import Split
 from ..extractor import AudioMAEFeatureExtractor
+from ..methods.learned import Learned
 from ..models.loading import load
 from ..pruning import Pruned, describe, prune
 from .evaluate import predict, score
@@ -112,6 +113,9 @@ def make_trainer(
         trainer.add_callback(PatchMask(model, recipe.augment.patch_mask, masks_until(recipe)))
     if handle is not None:
         trainer.add_callback(ShrinkSchedule(handle, recipe.shrink.start, recipe.shrink.epochs))
+        if isinstance(handle.learned, Learned):
+            # Epochs before the shrink are judged at the final keep rate too, by predictors as they were drawn.
+            handle.learned.trained.fill_(1)
     return trainer
 
 

@@ -39,6 +39,24 @@ class RecipeTrainer(Trainer):
         if hasattr(self.train_dataset, "set_epoch"):
             self.add_callback(TellEpoch(self.train_dataset))
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # transformers would write AST's tensors by their names of old, under which it does not find them again: neither
+        # a resumed run nor the best epoch had its weights.
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            model: Any = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+            torch.save(self.args, folder / "training_args.bin")
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # transformers warns and goes on with whatever weights there were.
+        wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
+        if wrong:
+            raise ValueError(
+                f"{self.args.output_dir}: its checkpoint is not of this model ({len(wrong)} tensors, {wrong[0]} …); "
+                "remove the checkpoint-… folders to begin anew"
+            )
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         # `drop_last` is for training; transformers would leave out the last clips of an evaluation too.
         drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
