@@ -89,7 +89,9 @@ def test_tables_say_what_their_json_says() -> None:
     assert subprocess.run(command, capture_output=True, text=True).stdout == "stale: nothing\n"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/results.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/results.md", "docs/training.md", "docs/methods.md"]
+)
 def test_local_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
