@@ -230,7 +230,9 @@ def read_method(path: str | Path) -> Method:
     except RecursionError:
         raise ValueError(f"{path}: not a settings file (nested too deeply)") from None
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such settings file") from None
+        named = {name.lower(): name for name in METHODS}.get(str(path).lower())
+        hint = f"; the method of that name is audioprune.{named}(keep_rate=…)" if named else ""
+        raise ValueError(f"{path}: no such settings file or folder{hint}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a JSON settings file ({error})") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:

@@ -58,7 +58,7 @@ def _greatest(share: Callable[[float], float], limit: float, least: float) -> fl
     if share(least) > limit:
         raise ValueError(
             f"macs is {limit}, but at keep rate {least} there are still {share(least):.2f} of the "
-            "multiply-accumulates; ask for more, or set keep_rate and layers by hand"
+            "multiply-accumulates, and merging pairs goes no further in a block; ask for more, or drop tokens by TopK"
         )
     while high - low > 1:
         middle = (low + high) // 2

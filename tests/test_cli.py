@@ -335,7 +335,7 @@ def test_explain_says_what_was_merged(run, tiny, clips) -> None:
     words = ("explain", clips / "tone5.wav", "--model", tiny)
     result = json.loads(run(*words, "--json")[1])
     assert [stage["layer"] for stage in result["stages"]] == [0, 1, 2, 3], "the recommended method, in every block"
-    counts = recommended_at().counts(64, 4)[1:]
+    counts = ap.recommended(ap.load(tiny)).counts(64, 4)[1:]
     assert [len(stage["sources"]) for stage in result["stages"]] == counts
     for stage in result["stages"]:
         assert sorted(patch for group in stage["sources"] for patch in group) == list(range(64))

@@ -17,9 +17,14 @@ from .console import err, out, progress
 def bench(
     model: o.ModelOption = "esc10",
     method: o.MethodOption = "topk",
-    keep_rates: Annotated[str, typer.Option(help="Keep rates to compare; 1.0, the unpruned model, is added.")] = (
-        "1.0,0.7,0.5"
-    ),
+    keep_rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep rates to compare; 1.0, the unpruned model, is added. [default: 1.0,0.7,0.5; for recommended, "
+            "which works in every block, 1.0,0.95,0.88,0.73]",
+            show_default=False,
+        ),
+    ] = None,
     batch_sizes: Annotated[str, typer.Option(help="Clips per forward.")] = "1,4",
     score: o.ScoreOption = None,
     segments: o.SegmentsOption = None,
@@ -39,6 +44,8 @@ def bench(
     from ..benchmark import machine, measure
     from ..pruning import describe
 
+    if keep_rates is None:
+        keep_rates = "1.0,0.95,0.88,0.73" if method == o.RECOMMENDED else "1.0,0.7,0.5"
     rates = o.parse_rates(keep_rates, "--keep-rates")
     unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
     methods = [o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique]

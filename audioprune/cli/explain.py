@@ -35,7 +35,7 @@ def explain(
 ) -> None:
     """Draw what was kept of a sound: its spectrogram, and after each stage the patches that stayed and the scores.
 
-    audioprune explain dog.wav --keep-rate 0.5 --out dog.png
+    audioprune explain dog.wav --method topk --keep-rate 0.5 --out dog.png
     """
     from ..plots import check_suffix
     from ..pruning import prune
@@ -46,6 +46,7 @@ def explain(
     loaded, front = o.open_model(model, device, dtype)
     tagger = Tagger(loaded, front, top=1)
     full = draw_label(tagger, clip)
+    settings = o.fitted(settings, loaded)
     prune(loaded, settings)
     label, record = draw(tagger, clip, target, f"{clip.name} · {settings}\nunpruned: {full}")
     if as_json:

@@ -70,7 +70,8 @@ KeepRateOption = Annotated[
 ScoreOption = Annotated[
     str | None,
     typer.Option(
-        help="What makes a token worth keeping: attention, cls, intensity, variation or random. [default: attention]",
+        help="What makes a token worth keeping: attention, cls, intensity, variation or random. [default: the "
+        "method's own; attention for topk]",
         show_default=False,
     ),
 ]
@@ -82,15 +83,15 @@ DroppedOption = Annotated[
     str | None,
     typer.Option(
         help="What becomes of the rest: discard, fuse (into one token) or merge (into the nearest kept token). "
-        "Without fine-tuning, merge costs least accuracy. [default: discard]",
+        "Without fine-tuning, merge costs least accuracy. [default: the method's own; discard for topk]",
         show_default=False,
     ),
 ]
 LayersOption = Annotated[
     str | None,
     typer.Option(
-        help="0-based blocks that prune, such as 3,6,9, or all. [default: a quarter, half and three quarters of the "
-        "depth]",
+        help="0-based blocks that prune, such as 3,6,9, or all (pictures count from 1: block 4 is 3 here). [default: "
+        "all for recommended, else a quarter, half and three quarters of the depth]",
         show_default=False,
     ),
 ]
@@ -138,6 +139,13 @@ def build_method(
         f"--method is {name!r}; it is {RECOMMENDED}, {', '.join(METHOD_NAMES)}, or the path of a .json file or of a "
         "folder with a pruning.json"
     )
+
+
+def fitted(method: Method, model: PreTrainedModel) -> Method:
+    """The recommended method, where no keep rate was given, at the one that leaves half of this model's work."""
+    from ..recommend import recommended, recommended_at
+
+    return recommended(model) if method == recommended_at() else method
 
 
 def _trained(name: str, method: Method) -> Method:

@@ -59,7 +59,9 @@ def tag(
         if log is not None and not todo:
             _finish(0, len(clips), log.failures(clips), result_file)
         loaded, front = o.open_model(model, device, dtype)
+        settings = o.fitted(settings, loaded)
         prune(loaded, settings)
+        err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
         truncated = 0
         bar = stack.enter_context(progress("clips"))

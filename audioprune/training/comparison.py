@@ -122,6 +122,7 @@ def named(words: Sequence[str]) -> dict[str, list[Method]]:
     """
     found: dict[str, list[Method]] = {}
     for word in words:
+        word = "segments" if word == "segmentwise" else word  # as --method calls it elsewhere
         if word == "all":
             found |= {name: _several(make(1.0)) for name, make in COMPARED.items()}
         elif word in COMPARED:
@@ -134,12 +135,12 @@ def named(words: Sequence[str]) -> dict[str, list[Method]]:
         elif word in _WITHOUT_TRAINING:
             raise ValueError(
                 f"{word} chooses as {_WITHOUT_TRAINING[word]} does until a model is trained with it: compare "
-                f"{_WITHOUT_TRAINING[word]}, or give what was trained, fine-tuned {word}=FOLDER"
+                f"{_WITHOUT_TRAINING[word]}, or give what was trained by --fine-tuned {word}=FOLDER"
             )
         elif word in _LEARNED:
             raise ValueError(
                 f"{word} chooses by what it has learnt: train a model with it first (audioprune train), and give what "
-                f"was trained, fine-tuned {word}=FOLDER"
+                f"was trained by --fine-tuned {word}=FOLDER"
             )
         else:
             raise ValueError(
