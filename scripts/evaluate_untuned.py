@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from audioprune.benchmark import machine
 from audioprune.data import SoundCache, read
 from audioprune.methods import Method
 from audioprune.pruning import describe
+from audioprune.training.comparison import agreement, divergence, logits_of
+from audioprune.training.evaluate import spread
 
 SEEDS = range(5)
 
@@ -49,26 +50,15 @@ def methods(rate: float) -> dict[str, list[Method]]:
     }
 
 
-@torch.inference_mode()
-def logits_of(model: torch.nn.Module, features: Tensor) -> Tensor:
-    return torch.cat([model(batch).logits for batch in features.split(40)])
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    found = {"mean": statistics.fmean(values)}
-    return found | ({"std": statistics.stdev(values)} if len(values) > 1 else {})
-
-
 def share(true: Tensor) -> float:
     return int(true.sum()) / true.numel()
 
 
 def compare(logits: list[Tensor], full: Tensor, labels: Tensor, test: Tensor) -> dict[str, Any]:
     """Agreement and KL over all clips, accuracy over the test fold; one entry of `logits` a seed."""
-    log_full = full.log_softmax(1)
-    kl = [float((log_full.exp() * (log_full - row.log_softmax(1))).sum(1).mean()) for row in logits]
-    agree = [share(row.argmax(1) == full.argmax(1)) for row in logits]
-    test_agree = [share((row.argmax(1) == full.argmax(1))[test]) for row in logits]
+    kl = [divergence(row, full) for row in logits]
+    agree = [agreement(row, full) for row in logits]
+    test_agree = [agreement(row[test], full[test]) for row in logits]
     accuracy = [share((row.argmax(1) == labels)[test]) for row in logits]
     figures = {"agreement": agree, "kl": kl, "test_accuracy": accuracy, "test_agreement": test_agree}
     return {name: spread(values) for name, values in figures.items()}

@@ -12,7 +12,6 @@ MACs, merging included, are at most the target.
 from __future__ import annotations
 
 import argparse
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ import audioprune as ap
 from audioprune.benchmark import machine
 from audioprune.data import SoundCache, read
 from audioprune.pruning import describe
+from audioprune.training.comparison import agreement, divergence, logits_of
+from audioprune.training.evaluate import spread
 from audioprune.training.task import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -101,21 +102,15 @@ class Subject:
         features, labels, full = self.sets[part]
         with ap.prune(self.model, method):
             logits = logits_of(self.model, features)
-        known, found = full.log_softmax(1), logits.log_softmax(1)
         return {
-            "agreement": float((logits.argmax(1) == full.argmax(1)).float().mean()),
-            "kl": float((known.exp() * (known - found)).sum(1).mean()),
+            "agreement": agreement(logits, full),
+            "kl": divergence(logits, full),
             "accuracy": float((logits.argmax(1) == labels).float().mean()),
         }
 
     def unpruned(self, part: str) -> float:
         _, labels, full = self.sets[part]
         return float((full.argmax(1) == labels).float().mean())
-
-
-@torch.inference_mode()
-def logits_of(model: torch.nn.Module, features: Tensor) -> Tensor:
-    return torch.cat([model(batch).logits for batch in features.split(40)])
 
 
 def seeds_of(method: ap.Method) -> list[ap.Method]:
@@ -129,11 +124,7 @@ def row(subject: Subject, name: str, method: ap.Method, target: str, part: str =
         return None
     method = method.with_keep_rate(rate)
     runs = [subject.measure(one, part) for one in seeds_of(method)]
-    figures = {
-        key: {"mean": statistics.fmean(run[key] for run in runs)}
-        | ({"std": statistics.stdev(run[key] for run in runs)} if len(runs) > 1 else {})
-        for key in runs[0]
-    }
+    figures = {key: spread([run[key] for run in runs]) for key in runs[0]}
     return {
         "model": subject.name,
         "target": target,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from .. import ops
@@ -42,4 +42,4 @@ class ATS(Method):
         scores = attention * evidence.values.detach().to(attention.dtype).norm(dim=-1)
         k = ops.budget(keep_rate, tokens.count)
         kept, lengths = ops.positions(ops.inverse_transform_sample(scores.detach(), k))
-        return Reduction(replace(keep_ragged(tokens, kept), memory=None), kept, scores, lengths=lengths)
+        return Reduction(keep_ragged(tokens, kept), kept, scores, lengths=lengths)

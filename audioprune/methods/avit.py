@@ -40,7 +40,7 @@ class AViT(LearnedMethod):
         return frozenset()
 
     def schedule(self, depth: int) -> dict[int, float]:
-        if self.layers is None:
+        if self.layers in (None, "all"):  # before the first block there is nothing to halt by
             return dict.fromkeys(range(1, depth), self._rate())
         return super().schedule(depth)
 
