@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,8 @@ from .tokens import Evidence, Finish, Reduction, Shape, Tokens
 SETTINGS = "pruning.json"
 WEIGHTS = "pruning.safetensors"
 """Files that `Pruned.save` writes."""
+POSITIONS = "positions"
+"""The one setting that is not the method's."""
 
 _HANDLE = "_audioprune_handle"
 
@@ -140,11 +142,25 @@ class Pruned:
             raise RuntimeError("this handle was removed: the model is not pruned any more")
         return self._attachment
 
+    def shorten(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """An audio-language model's inputs with fewer audio tokens, `inputs_embeds` and no sounds any more:
+        `model.generate(**handle.shorten(inputs))`, on any model of the same weights, pruned or not.
+
+        Gradients flow unless the call is under `torch.no_grad()`. What the unpruned model would generate begins with
+        the shortened prompt. Raises `TypeError` for other models, and `ValueError` as `forward` and `generate` do.
+        """
+        if not self._adapter.once:
+            raise TypeError(f"{type(self.model).__name__} is no audio-language model: it has no prompt to shorten")
+        attachment: Any = self.attachment
+        return attachment.shorten(inputs)
+
     def save(self, folder: str | Path) -> Path:
         """Write the setting, and what the method has learnt, to a folder: `prune(model, folder)` reads them again."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = describe(self.method)
+        if self._adapter.once:
+            settings[POSITIONS] = self._adapter.positions
         if "weights" in settings and self.learned is not None:
             save_file({name: t.contiguous() for name, t in self.learned.state_dict().items()}, folder / WEIGHTS)
             settings["weights"] = WEIGHTS
@@ -176,7 +192,7 @@ class Pruned:
         return f"Pruned({type(self.model).__name__}, {self.method}: {state})"
 
 
-def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
+def prune(model: nn.Module, method: Method | str | Path, *, positions: str | None = None) -> Pruned:
     """Let a model forget tokens as it runs, from now on and until `handle.remove()`.
 
     The model is changed in place: instances only, no weights, and state-dict keys stay.
@@ -185,6 +201,8 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
         model: an AST, an AudioMAE or a speech encoder, with or without a head, or a module that holds one.
         method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads, or a
             folder with a `pruning.json`.
+        positions: for an audio-language model, "renumber" (default) closes the gaps that dropped tokens leave in the
+            positions that the language model sees; "keep" leaves each kept token at its time.
 
     Raises:
         AlreadyPrunedError: the model is pruned already.
@@ -192,7 +210,8 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
         ValueError: a layer does not exist in this model, or the setting is invalid.
     """
     if isinstance(method, str | Path):
-        method = read_method(method)
+        method, saved = _read_settings(method)
+        positions = positions or saved
     if not isinstance(method, Method):
         hint = f"; did you mean {method.__name__}(keep_rate=0.7)?" if isinstance(method, type) else ""
         raise TypeError(f"expected a method such as TopK(keep_rate=0.7), got {method!r}{hint}")
@@ -204,9 +223,40 @@ def prune(model: nn.Module, method: Method | str | Path) -> Pruned:
         )
     adapter = find_adapter(model)
     # Settings are checked against the model before anything is touched.
+    if adapter.once:
+        _check_once(method, adapter)
     method.schedule(len(adapter.layers))
     adapter.check_method(method.needs)
+    if positions is not None:
+        adapter.positions = _checked_positions(positions, adapter)
     return Pruned(model, adapter, method)
+
+
+def _check_once(method: Method, adapter: Adapter) -> None:
+    """Raise `ValueError` where a method is not to be had between an encoder and a language model."""
+    name = type(method).__name__
+    if method.layers not in (None, "all"):
+        raise ValueError(
+            f"layers is {method.layers!r}, but this model's tokens are reduced once, between its encoder and its "
+            "language model; leave layers out"
+        )
+    if not method.static:
+        raise ValueError(f"{name} lets the sound decide how many tokens stay; take a method that keeps exactly K")
+    if method.count_after(100, 0.5) != 50:
+        raise ValueError(
+            f"{method} keeps one token more, of what it dropped, which has no place in time; use "
+            'TopK(…, dropped="merge")'
+        )
+    if method.build(adapter.shape) is not None:
+        raise ValueError(f"{name} learns, block by block, which tokens to keep; here use one that does not")
+
+
+def _checked_positions(positions: str, adapter: Adapter) -> str:
+    if not adapter.once:
+        raise ValueError(f"positions is {positions!r}, but only an audio-language model's tokens are numbered anew")
+    if positions not in ("renumber", "keep"):
+        raise ValueError(f'positions is {positions!r}; it is "renumber" or "keep"')
+    return positions
 
 
 def handle(model: nn.Module) -> Pruned | None:
@@ -223,6 +273,11 @@ def read_method(path: str | Path) -> Method:
 
     Raises `ValueError` that names the file and what is wrong with it.
     """
+    return _read_settings(path)[0]
+
+
+def _read_settings(path: str | Path) -> tuple[Method, str | None]:
+    """The method of a settings file, and the positions."""
     path = Path(path)
     path = path / SETTINGS if path.is_dir() else path
     try:
@@ -238,10 +293,11 @@ def read_method(path: str | Path) -> Method:
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
         raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
     method = METHODS[settings.pop("method")]
+    positions = settings.pop(POSITIONS, None)
     if settings.get("weights"):  # lie beside the file
         settings["weights"] = str(path.parent / str(settings["weights"]))
     try:
-        return method(**settings)
+        return method(**settings), positions
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

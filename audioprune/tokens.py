@@ -90,6 +90,8 @@ class Evidence:
     `NO_PATCH` for a fused token. patches: of a whole clip.
     layer: 0-based index of the block that is pruned, of `depth`.
     special: (batch, s, width), the leading tokens that always go on.
+    default_segments: how many time segments a budget is spent in where a method does not say; at most K of them are
+    used.
     learned: what the method's `build` made; training: whether it is being trained.
     """
 
@@ -101,6 +103,7 @@ class Evidence:
     row: Tensor
     patches: int
     special: Tensor
+    default_segments: int = 8
     learned: nn.Module | None = None
     training: bool = False
     attention: Tensor | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .adapters.audio_lm import ListeningPass
 from .adapters.token_pass import TokenPass, places_of
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage
@@ -26,6 +27,7 @@ class Trace:
 
     def __init__(self, grid: Grid | None, before: bool = False) -> None:
         self._grid, self._reduces_before = grid, before
+        self._bounds: list[Tensor] | None = None
         self.layers: tuple[int, ...] = ()
         self.kept: tuple[Tensor, ...] = ()
         self.scores: tuple[Tensor, ...] = ()
@@ -34,6 +36,8 @@ class Trace:
 
     def place(self, stage: int) -> str:
         """Where a stage is, in words; blocks are 0-based in code and counted from 1 in the papers."""
+        if self._bounds is not None:
+            return "between the encoder and the language model"
         block = self.layers[stage] + 1
         return f"before block {block}" if self._reduces_before else f"after the attention of block {block}"
 
@@ -45,6 +49,14 @@ class Trace:
             if token >= 0:
                 found[token].append(patch)
         return found
+
+    def seconds(self, clip: int = 0) -> Tensor:
+        """(K, 2), when each kept token of a clip begins and ends, in seconds of that clip. For an audio-language model,
+        whose tokens are moments: clips count through the prompts of the batch."""
+        if self._bounds is None:
+            raise RuntimeError("seconds are of audio-language models; here see `mask`, `grid` and `sources`")
+        kept = self.kept[0][clip]
+        return self._bounds[clip][kept[kept >= 0].cpu()]
 
     @property
     def _known(self) -> Grid:
@@ -86,8 +98,9 @@ class Trace:
         table = table.scatter(1, torch.where(patch < 0, patches, patch), values)
         return self._known.to_map(table[:, :-1])
 
-    def _record(self, token_pass: TokenPass) -> None:
+    def _record(self, token_pass: TokenPass | ListeningPass) -> None:
         self._grid = token_pass.grid
+        self._bounds = getattr(token_pass, "bounds", None)
         layers = sorted(token_pass.stages)
         stages = [token_pass.stages[layer] for layer in layers]
         self.layers = tuple(layers)

@@ -46,6 +46,10 @@ class Adapter(ABC):
     special: int
     grid: Grid | None = None
     """Of the patches of every clip; None where clips differ in length."""
+    once: ClassVar[bool] = False
+    """Whether tokens are reduced in one place and not in blocks, to a number that does not depend on the sound."""
+    positions: str = "renumber"
+    """Where tokens are reduced once: whether positions close up over the gaps, or ("keep") stay as they were."""
 
     @classmethod
     @abstractmethod

@@ -190,12 +190,12 @@ class TokenPass:
         return _join(parts, torch.cat(order).argsort(), tokens.count)
 
     def _evidence(self, layer: int, special: Tensor, state: TokenState, found: dict[str, Tensor]) -> Evidence:
-        found = dict(found)
+        seen: dict[str, Any] = dict(found)
         for name, statistic in self._statistics(layer):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
             # A fused token is no patch of the input: it ranks as an average one.
             average = self._average(statistic)
-            found[name] = torch.where(state.patch < 0, average, gathered)
+            seen[name] = torch.where(state.patch < 0, average, gathered)
         return Evidence(
             layer=layer,
             depth=len(self.adapter.layers),
@@ -207,7 +207,7 @@ class TokenPass:
             special=special,
             learned=self.reducer.learned,
             training=self.adapter.encoder.training,
-            **found,
+            **seen,
         )
 
     def _average(self, statistic: Tensor) -> Tensor:

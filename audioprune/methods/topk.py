@@ -54,8 +54,8 @@ class TopK(Method):
         # The fused token is weighted by its scores, so they are part of the function that is trained.
         return self.dropped == "fuse"
 
-    def spend_in(self) -> int | None:
-        """Number of time segments to spend the budget in, or None for the whole clip at once."""
+    def spend_in(self, default: int = 8) -> int | None:
+        """Number of time segments to spend the budget in, None for the whole clip at once. default: the adapter's."""
         return self.segments
 
     def count_after(self, n: int, keep_rate: float) -> int:
@@ -65,7 +65,7 @@ class TopK(Method):
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         score, k = SCORES[self.score], ops.budget(keep_rate, tokens.count)
         scores = score.compute(evidence, self.seed)
-        segments = self.spend_in()
+        segments = self.spend_in(evidence.default_segments)
         ranked = scores.detach()
         kept = whole(ranked, k) if segments is None else segmentwise(ranked, evidence, k, segments)
         weights = scores if score.is_share else _even(tokens, tokens.count - k)
@@ -84,8 +84,9 @@ def _even(tokens: Tokens, dropped: int) -> Tensor:
 class SegmentwiseTopK(TopK):
     """Segmentwise Top-K: the ⌊K/S⌋ best tokens of each of S time segments (Gibier et al., arXiv 2511.14293).
 
-    The named form of `TopK(segments=S)`: `segments=None` means 8.
+    The named form of `TopK(segments=S)`: `segments=None` means 8 in a classifier and S = K, one token in each segment,
+    in an audio-language model.
     """
 
-    def spend_in(self) -> int:
-        return 8 if self.segments is None else self.segments
+    def spend_in(self, default: int = 8) -> int:
+        return default if self.segments is None else self.segments
