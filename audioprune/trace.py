@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .adapters.audio_lm import ListeningPass
+from .adapters.listening import ListeningPass
 from .adapters.token_pass import TokenPass, places_of
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage

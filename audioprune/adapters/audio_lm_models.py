@@ -25,6 +25,9 @@ class AudioLMEntry:
     features: the argument that holds the sounds. about: other arguments that are of no use without it.
     tower: path of the module whose `layers` attend; None where attention cannot be reached, so that only methods that
         look at features alone are served. attention: name of the attention in a layer.
+    language_model: path of the module that reads the merged embeddings; merger: of the one that makes them, where the
+        language model is no module of its own.
+    blank(model): (width,), what the language model reads of padding that has placeholders of its own.
     """
 
     pool: int = 1
@@ -37,8 +40,10 @@ class AudioLMEntry:
     features: str = "input_features"
     about: tuple[str, ...] = ("feature_attention_mask", "input_features_mask", "audio_feature_lengths")
     tower: str | None = "model.audio_tower"
-    language_model: str = "model.language_model"
     attention: str = "self_attn"
+    language_model: str = "model.language_model"
+    merger: str | None = None
+    blank: Callable[[Any], Tensor] | None = None
 
 
 def _mel_frames(inputs: Mapping[str, Any]) -> Tensor:
@@ -108,6 +113,17 @@ def _vibevoice(model: Any, n: int) -> Tensor:
     return evenly(model.config.acoustic_tokenizer_encoder_config.hop_length / 24000)(model, n)
 
 
+def _phi(model: Any, n: int) -> Tensor:
+    return evenly(MEL_SECONDS * model.config.audio_config.time_reduction)(model, n)
+
+
+def _gemma3n_padding(model: Any) -> Tensor:
+    """Clips are padded to 188 tokens with the last of the audio vocabulary."""
+    inner = model.model
+    last = torch.tensor([[inner.vocab_size - 1]], device=model.device)
+    return inner.embed_audio(input_ids=last)[0, 0]
+
+
 _WHISPER_LIKE = AudioLMEntry(pool=2, frames=_halved, bounds=evenly(4 * MEL_SECONDS))
 _FLAMINGO = AudioLMEntry(pool=2, frames=_halved, bounds=evenly(4 * MEL_SECONDS), windows=True)
 _PACKED_BY_THREE = AudioLMEntry(frames=_thrice_halved, bounds=_chunked, packed=True)
@@ -128,6 +144,15 @@ ENTRIES: dict[str, AudioLMEntry] = {
     "Qwen3OmniMoeThinkerForConditionalGeneration": _PACKED_BY_THREE,
     "Qwen3ASRForConditionalGeneration": _PACKED_BY_THREE,
     "GraniteSpeechForConditionalGeneration": AudioLMEntry(tower=None, bounds=_granite),
+    "Phi4MultimodalForCausalLM": AudioLMEntry(
+        tower=None,
+        bounds=_phi,
+        features="audio_input_features",
+        about=("audio_embed_sizes", "audio_attention_mask"),
+        merger="model.embed_tokens_extend",
+    ),
+    "Gemma3nForConditionalGeneration": AudioLMEntry(tower=None, bounds=evenly(0.16), blank=_gemma3n_padding),
+    "Gemma4ForConditionalGeneration": AudioLMEntry(tower=None, bounds=evenly(0.04)),
     "VibeVoiceAsrForConditionalGeneration": AudioLMEntry(
         tower=None, bounds=_vibevoice, features="input_values", about=("padding_mask", "sample")
     ),
@@ -155,5 +180,8 @@ REFUSED_LMS: dict[str, str] = {
     "Qwen3ASRModel": _INNER,
     "GraniteSpeechModel": _INNER,
     "VibeVoiceAsrModel": _INNER,
+    "Phi4MultimodalModel": _INNER,
+    "Gemma3nModel": _INNER,
+    "Gemma4Model": _INNER,
 }
 """Class → why a model that is one, or holds one outside of `ENTRIES`, is not pruned, and what to do instead."""
