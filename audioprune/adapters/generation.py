@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,8 +32,27 @@ def generate_shorter(
     shorter = {**shorter, **_shorter_limits(model, generation_config, shorter, gone)}
     if shorter.get("streamer") is not None:
         shorter["streamer"] = _PromptFirst(shorter["streamer"], prompt)
-    found = generate(None, generation_config, *args, **shorter)
+    with _taking_embeddings(model):
+        found = generate(None, generation_config, *args, **shorter)
     return _with_prompt(found, prompt, shorter["input_ids"].shape[1])
+
+
+@contextmanager
+def _taking_embeddings(model: Any) -> Iterator[None]:
+    """`generate` looks for `inputs_embeds` in a signature, and some models take it by **kwargs all the same."""
+    prepare = model.prepare_inputs_for_generation
+    if "inputs_embeds" in inspect.signature(prepare).parameters:
+        yield
+        return
+
+    def takes_embeddings(input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        return prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    model.prepare_inputs_for_generation = takes_embeddings
+    try:
+        yield
+    finally:
+        del model.prepare_inputs_for_generation
 
 
 def _configs(model: Any, generation_config: Any) -> list[Any]:
