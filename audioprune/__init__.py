@@ -14,11 +14,16 @@ from .extractor import AudioMAEFeatureExtractor
 from .features import PRESETS, LogMel
 from .methods import (
     ATS,
+    DPP,
+    EVS,
     METR,
+    AToMe,
     AveragePooling,
     AViT,
+    DivPrune,
     DynamicViT,
     EViT,
+    FastAdaSP,
     FastAST,
     Method,
     SegmentwiseTopK,
@@ -28,6 +33,7 @@ from .methods import (
     TopK,
     UniformStride,
     UntrainedError,
+    VisionZip,
 )
 from .models.loading import load, load_features
 from .models.weights import CheckpointError
@@ -39,8 +45,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ATS",
+    "DPP",
+    "EVS",
     "METR",
     "PRESETS",
+    "AToMe",
     "AViT",
     "AlreadyPrunedError",
     "AudioError",
@@ -48,9 +57,11 @@ __all__ = [
     "AveragePooling",
     "CheckpointError",
     "Clip",
+    "DivPrune",
     "DynamicViT",
     "EViT",
     "FastAST",
+    "FastAdaSP",
     "LogMel",
     "Method",
     "Pruned",
@@ -63,6 +74,7 @@ __all__ = [
     "UniformStride",
     "UnsupportedModelError",
     "UntrainedError",
+    "VisionZip",
     "handle",
     "load",
     "load_audio",

@@ -63,6 +63,11 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def widest(x: Tensor) -> Tensor:
+    """In float64, on devices that have it."""
+    return wide(x) if x.device.type == "mps" else x.double()
+
+
 def nearest(keys: Tensor, kept: Tensor, dropped: Tensor) -> Tensor:
     """For each dropped token the index *into kept* of the kept token with the highest key cosine.
 
@@ -120,11 +125,11 @@ def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     even = top_k(best, r)
     dropped = 2 * even
     kept = complement(dropped, n)
-    return kept, dropped, _place_in(kept, 2 * partner.gather(1, even) + 1, n)
+    return kept, dropped, place_in(kept, 2 * partner.gather(1, even) + 1, n)
 
 
-def _place_in(kept: Tensor, positions: Tensor, n: int) -> Tensor:
-    """For each of some positions that were kept its index into kept."""
+def place_in(kept: Tensor, positions: Tensor, n: int) -> Tensor:
+    """For each of some positions, of 0 … n − 1, that were kept its index into kept. (batch, m) → (batch, m)."""
     places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
     return (
         torch.zeros(kept.shape[0], n, dtype=torch.long, device=kept.device)
@@ -133,19 +138,90 @@ def _place_in(kept: Tensor, positions: Tensor, n: int) -> Tensor:
     )
 
 
+def time_order(row: Tensor, column: Tensor, columns: int) -> Tensor:
+    """Positions along time, one frequency row after the other, (batch, n) → (batch, n). With a single row: in time.
+
+    row, column: of each token, `columns` in all, no two tokens alike.
+    """
+    return (row * columns + column).argsort(dim=1)
+
+
 def runs(order: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """k runs of neighbours, as even in length as can be: the i-th of n tokens in some order is in run ⌊i·k/n⌋.
 
-    order: (batch, n), positions. Returns, as `bipartite_match`, kept (the first of each run), dropped and target.
+    order: (batch, n), positions. Returns kept, dropped and target, as `run_targets`.
     """
     n = order.shape[1]
-    run = torch.arange(n, device=order.device) * k // n
-    first = torch.searchsorted(run, torch.arange(k, device=order.device))
-    kept = order[:, first].sort(dim=1).values
-    dropped = complement(kept, n)
-    run_of = torch.zeros_like(order).scatter(1, order, run.expand_as(order))
-    leader = order[:, first].gather(1, run_of.gather(1, dropped))
-    return kept, dropped, _place_in(kept, leader, n)
+    return run_targets(order, (torch.arange(n, device=order.device) * k // n).expand_as(order), k)
+
+
+def run_targets(order: Tensor, run: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Who joins whom where each run of neighbours becomes its first.
+
+    order: (batch, n), positions. run: (batch, n), the run of each place in that order, from 0 to k − 1, ascending.
+    Returns, as `bipartite_match`, kept (the first of each run), dropped and target.
+    """
+    wanted = torch.arange(k, device=order.device).expand(order.shape[0], -1)
+    first = order.gather(1, torch.searchsorted(run.contiguous(), wanted.contiguous()))
+    kept = first.sort(dim=1).values
+    dropped = complement(kept, order.shape[1])
+    run_of = torch.zeros_like(order).scatter(1, order, run)
+    return kept, dropped, place_in(kept, first.gather(1, run_of.gather(1, dropped)), order.shape[1])
+
+
+def neighbour_cosine(x: Tensor, row: Tensor) -> Tensor:
+    """Cosine of each token and the next, −inf where that is in another row.
+
+    x: (batch, n, dim), row: (batch, n), both in time order → (batch, n − 1).
+    """
+    unit = torch.nn.functional.normalize(wide(x), dim=-1)
+    return (unit[:, :-1] * unit[:, 1:]).sum(dim=-1).masked_fill(row[:, :-1] != row[:, 1:], float("-inf"))
+
+
+def linked_runs(x: Tensor, row: Tensor, k: int) -> Tensor:
+    """The run of each token, of k, where the n − k most similar links between neighbours join them (after FastAdaSP,
+    arXiv 2410.03007). Of equal links the earlier joins.
+
+    x: (batch, n, dim), row: (batch, n), both in time order; k is at least the number of rows. Returns (batch, n), from
+    0 to k − 1, ascending.
+    """
+    linked = top_k(neighbour_cosine(x, row), x.shape[1] - k)
+    return torch.ones_like(row).scatter(1, linked + 1, 0).cumsum(dim=1) - 1
+
+
+def paired_runs(x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
+    """The run of each token, of k, where pairs of neighbours merge into their size-weighted means, the most similar
+    first, pass after pass until k are left (A-ToMe, arXiv 2306.16009).
+
+    x: (batch, n, dim), size and row: (batch, n), all in time order; k is at least `rows`, the number of rows. Returns
+    (batch, n), from 0 to k − 1, ascending.
+    """
+    n = x.shape[1]
+    run = torch.arange(n, device=x.device).expand_as(row)
+    # Means point where sums do, and nothing but the direction is compared.
+    weighted = wide(x) * size[..., None]
+    # A row of m tokens has ⌊m/2⌋ pairs, so that a pass at least halves what there is beyond one token a row.
+    surplus = n - rows
+    while surplus > k - rows:
+        run = _join_pairs(weighted, run, row, k)
+        surplus //= 2
+    return run
+
+
+def _join_pairs(weighted: Tensor, run: Tensor, row: Tensor, k: int) -> Tensor:
+    """One pass of `paired_runs`: in each row, run 2i + 1 joins run 2i, the most similar first, until k are left."""
+    places = torch.arange(run.shape[1], device=run.device).expand_as(run)
+    sums = torch.zeros_like(weighted).scatter_add(1, run[..., None].expand_as(weighted), weighted)
+    # Of each run, in slots of which those past the last run are empty.
+    row_of = torch.zeros_like(row).scatter(1, run, row)
+    enters = torch.nn.functional.pad(row_of[:, 1:] != row_of[:, :-1], (1, 0), value=True)
+    place_in_row = places - torch.where(enters, places, 0).cummax(dim=1).values
+    similarity = neighbour_cosine(sums, row_of)
+    pair = (place_in_row[:, :-1] % 2 == 0) & (similarity > float("-inf")) & (places[:, 1:] <= run[:, -1:])
+    order = similarity.masked_fill(~pair, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter(1, order, places[:, :-1])
+    joins = pair & (rank < run[:, -1:] + 1 - k)
+    return run - torch.nn.functional.pad(joins, (1, 0)).cumsum(dim=1).gather(1, run)
 
 
 def destination(kept: Tensor, dropped: Tensor, target: Tensor) -> Tensor:
@@ -179,6 +255,73 @@ def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:
     wanted = quantile * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, wanted).clamp_max(scores.shape[1] - 1)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order.gather(1, index), True)
+
+
+def cosines(x: Tensor) -> Tensor:
+    """(batch, n, dim) → (batch, n, n), exactly symmetric and exactly 1 between a vector and itself, 0 for a zero one.
+
+    Products round differently in different corners of a matrix, and two that are nearest to each other must tie.
+    """
+    unit = torch.nn.functional.normalize(wide(x), dim=-1)
+    product = unit @ unit.transpose(1, 2)
+    own = (unit != 0).any(dim=-1).to(product.dtype)
+    return ((product + product.transpose(1, 2)) / 2).diagonal_scatter(own, dim1=1, dim2=2)
+
+
+def farthest_points(features: Tensor, k: int) -> Tensor:
+    """k of n tokens that are far apart, in the order in which they are chosen; distance is 1 − cosine.
+
+    The first is the token whose nearest other is farthest, each next one that whose nearest chosen one is farthest; of
+    equals the earlier (DivPrune, arXiv 2503.02175, algorithm 1, and its official code for the first).
+    features: (batch, n, dim) → (batch, k) positions, all different.
+    """
+    distance = 1 - cosines(features)
+    n = distance.shape[1]
+    itself = torch.eye(n, dtype=torch.bool, device=distance.device)
+    pick = distance.masked_fill(itself, float("inf")).amin(dim=2).argmax(dim=1, keepdim=True)
+    gap, order = torch.full_like(distance[:, 0], float("inf")), [pick]
+    while len(order) < k:
+        to_pick = distance.gather(1, pick[..., None].expand(-1, 1, n))[:, 0]
+        # The chosen stay out: no distance is smaller than −inf.
+        gap = torch.minimum(gap, to_pick).scatter(1, pick, float("-inf"))
+        pick = gap.argmax(dim=1, keepdim=True)
+        order.append(pick)
+    return torch.cat(order, dim=1)
+
+
+def greedy_dpp(kernel: Tensor, relevance: Tensor, k: int) -> Tensor:
+    """k of n tokens, each the one that makes the determinant of the kernel over the chosen greatest, in the order in
+    which they are chosen: greedy MAP inference of a determinantal point process, by an incremental Cholesky
+    factorisation (Chen et al., arXiv 1709.05135, algorithm 1).
+
+    Once the chosen span all others, so that the determinant would be 0, the most relevant come next. Of equals the
+    earlier. kernel: (batch, n, n), positive semidefinite. relevance: (batch, n). Returns (batch, k) positions, all
+    different.
+    """
+    own = kernel.diagonal(dim1=1, dim2=2)
+    # Rounding leaves a little of a token that the chosen ones span, in proportion to itself.
+    least = own * torch.finfo(kernel.dtype).eps ** 0.75
+    # gain: the factor by which a token would multiply the determinant. factors: rows of the Cholesky factor.
+    gain, factors = own, kernel.new_zeros(kernel.shape[0], k, kernel.shape[1])
+    left, order = torch.ones_like(own, dtype=torch.bool), []
+    for i in range(k):
+        live = left & (gain > least)
+        some = live.any(dim=1, keepdim=True)
+        best = gain.masked_fill(~live, float("-inf")).argmax(dim=1, keepdim=True)
+        rest = relevance.masked_fill(~left, float("-inf")).argmax(dim=1, keepdim=True)
+        pick = torch.where(some, best, rest)
+        factor = torch.where(some, _cholesky_row(kernel, factors[:, :i], gain, pick), 0.0)
+        factors[:, i], gain, left = factor, gain - factor**2, left.scatter(1, pick, False)
+        order.append(pick)
+    return torch.cat(order, dim=1)
+
+
+def _cholesky_row(kernel: Tensor, factors: Tensor, gain: Tensor, pick: Tensor) -> Tensor:
+    """(batch, n), the next row of the factor, for a pick (batch, 1), after those (batch, i, n) of earlier ones."""
+    row = kernel.gather(1, pick[..., None].expand(-1, 1, kernel.shape[1]))
+    column = factors.gather(2, pick[:, None].expand(-1, factors.shape[1], 1))
+    root = gain.gather(1, pick).clamp_min(torch.finfo(gain.dtype).tiny).sqrt()
+    return (row - column.transpose(1, 2) @ factors)[:, 0] / root
 
 
 def fuse(x: Tensor, weights: Tensor, dropped: Tensor) -> Tensor:

@@ -10,12 +10,30 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from audioprune import ATS, AveragePooling, AViT, DynamicViT, Method, SPViT, ToFu, ToMe, TopK, UniformStride
+from audioprune import (
+    ATS,
+    DPP,
+    EVS,
+    AToMe,
+    AveragePooling,
+    AViT,
+    DivPrune,
+    DynamicViT,
+    FastAdaSP,
+    Method,
+    SPViT,
+    ToFu,
+    ToMe,
+    TopK,
+    UniformStride,
+    VisionZip,
+)
 from audioprune.ops import pseudo_random
 
 from .slow_models import SlowModel, slow_model
@@ -116,24 +134,42 @@ def _units(seen: Seen) -> list[Tensor]:
     return [key / key.norm() for key in seen.keys[seen.slow.special :]]
 
 
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other) / float(one.norm() * other.norm())
+
+
+def _in_time(line: Line, seen: Seen) -> dict[int, list[int]]:
+    """Tokens in time order, by frequency row."""
+    rows: dict[int, list[int]] = {}
+    for i in sorted(range(len(line)), key=lambda i: seen.slow.place(line.patches[i])[::-1]):
+        rows.setdefault(seen.slow.place(line.patches[i])[1], []).append(i)
+    return rows
+
+
+def _left(method: Any, keep: list[int], line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """The kept tokens, when the others are discarded or merged."""
+    kept = [line.patches[i] for i in keep]
+    if method.dropped == "discard":
+        return kept, line.only(keep)
+    keys = _units(seen)
+    dropped = [i for i in range(len(line)) if i not in keep]
+    target = {i: max(keep, key=lambda j: (float(keys[i] @ keys[j]), -j)) for i in dropped}
+    return kept, _joined(line, keep, target, _mean)
+
+
 # TopK, Segmentwise Top-K, EViT, METR
 
 
 def _top_k(method: TopK, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     scores = _scores(method, line, seen)
     keep = _choose(method, _budget(rate, len(line)), scores, line, seen.slow)
-    kept = [line.patches[i] for i in keep]
-    dropped = [i for i in range(len(line)) if i not in keep]
-    if method.dropped == "discard":
-        return kept, line.only(keep)
     if method.dropped == "fuse":
+        dropped = [i for i in range(len(line)) if i not in keep]
         share = method.score in ("attention", "cls")
         fused = sum((scores[i] if share else 1 / len(dropped)) * line.tokens[i] for i in dropped)
         rest = line.only(keep)
-        return kept, Line([*rest.tokens, fused], [*rest.patches, -1], [*rest.sizes, 1.0])
-    keys = _units(seen)
-    target = {i: max(keep, key=lambda j: (float(keys[i] @ keys[j]), -j)) for i in dropped}
-    return kept, _joined(line, keep, target, _mean)
+        return rest.patches, Line([*rest.tokens, fused], [*rest.patches, -1], [*rest.sizes, 1.0])
+    return _left(method, keep, line, seen)
 
 
 def _scores(method: TopK, line: Line, seen: Seen) -> list[float]:
@@ -203,22 +239,146 @@ def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int]
 
 def _average(method: AveragePooling, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     n, k = len(line), _budget(rate, len(line))
-    order = sorted(range(n), key=lambda i: seen.slow.place(line.patches[i])[::-1])
+    order = [i for row in _in_time(line, seen).values() for i in row]
     runs: dict[int, list[int]] = {}
     for place, i in enumerate(order):
         runs.setdefault(place * k // n, []).append(i)
-    keep = sorted(run[0] for run in runs.values())
-    target = {i: run[0] for run in runs.values() for i in run[1:]}
+    return _averaged(line, list(runs.values()))
+
+
+def _averaged(line: Line, groups: list[list[int]]) -> tuple[list[int], Line]:
+    """Each group becomes its mean, in its first token's place."""
+    keep = sorted(group[0] for group in groups)
+    target = {i: group[0] for group in groups for i in group[1:]}
     return [line.patches[i] for i in keep], _joined(line, keep, target, _mean)
 
 
-# UniformStride, ATS
+# AToMe, FastAdaSP: neighbours in time are averaged
+
+
+def _compared(method: AToMe | FastAdaSP, line: Line, seen: Seen) -> Line:
+    """What is compared, in the tokens' place."""
+    compared = line.tokens if method.metric == "hidden" else seen.keys[seen.slow.special :]
+    return Line(compared, line.patches, line.sizes)
+
+
+def _pair_by_pair(method: AToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2306.16009, in as many passes as it takes."""
+    k, compared = _budget(rate, len(line)), _compared(method, line, seen)
+    rows = [[[i] for i in row] for row in _in_time(line, seen).values()]
+    while (surplus := sum(len(row) for row in rows) - k) > 0:
+        pairs = []
+        for r, row in enumerate(rows):
+            for i in range(0, len(row) - 1, 2):
+                pairs.append((-_cosine(_mean(compared, row[i]), _mean(compared, row[i + 1])), r, i))
+        assert pairs
+        for _, r, i in sorted(pairs)[:surplus]:
+            rows[r][i] = rows[r][i] + rows[r][i + 1]
+            rows[r][i + 1] = []
+        rows = [[group for group in row if group] for row in rows]
+    return _averaged(line, [group for row in rows for group in row])
+
+
+def _link_by_link(method: FastAdaSP, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """The most similar neighbours are joined, and with them what they are joined to."""
+    n, k, compared = len(line), _budget(rate, len(line)), _compared(method, line, seen).tokens
+    rows = list(_in_time(line, seen).values())
+    links = [(-_cosine(compared[a], compared[b]), r, b) for r, row in enumerate(rows) for a, b in pairwise(row)]
+    joined = {b for _, _, b in sorted(links)[: n - k]}
+    groups: list[list[int]] = []
+    for i in (i for row in rows for i in row):
+        if i in joined:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return _averaged(line, groups)
+
+
+# UniformStride, EVS, DivPrune, DPP: a choice, and the fate of the rest
 
 
 def _stride(method: UniformStride, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     n, k = len(line), _budget(rate, len(line))
-    keep = [i * n // k for i in range(k)]
-    return [line.patches[i] for i in keep], line.only(keep)
+    return _left(method, [i * n // k for i in range(k)], line, seen)
+
+
+def _changing(method: EVS, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2510.14624, over time: what is unlike the token before it."""
+    scores = {}
+    for row in _in_time(line, seen).values():
+        for place, i in enumerate(row):
+            scores[i] = 1 - _cosine(line.tokens[i], line.tokens[row[place - 1]]) if place else 2.0
+    order = sorted(scores, key=lambda i: (-scores[i], i))
+    return _left(method, sorted(order[: _budget(rate, len(line))]), line, seen)
+
+
+def _far_apart(method: DivPrune, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2503.02175, algorithm 1."""
+    n, k = len(line), _budget(rate, len(line))
+    distance = [[1 - _cosine(line.tokens[i], line.tokens[j]) for j in range(n)] for i in range(n)]
+    chosen: list[int] = []
+    while len(chosen) < k:
+        others = {i: [j for j in chosen or range(n) if j != i] for i in range(n) if i not in chosen}
+        chosen.append(max(others, key=lambda i: (min((distance[i][j] for j in others[i]), default=0.0), -i)))
+    return _left(method, sorted(chosen), line, seen)
+
+
+def _determinantal(method: DPP, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """Greedy MAP by its definition: determinants of what is chosen with each that could be. arXiv 2506.10967."""
+    n, k = len(line), _budget(rate, len(line))
+    relevance = [1.0] * n
+    if method.score == "attention":
+        scores = _attention("attention", seen, line)
+        relevance = [max((s - min(scores)) / (max(scores) - min(scores)), 1e-6) for s in scores]
+    x = line.tokens
+    cosine = [[1.0 if i == j else _cosine(x[i], x[j]) for j in range(n)] for i in range(n)]
+    kernel = [[relevance[i] * cosine[i][j] * relevance[j] for j in range(n)] for i in range(n)]
+    return _left(method, sorted(most_determinant(kernel, relevance, k)), line, seen)
+
+
+def most_determinant(kernel: list[list[float]], relevance: list[float], k: int) -> list[int]:
+    """Each the one that makes the determinant greatest, then, where none makes it more than 0, the most relevant."""
+    chosen: list[int] = []
+    before = 0.0
+    while len(chosen) < k:
+        left = [i for i in range(len(kernel)) if i not in chosen]
+        after = {i: _log_determinant(kernel, [*chosen, i]) for i in left if kernel[i][i] > 0}
+        # A determinant that should be 0 comes out a little more, or less.
+        after = {i: log for i, log in after.items() if log - before - math.log(kernel[i][i]) > math.log(1e-10)}
+        if not after:
+            return chosen + sorted(left, key=lambda i: (-relevance[i], i))[: k - len(chosen)]
+        chosen.append(max(after, key=lambda i: (after[i], -i)))
+        before = after[chosen[-1]]
+    return chosen
+
+
+def _log_determinant(kernel: list[list[float]], places: list[int]) -> float:
+    """Of some rows and columns; −∞ where it is 0 or, by rounding, less."""
+    part = torch.tensor([[kernel[i][j] for j in places] for i in places], dtype=torch.float64)
+    sign, log = torch.linalg.slogdet(part)
+    return float(log) if sign > 0 else -math.inf
+
+
+# VisionZip
+
+
+def _zipped(method: VisionZip, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2412.04467: dominant tokens, and contextual ones that the rest is averaged into."""
+    n, k = len(line), _budget(rate, len(line))
+    contextual = max(0, min(round(method.contextual * k), k - 1))
+    scores = _attention(method.score, seen, line)
+    dominant = sorted(range(n), key=lambda i: (-scores[i], i))[: k - contextual]
+    rest = [i for row in _in_time(line, seen).values() for i in row if i not in dominant]
+    targets = rest[:: len(rest) // contextual][:contextual] if contextual else []
+    keep, keys = sorted(dominant + targets), _units(seen)
+    if not targets:
+        return [line.patches[i] for i in keep], line.only(keep)
+    joining = [i for i in rest if i not in targets]
+    target = {i: max(targets, key=lambda j: float(keys[i] @ keys[j])) for i in joining}
+    return [line.patches[i] for i in keep], _joined(line, keep, target, _mean)
+
+
+# ATS
 
 
 def _sampled(method: ATS, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
@@ -339,6 +499,12 @@ FORMS: dict[type[Method], Callable[..., tuple[list[int], Line]]] = {
     ATS: _sampled,
     UniformStride: _stride,
     AveragePooling: _average,
+    AToMe: _pair_by_pair,
+    FastAdaSP: _link_by_link,
+    EVS: _changing,
+    DivPrune: _far_apart,
+    DPP: _determinantal,
+    VisionZip: _zipped,
     DynamicViT: _dynamic,
     SPViT: _soft,
 }

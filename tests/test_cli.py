@@ -176,9 +176,10 @@ def test_methods_by_name_run(run, tiny, clips) -> None:
             "--method tome (ToMe) takes no --score; besides --keep",
         ),
         (
-            ("tag", "CLIP", "--method", "uniform", "--segments", "2", "--dropped", "fuse"),
+            ("tag", "CLIP", "--method", "pooling", "--segments", "2", "--dropped", "fuse"),
             "no --segments and no --dropped",
         ),
+        (("tag", "CLIP", "--method", "uniform", "--dropped", "fuse"), 'there are "discard" and "merge"'),
         (("tag", "CLIP", "--method", "TOME_FILE", "--score", "cls"), "tome.json (ToMe) takes no --score"),
         (("tag", "CLIP", "--method", "tofu", "--keep-rate", "0.4"), "at least 0.5"),
         (("tag", "CLIP", "--method", "dynamicvit"), "give the folder of that training as --method"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from audioprune import attention
 from audioprune.attention import attend_by_policy
 from audioprune.methods import UntrainedError, dynamicvit, spvit
 from audioprune.methods.learned import one_at_least, straight_through
-from audioprune.tokens import Learning
+from audioprune.pruning import describe, read_method
+from audioprune.tokens import Evidence, Learning, Tokens
 
 from .families import ast, audiomae, inputs_for
 from .reference import pruned_forward
@@ -40,6 +43,13 @@ LEARNED = ("dynamicvit", "spvit", "avit")
         (lambda: ap.DynamicViT(0.0), "keep_rate is 0.0"),
         (lambda: ap.AViT((0.5, 0.6)).schedule(4), "A-ViT decides after every block"),
         (lambda: ap.SPViT(0.5, layers=(9,)).schedule(4), "layer 9 does not exist"),
+        (lambda: ap.EVS(0.5, dropped="fuse"), "dropped is 'fuse'; EVS keeps exactly K tokens"),
+        (lambda: ap.UniformStride(0.5, dropped=None), "dropped is None; UniformStride keeps exactly K"),
+        (lambda: ap.DPP(0.5, score="cls"), 'score is \'cls\'; DPP weighs by "attention" received, or by "none"'),
+        (lambda: ap.AToMe(0.5, metric="values"), "metric is 'values'"),
+        (lambda: ap.VisionZip(0.5, contextual=1.5), "contextual is 1.5; .* from 0 to 1"),
+        (lambda: ap.VisionZip(0.5, contextual="10"), "contextual is '10'"),
+        (lambda: ap.VisionZip(0.5, score="none"), "score is 'none'; VisionZip ranks"),
     ],
 )
 def test_what_cannot_be_right_is_refused(make, message: str) -> None:
@@ -98,6 +108,132 @@ def test_counting_needs_the_sound_where_the_sound_decides(spectrogram) -> None:
             assert "at most" in repr(handle)
     with ap.prune(model, METHODS["dynamicvit"]):
         assert ap.macs(model) < full  # of shapes alone, which no training changes
+
+
+# What is compared with in audio-language models: exactly K tokens, of neighbours in time
+
+EXACT = [name for name in METHODS if name.split("-")[0] in {"uniform", "evs", "divprune", "dpp", "visionzip"}]
+EXACT += [name for name in METHODS if name.split("-")[0] in {"atome", "fastadasp"}]
+
+
+def heard(hidden: torch.Tensor, columns: int) -> tuple[Tokens, Evidence]:
+    """Tokens (batch, n, width) of a grid numbered in time first, row after row, all of the same attention and size."""
+    patch = torch.arange(hidden.shape[1]).expand(hidden.shape[:2])
+    evidence = Evidence(
+        layer=0,
+        depth=1,
+        patch=patch,
+        column=patch % columns,
+        columns=columns,
+        row=patch // columns,
+        patches=hidden.shape[1],
+        special=hidden[:, :0],
+        attention=torch.full(hidden.shape[:2], 0.1),
+        cls=torch.full(hidden.shape[:2], 0.1),
+        keys=hidden,
+    )
+    return Tokens(hidden, patch), evidence
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("n", [1, 2, 7, 50])
+def test_exactly_k_of_tokens_that_are_all_alike(name: str, n: int) -> None:
+    """Silence: every token the same, or nothing at all. What is alike merges into itself."""
+    for hidden in (torch.ones(2, n, 8), torch.zeros(2, n, 8)):
+        for rate in (0.01, 0.3, 0.5, 0.99):
+            k = ap.ops.budget(rate, n)
+            left = METHODS[name].reduce(*heard(hidden, columns=n), rate)
+            assert left.tokens.count == left.kept.shape[1] == k
+            assert all(row == sorted(set(row)) for row in left.kept.tolist())
+            assert torch.equal(left.tokens.hidden, hidden[:, :k])
+            assert torch.isfinite(left.scores).all()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_settings_are_written_and_read_again(name: str, tmp_path) -> None:
+    (tmp_path / "pruning.json").write_text(json.dumps(describe(METHODS[name])))
+    assert read_method(tmp_path) == METHODS[name]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in EXACT if "merged" in name or METHODS[name].needs >= {"keys"}])
+def test_what_merges_forgets_no_patch(name: str, spectrogram) -> None:
+    model = audiomae().eval()
+    with ap.prune(model, METHODS[name]), ap.trace(model) as record:
+        model(spectrogram)
+    for stage in range(len(record.kept)):
+        sources = record.sources(stage, clip=1)
+        assert sorted(patch for group in sources for patch in group) == list(range(64))
+        assert all(p in group for p, group in zip(record.kept[stage][1].tolist(), sources, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["atome", "fastadasp"])
+@pytest.mark.parametrize("build", [audiomae, ast])
+def test_merging_in_time_stays_in_its_row(name: str, build, spectrogram) -> None:
+    """Down to one token a row, and no further."""
+    model, kind = build().eval(), type(METHODS[name])
+    with ap.prune(model, kind((0.3, 0.4), layers=(0, 2))), ap.trace(model) as record:
+        model(spectrogram)
+    assert record.kept[1].shape[1] == 8
+    for stage in (0, 1):
+        # Along time each row is cut into runs: a token's patches are next to each other.
+        for row in record.holder_map(stage).transpose(1, 2).flatten(0, 1).tolist():
+            runs = [token for token, _ in itertools.groupby(row)]
+            assert len(set(runs)) == len(runs) >= 1
+    for holders in record.holder_map(1):
+        assert all(len(row.unique()) == 1 for row in holders.T)
+        assert len(holders.unique()) == 8
+    with (
+        ap.prune(model, kind(0.1, layers=(1,))),
+        pytest.raises(ValueError, match="8: of 64 tokens at block 1.*leave 7"),
+    ):
+        model(spectrogram)
+
+
+def test_evs_keeps_what_changes() -> None:
+    """Two frequency rows of six columns: the first of each, and where a steady sound becomes another."""
+    steady, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, -1.0])
+    rows = [[steady, 3 * steady, other, other, other, -other], [other, other, steady, steady, steady, steady]]
+    tokens, evidence = heard(torch.stack([x for row in rows for x in row])[None], columns=6)
+    left = ap.EVS(0.5).reduce(tokens, evidence, 5 / 12)
+    assert left.kept.tolist() == [[0, 2, 5, 6, 8]]
+    assert left.scores.tolist()[0] == pytest.approx([2, 0, 1, 0, 0, 2, 2, 0, 1, 0, 0, 0], abs=1e-6)
+    assert torch.equal(left.tokens.hidden, tokens.hidden[:, left.kept[0]])
+    # In the other numbering, frequency first, it keeps the same.
+    turned = torch.arange(12).reshape(2, 6).T.flatten()
+    evidence = replace(evidence, column=turned[None] % 6, row=turned[None] // 6)
+    again = ap.EVS(0.5).reduce(replace(tokens, hidden=tokens.hidden[:, turned]), evidence, 5 / 12)
+    assert sorted(turned[again.kept[0]].tolist()) == [0, 2, 5, 6, 8]
+
+
+def test_dpp_weighs_by_attention() -> None:
+    """Of tokens that all differ those that matter; of tokens that matter alike those that differ."""
+    tokens, evidence = heard(torch.eye(6)[None], columns=6)
+    attention = torch.tensor([[0.1, 0.6, 0.2, 0.5, 0.3, 0.4]])
+    weighed = ap.DPP(0.5).reduce(tokens, replace(evidence, attention=attention), 0.5)
+    assert weighed.kept.tolist() == [[1, 3, 5]]
+    assert weighed.scores.tolist() == [[0, 3, 0, 2, 0, 1]]
+    repeated, evidence = heard(torch.eye(6)[None, [0, 0, 0, 1, 1, 2]], columns=6)
+    assert ap.DPP(0.5).reduce(repeated, evidence, 0.5).kept.tolist() == [[0, 3, 5]]
+    assert ap.DivPrune(0.5).reduce(repeated, evidence, 0.5).kept.tolist() == [[0, 3, 5]]
+    assert ap.DPP(0.5, score="none").needs == frozenset()
+
+
+def test_visionzip_leaves_dominant_tokens_alone() -> None:
+    hidden = torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(8))
+    tokens, evidence = heard(hidden, columns=12)
+    attention = torch.zeros(1, 12)
+    attention[0, [2, 3, 9]] = 1.0
+    left = ap.VisionZip(0.5, contextual=0.4).reduce(tokens, replace(evidence, attention=attention), 5 / 12)
+    # The rest is 0, 1, 4, 5, 6, 7, 8, 10, 11: 9 tokens, of which every fourth is a target.
+    assert left.kept.tolist() == [[0, 2, 3, 6, 9]]
+    assert torch.equal(left.tokens.hidden[0, [1, 2, 4]], hidden[0, [2, 3, 9]])
+    assert left.tokens.size[0, [1, 2, 4]].tolist() == [1, 1, 1]
+    assert left.tokens.size.sum() == 12
+    forgetful = ap.VisionZip(0.5, contextual=0).reduce(tokens, replace(evidence, attention=attention), 3 / 12)
+    assert forgetful.kept.tolist() == [[2, 3, 9]]
+    assert forgetful.destination is None
 
 
 # What is learnt

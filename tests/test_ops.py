@@ -7,10 +7,12 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from audioprune import ops
+
+from .reference import most_determinant
 
 seeds = st.integers(0, 2**31)
 
@@ -242,3 +244,202 @@ def test_tokens_that_cancel_merge_to_nothing_finite() -> None:
     kept, dropped, target = torch.tensor([[0]]), torch.tensor([[1]]), torch.tensor([[0]])
     merged, _ = ops.merge_keeping_norm(x, torch.ones(1, 2), kept, dropped, target)
     assert merged.tolist() == [[[0.0, 0.0]]]
+
+
+# Neighbours in time
+
+
+def in_rows(seed: int, n: int, rows: int) -> torch.Tensor:
+    """(2, n), the frequency rows of tokens in time order: ascending, each there at least once."""
+    generator = torch.Generator().manual_seed(seed)
+    more = torch.randint(rows, (2, n - rows), generator=generator)
+    return torch.cat((torch.arange(rows).expand(2, -1), more), dim=1).sort(dim=1).values
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+def numbered(lists: list[list[int]]) -> list[int]:
+    """The place in the list of each number's list."""
+    return [place for _, place in sorted((i, place) for place, one in enumerate(lists) for i in one)]
+
+
+@given(seeds, st.integers(1, 6), st.integers(1, 6), st.data())
+def test_time_order_goes_along_the_rows(seed: int, columns: int, rows: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, columns * rows))
+    cells = torch.stack(
+        [torch.randperm(columns * rows, generator=torch.Generator().manual_seed(seed + i))[:n] for i in range(2)]
+    )
+    row, column = cells // columns, cells % columns
+    for found, r, c in zip(ops.time_order(row, column, columns).tolist(), row.tolist(), column.tolist(), strict=True):
+        assert found == sorted(range(n), key=lambda i: (r[i], c[i]))
+
+
+@given(seeds, st.integers(1, 20), st.data())
+def test_the_most_similar_links_make_runs(seed: int, n: int, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, n))
+    k = data.draw(st.integers(rows, n))
+    x, _, _ = drawn(seed, n)
+    row = in_rows(seed, n, rows)
+    found = ops.linked_runs(x, row, k)
+    for clip in range(2):
+        links = [i for i in range(n - 1) if row[clip, i] == row[clip, i + 1]]
+        joined = sorted(links, key=lambda i: -cosine(x[clip, i], x[clip, i + 1]))[: n - k]
+        runs: list[list[int]] = []
+        for i in range(n):
+            if i - 1 in joined:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        assert len(runs) == k
+        assert found[clip].tolist() == numbered(runs)
+
+
+@given(seeds, st.integers(1, 24), st.data())
+def test_pairs_merge_until_k_are_left(seed: int, n: int, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, n))
+    k = data.draw(st.integers(rows, n))
+    x, _, size = drawn(seed, n)
+    row = in_rows(seed, n, rows)
+    found = ops.paired_runs(x, size, row, k, rows)
+    for clip in range(2):
+        assert found[clip].tolist() == numbered(merge_pairs(x[clip], size[clip], row[clip].tolist(), k))
+
+
+def merge_pairs(x: torch.Tensor, size: torch.Tensor, row: list[int], k: int) -> list[list[int]]:
+    """A-ToMe on one clip, one list of runs a row."""
+    lines = [[[i] for i in range(len(row)) if row[i] == r] for r in sorted(set(row))]
+    while (count := sum(map(len, lines))) > k:
+        mean = {run[0]: (x[run] * size[run, None]).sum(0) / size[run].sum() for line in lines for run in line}
+        pairs = [(line, line[i], line[i + 1]) for line in lines for i in range(0, len(line) - 1, 2)]
+        pairs.sort(key=lambda pair: -cosine(mean[pair[1][0]], mean[pair[2][0]]))
+        for line, first, second in pairs[: count - k]:
+            first += second
+            line.remove(second)
+    return [run for line in lines for run in line]
+
+
+def test_neighbours_in_other_rows_are_none() -> None:
+    x = torch.tensor([[[1.0, 0], [2.0, 0], [3.0, 0], [0, 1.0]]])
+    assert ops.neighbour_cosine(x, torch.tensor([[0, 0, 1, 1]])).tolist() == [[1.0, -math.inf, 0.0]]
+
+
+# Tokens that differ
+
+EXACT = [
+    *([[sign * (i == axis) for i in range(4)] for axis in range(4) for sign in (1.0, -3.0)]),
+    *([[a, b, c, d] for a in (1.0, -1.0) for b in (1.0, -1.0) for c in (1.0, -1.0) for d in (1.0, -1.0)]),
+    [0.0, 0.0, 0.0, 0.0],
+]
+"""Vectors whose cosines are exact, of which many are equal: −1, −1/2, 0, 1/2 and 1."""
+exact = st.lists(st.integers(0, len(EXACT) - 1), min_size=1, max_size=14)
+
+
+def farthest(features: list[list[float]], k: int) -> list[int]:
+    """Farthest-point selection by its definition."""
+    norms = [math.sqrt(sum(a * a for a in x)) or 1.0 for x in features]
+    unit = [[a / norm for a in x] for x, norm in zip(features, norms, strict=True)]
+    n = len(features)
+    distance = [[1 - sum(a * b for a, b in zip(unit[i], unit[j], strict=True)) for j in range(n)] for i in range(n)]
+    chosen: list[int] = []
+    while len(chosen) < k:
+        gap = {i: min([distance[i][j] for j in chosen or range(n) if j != i], default=0) for i in range(n)}
+        chosen.append(max((i for i in range(n) if i not in chosen), key=lambda i: (gap[i], -i)))
+    return chosen
+
+
+@given(exact, st.data())
+def test_farthest_points_with_many_that_are_alike(numbers: list[int], data: st.DataObject) -> None:
+    """Duplicates, opposites and vectors of zeros among them: of equals the earlier is chosen, and none twice."""
+    k = data.draw(st.integers(1, len(numbers)))
+    features = [EXACT[i] for i in numbers]
+    order = ops.farthest_points(torch.tensor([features, features[::-1]]), k)
+    assert order.tolist() == [farthest(features, k), farthest(features[::-1], k)]
+    assert all(len(set(row)) == k for row in order.tolist())
+
+
+@given(seeds, st.integers(1, 20), st.data())
+def test_farthest_points_against_their_definition(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    x, _, _ = drawn(seed, n)
+    order = ops.farthest_points(x, k)
+    assert order.tolist() == [farthest(row, k) for row in x.tolist()]
+    # In half precision too no token is taken twice.
+    assert all(len(set(row)) == k for row in ops.farthest_points(x.bfloat16(), k).tolist())
+
+
+@given(seeds, st.integers(3, 20), st.data())
+def test_farthest_points_do_not_depend_on_the_order(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    x, _, _ = drawn(seed, n)
+    # Two that are nearest to each other tie for the first place, and then the order decides.
+    gap = (
+        (1 - ops.cosines(x)).masked_fill(torch.eye(n, dtype=torch.bool), math.inf).amin(2).sort(descending=True).values
+    )
+    assume(bool((gap[:, 0] > gap[:, 1]).all()))
+    moved = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(moved[ops.farthest_points(x[:, moved], k)], ops.farthest_points(x, k))
+
+
+@given(seeds, st.integers(1, 20))
+def test_cosines_are_exactly_symmetric(seed: int, n: int) -> None:
+    x = drawn(seed, n)[0].float()
+    x[:, n // 2] = 0
+    found = ops.cosines(x)
+    assert torch.equal(found, found.transpose(1, 2))
+    assert found.diagonal(dim1=1, dim2=2).tolist() == [[float(i != n // 2) for i in range(n)]] * 2
+    assert torch.allclose(found, torch.cosine_similarity(x[:, :, None], x[:, None], dim=-1), atol=1e-6)
+
+
+def kernel_of(features: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+    return relevance[:, :, None] * ops.cosines(features) * relevance[:, None, :]
+
+
+@given(seeds, st.integers(1, 12), st.data())
+def test_greedy_dpp_makes_the_determinant_greatest(seed: int, n: int, data: st.DataObject) -> None:
+    """The kernel has rank 5 at most: where more are wanted, the most relevant of the rest come last."""
+    k = data.draw(st.integers(1, n))
+    features, _, _ = drawn(seed, n)
+    relevance = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)).double() + 1e-3
+    kernel = kernel_of(features, relevance)
+    order = ops.greedy_dpp(kernel, relevance, k).tolist()
+    expected = [most_determinant(one, r, k) for one, r in zip(kernel.tolist(), relevance.tolist(), strict=True)]
+    assert order == expected
+    single = ops.greedy_dpp(kernel_of(features.float(), relevance.float()), relevance.float(), k)
+    assert all(len(set(row)) == k for row in single.tolist())
+
+
+@given(exact, seeds, st.data())
+def test_greedy_dpp_of_many_that_are_alike(numbers: list[int], seed: int, data: st.DataObject) -> None:
+    """Duplicates and vectors of zeros add nothing: first as many as the kernel's rank, then by relevance."""
+    n = len(numbers)
+    k = data.draw(st.integers(1, n))
+    features = torch.tensor([[EXACT[i] for i in numbers]])
+    relevance = 2.0 ** -random_scores(seed, 1, n, levels=3)
+    (order,) = ops.greedy_dpp(kernel_of(features, relevance), relevance, k).tolist()
+    assert len(set(order)) == k
+    rank = int(torch.linalg.matrix_rank(features[0]))
+    spanning, rest = order[:rank], order[rank:]
+    assert torch.linalg.matrix_rank(features[0, spanning]) == len(spanning)
+    others = sorted((i for i in range(n) if i not in spanning), key=lambda i: (-float(relevance[0, i]), i))
+    assert rest == others[: len(rest)]
+
+
+@given(seeds, st.integers(1, 16), st.data())
+def test_greedy_dpp_does_not_depend_on_the_order(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    features, _, _ = drawn(seed, n)
+    relevance = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)).double() + 1e-3
+    moved = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    expected = ops.greedy_dpp(kernel_of(features, relevance), relevance, k)
+    assert torch.equal(
+        moved[ops.greedy_dpp(kernel_of(features[:, moved], relevance[:, moved]), relevance[:, moved], k)], expected
+    )
+
+
+def test_greedy_dpp_without_relevance_takes_the_first_first() -> None:
+    features = torch.randn(1, 30, 7, generator=torch.Generator().manual_seed(3))
+    assert ops.greedy_dpp(ops.cosines(features), torch.ones(1, 30), 4)[0, 0] == 0
+    nothing = torch.zeros(1, 5, 5)
+    assert ops.greedy_dpp(nothing, torch.tensor([[1.0, 3, 2, 3, 0]]), 5).tolist() == [[1, 3, 2, 0, 4]]

@@ -26,6 +26,12 @@ METHOD_NAMES = {
     "tofu": "ToFu",
     "fastast": "FastAST",
     "ats": "ATS",
+    "visionzip": "VisionZip",
+    "evs": "EVS",
+    "divprune": "DivPrune",
+    "dpp": "DPP",
+    "atome": "AToMe",
+    "fastadasp": "FastAdaSP",
     "metr": "METR",
     "dynamicvit": "DynamicViT",
     "spvit": "SPViT",
@@ -47,7 +53,7 @@ ModelOption = Annotated[
 METHOD_HELP = (
     '"recommended" (what measured best without training: similar tokens are merged in every block), "topk" (the '
     'paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), evit, tome, tofu, '
-    "fastast, ats, metr, uniform or pooling; a JSON file such as "
+    "fastast, ats, metr, visionzip, evs, divprune, dpp, atome, fastadasp, uniform or pooling; a JSON file such as "
     '{"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which dynamicvit, spvit and avit need: '
     "they choose by what a training taught them."
 )

@@ -1,17 +1,21 @@
 """What to keep. Methods know no models."""
 
+from .adjacent import AToMe, FastAdaSP
 from .ats import ATS
 from .avit import AViT
 from .base import Method
 from .baselines import AveragePooling, UniformStride
+from .diversity import DPP, DivPrune
 from .dynamicvit import DynamicViT
 from .evit import EViT
+from .evs import EVS
 from .learned import LearnedMethod, UntrainedError
 from .metr import METR
 from .spvit import SPViT
 from .tofu import ToFu
 from .tome import FastAST, ToMe
 from .topk import SegmentwiseTopK, TopK
+from .visionzip import VisionZip
 
 METHODS: dict[str, type[Method]] = {
     method.__name__: method
@@ -23,6 +27,12 @@ METHODS: dict[str, type[Method]] = {
         ToFu,
         FastAST,
         ATS,
+        VisionZip,
+        EVS,
+        DivPrune,
+        DPP,
+        AToMe,
+        FastAdaSP,
         UniformStride,
         AveragePooling,
         DynamicViT,
@@ -35,13 +45,18 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "ATS",
+    "DPP",
+    "EVS",
     "METHODS",
     "METR",
+    "AToMe",
     "AViT",
     "AveragePooling",
+    "DivPrune",
     "DynamicViT",
     "EViT",
     "FastAST",
+    "FastAdaSP",
     "LearnedMethod",
     "Method",
     "SPViT",
@@ -51,4 +66,5 @@ __all__ = [
     "TopK",
     "UniformStride",
     "UntrainedError",
+    "VisionZip",
 ]

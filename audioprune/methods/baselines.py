@@ -5,25 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..tokens import Evidence, Reduction, Tokens
 from .base import Method
-from .fates import join, keep
+from .fates import join
+from .selection import Selection
 
 
 @dataclass(frozen=True)
-class UniformStride(Method):
+class UniformStride(Selection):
     """Keep tokens at even distances, in the model's own order: it looks at nothing and costs nothing."""
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
-        n, k = tokens.count, ops.budget(keep_rate, tokens.count)
-        kept = (torch.arange(k, device=tokens.patch.device) * n // k).expand(tokens.patch.shape[0], -1)
-        return Reduction(keep(tokens, kept), kept, torch.zeros_like(tokens.patch, dtype=torch.float32))
+    def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
+        places = torch.arange(k, device=tokens.patch.device) * tokens.count // k
+        return places.expand(tokens.patch.shape[0], -1), torch.zeros_like(tokens.patch, dtype=torch.float32)
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class AveragePooling(Method):
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         k = ops.budget(keep_rate, tokens.count)
-        kept, dropped, target = ops.runs((evidence.row * evidence.columns + evidence.column).argsort(dim=1), k)
+        kept, dropped, target = ops.runs(ops.time_order(evidence.row, evidence.column, evidence.columns), k)
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if k == tokens.count:
             return Reduction(tokens, kept, scores)

@@ -1,0 +1,105 @@
+"""A-ToMe and FastAdaSP: neighbours in time that are alike become one token, so that the order of time stays."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..tokens import Evidence, Reduction, Tokens
+from .base import Method
+from .fates import join
+
+
+@dataclass(frozen=True)
+class AdjacentMerging(Method):
+    """K runs of neighbours along the frequency rows, each averaged by size; which runs, the subclass says.
+
+    A run never leaves its row: of so many rows at least one token each stays. Sizes are carried on.
+
+    proportional: add log(size) to the logits of attention.
+    metric: what is compared, the "hidden" states or the attention "keys" (mean over heads).
+
+    `reduce` raises `ValueError` where K is less than the number of rows.
+    """
+
+    proportional: bool = True
+    metric: Literal["hidden", "keys"] = "hidden"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric not in ("hidden", "keys"):
+            raise ValueError(f'metric is {self.metric!r}; tokens are compared by "hidden" states or by "keys"')
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"keys"} if self.metric == "keys" else ())
+
+    @abstractmethod
+    def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
+        """The run of each token, (batch, n), from 0 to k − 1, ascending.
+
+        x: (batch, n, dim), what is compared; size, row: (batch, n); all in time order, row by row, of `rows`.
+        """
+
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        n, k = tokens.count, ops.budget(keep_rate, tokens.count)
+        # No token is better than another here: what a trace shows is that each counts as often as it was merged.
+        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
+        if k == n:
+            return Reduction(tokens, torch.arange(n, device=scores.device).expand_as(tokens.patch), scores)
+        self._check(n, k, evidence)
+        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        kept, dropped, target = ops.run_targets(order, self._runs(tokens, evidence, order, k), k)
+        return Reduction(join(tokens, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target))
+
+    def _check(self, n: int, k: int, evidence: Evidence) -> None:
+        if k < (rows := _rows(evidence)):
+            raise ValueError(
+                f"{type(self).__name__} merges neighbours in time and never across frequency rows, of which there are "
+                f"{rows}: of {n} tokens at block {evidence.layer} it cannot leave {k}; raise keep_rate or prune at "
+                "fewer layers, or use AveragePooling or ToMe, which merge across rows"
+            )
+
+    def _runs(self, tokens: Tokens, evidence: Evidence, order: Tensor, k: int) -> Tensor:
+        compared = tokens.hidden if self.metric == "hidden" else evidence.keys
+        assert compared is not None
+        size = torch.ones_like(tokens.patch, dtype=torch.float32) if tokens.size is None else tokens.size
+        x = ops.gather_tokens(compared.detach(), order)
+        return self.runs(x, size.gather(1, order), evidence.row.gather(1, order), k, _rows(evidence))
+
+
+def _rows(evidence: Evidence) -> int:
+    """Frequency rows of the clip. Every one still has a token: merging along rows leaves one at least."""
+    return evidence.patches // evidence.columns
+
+
+@dataclass(frozen=True)
+class AToMe(AdjacentMerging):
+    """Adjacent Token Merging (Li et al., Interspeech 2023, arXiv 2306.16009): pairs of neighbours (2i, 2i + 1), the
+    most similar by cosine, become their size-weighted means.
+
+    A pass leaves half of the tokens at least; passes follow, on what was merged, until K are left. Pairs are counted
+    from the start of each row. The paper compares attention keys (`metric="keys"`), and merges where a threshold or a
+    ratio says, in many blocks; here K says it, in as many passes as it takes.
+    """
+
+    def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
+        return ops.paired_runs(x, size, row, k, rows)
+
+
+@dataclass(frozen=True)
+class FastAdaSP(AdjacentMerging):
+    """The n − K most similar links between neighbours i, i + 1 are joined, and each run of joined tokens becomes its
+    size-weighted mean.
+
+    After the merging of FastAdaSP (Lu et al., arXiv 2410.03007), which does so in the blocks of a speech language
+    model, by weights of its own.
+    """
+
+    def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
+        return ops.linked_runs(x, row, k)

@@ -1,0 +1,78 @@
+"""DivPrune and DPP: tokens that differ from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..tokens import Evidence, Tokens
+from .fates import FATES
+from .scores import SCORES
+from .selection import Selection
+
+FLOOR = 1e-6
+"""Relevance of a clip's least relevant token, as in CDPruner."""
+
+
+@dataclass(frozen=True)
+class DivPrune(Selection):
+    """Keep tokens that are far apart: the smallest distance between any two of them is to be great.
+
+    DivPrune (Alvar et al., arXiv 2503.02175), as its official code: farthest-point selection with 1 − cosine of hidden
+    states as distance; see `ops.farthest_points`. A trace shows K for the first that was chosen, down to 1 for the
+    last, and 0 for the others.
+    """
+
+    def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
+        return _chosen(ops.farthest_points(tokens.hidden.detach(), k), tokens.count)
+
+
+@dataclass(frozen=True)
+class DPP(Selection):
+    """Keep tokens that matter and differ: greedy MAP of a determinantal point process, Lᵢⱼ = rᵢ · cosᵢⱼ · rⱼ.
+
+    After CDPruner (Zhang et al., arXiv 2506.10967), where relevance r is to a question that was asked; here it is
+    attention received, from a clip's least (0.000001) to its most (1). cos is that of hidden states. See
+    `ops.greedy_dpp`. A trace shows K for the first that was chosen, down to 1 for the last, and 0 for the others.
+
+    score: "attention", or "none": r = 1, diversity alone.
+    """
+
+    score: Literal["attention", "none"] = "attention"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score not in ("attention", "none"):
+            raise ValueError(f'score is {self.score!r}; DPP weighs by "attention" received, or by "none"')
+
+    @property
+    def needs(self) -> frozenset[str]:
+        # Not by super(): torch.compile does not follow it into a property.
+        return FATES[self.dropped].needs | (SCORES["attention"].needs if self.score == "attention" else frozenset())
+
+    def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
+        # Where tokens are nearly parallel, what float32 rounds away decides which is next.
+        cosines = ops.cosines(ops.widest(tokens.hidden.detach()))
+        relevance = torch.ones_like(cosines[:, 0])
+        if self.score == "attention":
+            relevance = _relevance(SCORES["attention"].compute(evidence, 0).detach()).to(cosines.dtype)
+        kernel = relevance[:, :, None] * cosines * relevance[:, None, :]
+        return _chosen(ops.greedy_dpp(kernel, relevance, k), tokens.count)
+
+
+def _relevance(scores: Tensor) -> Tensor:
+    """(batch, n), each clip's scores stretched to (0, 1]; all alike where they are."""
+    scores = ops.wide(scores)
+    above = scores - scores.amin(dim=1, keepdim=True)
+    return (above / above.amax(dim=1, keepdim=True).clamp_min(torch.finfo(above.dtype).tiny)).clamp_min(FLOOR)
+
+
+def _chosen(order: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """From the order of choice, (batch, k): the positions, ascending, and scores (batch, n) that tell the order."""
+    k = order.shape[1]
+    rank = torch.arange(k, 0, -1, device=order.device, dtype=torch.float32).expand_as(order)
+    return order.sort(dim=1).values, rank.new_zeros(order.shape[0], n).scatter(1, order, rank)

@@ -1,0 +1,50 @@
+"""What methods share that choose K tokens and leave those as they are: the fate of the others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from .. import ops
+from ..tokens import Evidence, Reduction, Tokens
+from .base import Method
+from .fates import FATES
+
+
+@dataclass(frozen=True)
+class Selection(Method):
+    """Exactly K = ceil(keep_rate · n) tokens, by a choice that is no ranking of scores; `TopK` is for those that are.
+
+    dropped: "discard" the others, or "merge" each into the kept one of highest key cosine, with sizes carried on.
+    proportional: whether later attention counts a merged token as often as it stands for patches.
+    """
+
+    dropped: Literal["discard", "merge"] = "discard"
+    proportional: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dropped not in ("discard", "merge"):
+            raise ValueError(
+                f"dropped is {self.dropped!r}; {type(self).__name__} keeps exactly K tokens: "
+                'there are "discard" and "merge"'
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return FATES[self.dropped].needs
+
+    @abstractmethod
+    def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
+        """The k positions to keep, (batch, k), ascending, and the scores that a trace shows, (batch, n)."""
+
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        k = ops.budget(keep_rate, tokens.count)
+        kept, scores = self.select(tokens, evidence, k)
+        if k == tokens.count:
+            return Reduction(tokens, kept, scores)
+        left, destination = FATES[self.dropped].apply(tokens, evidence, kept, scores)
+        return Reduction(left, kept, scores, destination)
