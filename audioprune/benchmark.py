@@ -67,14 +67,16 @@ def mean_macs(model: PreTrainedModel, clips: Tensor) -> int:
 
 
 def in_turn(
-    settings: Sequence[tuple[PreTrainedModel, Method | None, Tensor]],
+    settings: Sequence[tuple[PreTrainedModel, Method | None, Any]],
     seconds: float,
     advance: Callable[[], Any] = lambda: None,
+    forward: Callable[[Any], Any] | None = None,
 ) -> list[list[float]]:
     """Seconds of each forward of each setting, for about `seconds` a setting and at least three forwards.
 
     settings: a model, how it is pruned (None: not at all) and its input, on its device. Each round runs every setting
         once, in an order of its own, so that drift and neighbours hit all alike; the first round is not counted.
+    forward: what is timed, given an input; the model itself by default.
     """
     shuffle = random.Random(0).shuffle
     order = list(range(len(settings)))
@@ -85,7 +87,7 @@ def in_turn(
             model, method, inputs = settings[i]
             with nullcontext() if method is None else prune(model, method):
                 start = time.perf_counter()
-                _forward(model, inputs)
+                _forward(model, inputs, forward)
                 if rounds:
                     times[i].append(time.perf_counter() - start)
         rounds += 1
@@ -100,9 +102,9 @@ def in_turn(
 
 
 @torch.inference_mode()
-def _forward(model: Any, inputs: Tensor) -> None:
-    model(inputs)
-    synchronize(str(inputs.device))
+def _forward(model: Any, inputs: Any, forward: Callable[[Any], Any] | None = None) -> None:
+    (forward or model)(inputs)
+    synchronize(str(model.device))
 
 
 def machine() -> dict[str, Any]:

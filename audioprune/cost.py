@@ -66,8 +66,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, SDPA and no traces, and everything as it was afterwards."""
     training = [module for module in model.modules() if module.training]
     configs = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
-    # A pruned block's own config names audioprune's attention: only the encoder's tells what it falls back to.
-    chosen = [(c, c._attn_implementation) for c in configs.values() if c._attn_implementation != NAME]
+    # A pruned block's own config names one of audioprune's attentions: only the encoder's tells what it falls back to.
+    chosen = [(c, own) for c in configs.values() if not (own := c._attn_implementation or "").startswith(NAME)]
     pruned = handle(model)
     sinks: list[Any] = []
     model.eval()

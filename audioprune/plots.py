@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from .audio import SAMPLE_RATE
-from .features import HOP, mel_frequencies
+from .features import HOP, WINDOW, LogMel, mel_frequencies
 from .trace import Trace
 
 FRAME_SECONDS = HOP / SAMPLE_RATE
@@ -234,3 +234,64 @@ def _finish(axes: Axes, log_mel: np.ndarray, title: str, clip_seconds: float | N
     if clip_seconds is not None and clip_seconds < log_mel.shape[0] * FRAME_SECONDS - 0.2:
         axes.axvline(clip_seconds, color="white", linestyle=":", linewidth=1.2)
         axes.axvline(clip_seconds, color="black", linestyle=(1, (1, 3)), linewidth=1.2)
+
+
+KEPT_COLOUR = "tab:orange"
+
+
+def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = "") -> Figure:
+    """The moments that an audio-language model kept, over the waveform and the spectrogram, and the scores.
+
+    waveform: (samples,) at 16 kHz, of the one clip that the trace is of. trace: None where nothing was pruned.
+    """
+    seconds = len(waveform) / SAMPLE_RATE
+    scored = trace is not None and float(trace.scores[0][0].min()) < float(trace.scores[0][0].max())
+    figure = Figure(figsize=(11, 7.2 if scored else 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(3 if scored else 2, 1, sharex=True)
+    log_mel = LogMel(max(1, 1 + (len(waveform) - WINDOW) // HOP), 0.0, 0.5)([waveform])[0].numpy()
+    kept = np.empty((0, 2)) if trace is None else trace.seconds().numpy()
+    panels[0].plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, linewidth=0.4, color="0.25")
+    for start, end in _joined(kept):
+        panels[0].axvspan(start, end, color=KEPT_COLOUR, alpha=0.4, linewidth=0)
+    count = "every moment read" if trace is None else f"{len(kept)} of {len(trace.candidates[0][0])} audio tokens kept"
+    panels[0].set_title(f"waveform: {count} (shaded)", fontsize=9, loc="left")
+    _spectrogram(panels[1], log_mel)
+    if trace is not None:
+        frames = (np.arange(log_mel.shape[0]) + 0.5) * FRAME_SECONDS
+        inside = [any(start <= frame < end for start, end in kept) for frame in frames]
+        _veil(panels[1], ~np.array(inside)[:, None], log_mel.shape)
+    _finish(panels[1], log_mel, "log-mel spectrogram: what was dropped is veiled", None)
+    if scored:
+        assert trace is not None
+        _draw_moment_scores(panels[2], trace)
+    panels[0].set_xlim(0, seconds)
+    panels[-1].set_xlabel("time (s)")
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def _joined(spans: np.ndarray) -> list[tuple[float, float]]:
+    """(n, 2) seconds, ascending → the same, neighbours joined."""
+    joined: list[tuple[float, float]] = []
+    for start, end in spans.tolist():
+        if joined and start <= joined[-1][1] + 1e-6:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _draw_moment_scores(axes: Axes, trace: Trace) -> None:
+    """Each token's score at its time, those kept marked."""
+    times = trace.all_seconds().numpy()
+    scores = trace.scores[0][0, : len(times)].float().cpu().numpy()
+    middle = times.mean(axis=1)
+    kept = trace.kept[0][0].cpu().numpy()
+    axes.plot(middle, scores, linewidth=0.8, color="0.5", drawstyle="steps-mid")
+    axes.plot(middle[kept], scores[kept], linestyle="none", marker="o", markersize=3, color=KEPT_COLOUR)
+    if scores.min() > 0:
+        axes.set_yscale("log")
+    axes.set_title("scores of all tokens; those kept are marked", fontsize=9, loc="left")
+    axes.grid(color="0.92")
+    axes.tick_params(labelsize=8)

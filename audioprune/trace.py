@@ -53,10 +53,14 @@ class Trace:
     def seconds(self, clip: int = 0) -> Tensor:
         """(K, 2), when each kept token of a clip begins and ends, in seconds of that clip. For an audio-language model,
         whose tokens are moments: clips count through the prompts of the batch."""
+        kept = self.kept[0][clip]
+        return self.all_seconds(clip)[kept[kept >= 0].cpu()]
+
+    def all_seconds(self, clip: int = 0) -> Tensor:
+        """(n, 2), as `seconds`, of every token that there was."""
         if self._bounds is None:
             raise RuntimeError("seconds are of audio-language models; here see `mask`, `grid` and `sources`")
-        kept = self.kept[0][clip]
-        return self._bounds[clip][kept[kept >= 0].cpu()]
+        return self._bounds[clip]
 
     @property
     def _known(self) -> Grid:

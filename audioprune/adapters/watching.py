@@ -30,13 +30,17 @@ class Watch:
     def __init__(self, module: Any) -> None:
         AttentionInterface.register(NAME, watched_attention)
         self.module, self._config = module, module.config
-        self.implementation = module.config._attn_implementation or "eager"
         self.eager = sys.modules[type(module).__module__].eager_attention_forward
         self._open = False
         # Blocks share one config: the watched one gets its own copy, so that nothing else sees the changed attention.
         module.config = copy.copy(module.config)
         module.config._attn_implementation = NAME
         setattr(module, _WATCH, self)
+
+    @property
+    def implementation(self) -> str:
+        """The attention that the model runs, which may be changed while it is pruned."""
+        return self._config._attn_implementation or "eager"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # In another process transformers does not know the attention yet.

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file
 
 from ..extractor import AudioMAEFeatureExtractor
@@ -25,7 +26,10 @@ from .weights import SUFFIXES, CheckpointError, check_keys, check_overrides, loa
 
 EMBEDDED = "esc10"
 """Name of the small AudioMAE that ships with the package, trained on ESC-10."""
-_EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / "audiomae-esc10"
+LISTENER = "listener"
+"""Name of the small audio-language model that ships with the package."""
+_ASSETS = Path(__file__).parent.parent / "assets"
+_EMBEDDED = {EMBEDDED: _ASSETS / "audiomae-esc10", LISTENER: _ASSETS / "listener"}
 
 
 def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
@@ -47,6 +51,11 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
         return load_weights(path, pooling=pooling, **config)
+    if is_language_model(source):
+        raise CheckpointError(
+            f"{path}: an audio-language model, which answers questions and has no labels; ask it by `audioprune ask`, "
+            "or load it with transformers and prune it the same way"
+        )
     return _load_pretrained(path, pooling, config)
 
 
@@ -87,9 +96,9 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
 
 
 def resolve(source: str | Path) -> str | Path:
-    """A path where the source is one, the shipped model's folder for `"esc10"`, otherwise the hub id."""
-    if source == EMBEDDED:  # a folder of that name is "./esc10"
-        return _EMBEDDED_FOLDER
+    """A path where the source is one, a shipped model's folder for `"esc10"` and `"listener"`, otherwise the hub id."""
+    if source in _EMBEDDED:  # a folder of that name is "./esc10"
+        return _EMBEDDED[str(source)]
     path = Path(source)
     if path.exists():
         return path
@@ -97,6 +106,16 @@ def resolve(source: str | Path) -> str | Path:
     if looks_local or str(source).count("/") > 1:
         raise FileNotFoundError(f"{source}: no such file or folder")
     return str(source)
+
+
+def is_language_model(source: str | Path) -> bool:
+    """Whether a source is an audio-language model, by its config; no where there is none that could be read."""
+    path = resolve(source)
+    try:
+        described, _ = PreTrainedConfig.get_config_dict(path)
+    except (OSError, ValueError):
+        return False
+    return described.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
 def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
