@@ -14,8 +14,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 NAME = "audioprune_watched"
 """Under this name the function is registered with transformers' `AttentionInterface`."""
 
-LOGITS_AT_ONCE = 2**22
-"""Attention logits that are in memory at a time (16 MiB in float32): queries go through in chunks."""
+LOGITS_AT_ONCE = 2**23
+"""Attention logits that are in memory at a time (32 MiB in float32): queries go through in chunks."""
 
 _WATCH = "_audioprune_watch"
 

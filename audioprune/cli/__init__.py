@@ -9,11 +9,13 @@ import warnings
 import typer
 from rich.text import Text
 
+from .ask import ask
 from .bench import bench
 from .compare import compare
 from .console import err
 from .convert import convert
 from .demo import demo
+from .eval_lm import eval_lm
 from .explain import explain
 from .tables import evaluate, sweep
 from .tag import tag
@@ -35,18 +37,24 @@ app = typer.Typer(
     - `audioprune demo` tags example clips at two keep rates and draws what was kept
     - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
     - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
+    - `audioprune ask my-sounds/two.wav "how many digits ?"` asks a model that reads a quarter of it
     - `audioprune bench --model MODEL` measures what pruning saves on this machine
     - `audioprune compare --model MODEL --data FOLDER` compares pruning methods on your labelled sounds
+    - `audioprune eval-lm --model MODEL --data FOLDER --out OUT` tests an audio-language model on the papers' benchmarks
     - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
     """,
 )
-for command in (tag, explain, bench, compare, convert, demo, recipes, train, pretrain, sweep):
+for command in (tag, explain, ask, bench, compare, convert, demo, recipes, train, pretrain, sweep):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("eval-lm")(eval_lm)
 
 
-TRAIN_EXTRA = ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard")
-"""Modules that the `train` extra installs."""
+EXTRAS = {
+    "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
+    "lm": ("pycocoevalcap",),
+}
+"""Extra to the modules that it installs."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -66,10 +74,11 @@ def main() -> None:
         err.print("Stopped. What was written stays.")
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
-        if os.environ.get("AUDIOPRUNE_DEBUG") or error.name not in TRAIN_EXTRA:
+        extra = next((name for name, modules in EXTRAS.items() if error.name in modules), None)
+        if os.environ.get("AUDIOPRUNE_DEBUG") or extra is None:
             raise
         err.print(
-            Text.assemble(("error:", "bold red"), f" this needs {error.name}: pip install 'audioprune[train]'"),
+            Text.assemble(("error:", "bold red"), f" this needs {error.name}: pip install 'audioprune[{extra}]'"),
             soft_wrap=True,
         )
         sys.exit(2)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from . import options as o
 from .console import err, out, progress
+
+if TYPE_CHECKING:
+    from ..methods import Method
 
 
 def bench(
@@ -30,6 +35,9 @@ def bench(
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
+    clip_seconds: Annotated[
+        float, typer.Option(min=0.1, help="For an audio-language model: length of the sound in the prompt.")
+    ] = 10.0,
     seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 2.0,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
@@ -37,11 +45,16 @@ def bench(
 ) -> None:
     """Measure what pruning saves on this machine: MACs, latency, clips per second, memory, and ratios.
 
+    Of an audio-language model the prefill is measured: the time from a prompt with a sound in it to the first token.
+
     Settings take turns within one run and medians are reported, so that a machine that slows down slows them all.
 
         audioprune bench --model MODEL --keep-rates 1.0,0.7,0.5 --batch-sizes 1,4,16
+
+        audioprune bench --model listener --method segmentwise --keep-rates 0.5,0.25
     """
-    from ..benchmark import machine, measure
+    from ..benchmark import machine
+    from ..models.loading import is_language_model
     from ..pruning import describe
 
     if keep_rates is None:
@@ -52,12 +65,14 @@ def bench(
     sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
-    loaded, _ = o.open_model(model, device, dtype)
+    measured = (
+        _prefill(model, device, dtype, clip_seconds) if is_language_model(model) else _forward(model, device, dtype)
+    )
     rows: list[dict[str, Any]] = []
     with progress("settings") as bar:
         task = bar.add_task("Measuring", total=len(sizes) * len(unique))
         for size in sizes:
-            rows += measure(loaded, methods, size, seconds, lambda: bar.advance(task))
+            rows += measured(methods, size, seconds, lambda: bar.advance(task))
     setting = describe(methods[0]) | {"keep_rate": unique}
     if as_json:
         command = shlex.join(["audioprune", *sys.argv[1:]])
@@ -69,6 +84,27 @@ def bench(
     ]
     out.print(_table(rows, f"{model}, {dtype}, {', '.join(words)}"))
     err.print(machine()["processor"])
+
+
+def _forward(model: str, device: str, dtype: str) -> Callable[..., list[dict[str, Any]]]:
+    """What measures a classifier's forward."""
+    from ..benchmark import measure
+
+    return partial(measure, o.open_model(model, device, dtype)[0])
+
+
+def _prefill(model: str, device: str, dtype: str, clip_seconds: float) -> Callable[..., list[dict[str, Any]]]:
+    """What measures an audio-language model's time to the first token."""
+    from ..lm.loading import load_lm
+    from ..lm.prefill import measure_prefill
+
+    o.quiet()
+    loaded, processor = load_lm(model, o.pick_device(device), dtype)
+
+    def measured(methods: Sequence[Method], size: int, seconds: float, advance: Callable[[], Any]) -> Any:
+        return measure_prefill(loaded, processor, methods, clip_seconds, "what was heard ?", size, seconds, advance)
+
+    return measured
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:

@@ -12,6 +12,7 @@ from . import options as o
 from .console import out
 
 if TYPE_CHECKING:
+    from ..methods import Method
     from ..tagging import Tagger
     from ..trace import Trace
 
@@ -35,14 +36,22 @@ def explain(
 ) -> None:
     """Draw what was kept of a sound: its spectrogram, and after each stage the patches that stayed and the scores.
 
+    Of an audio-language model: the moments that its language model reads, over waveform and spectrogram.
+
     audioprune explain dog.wav --method topk --keep-rate 0.5 --out dog.png
     """
+    from ..models.loading import is_language_model
     from ..plots import check_suffix
     from ..pruning import prune
     from ..tagging import Tagger
 
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
     target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
+    if is_language_model(model):
+        if method is None:
+            settings = o.build_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
+        _explain_moments(clip, model, settings, target, o.pick_device(device), dtype, as_json)
+        return
     loaded, front = o.open_model(model, device, dtype)
     tagger = Tagger(loaded, front, top=1)
     full = draw_label(tagger, clip)
@@ -57,6 +66,32 @@ def explain(
         patches = int((record.holders[stage] >= 0).sum())
         merged = f", {patches} patches in them" if patches > (kept >= 0).sum() else ""
         out.print(f"  {record.place(stage)}: {int((kept >= 0).sum())} tokens kept{merged}")
+    out.print(f"→ {target}", soft_wrap=True)
+
+
+def _explain_moments(
+    clip: Path, model: str, method: Method, target: Path, device: str, dtype: str, as_json: bool
+) -> None:
+    """As `explain`, of an audio-language model. Scores do not depend on what is asked."""
+    from ..lm.answering import answer
+    from ..lm.loading import load_lm
+    from ..pruning import prune
+    from .ask import draw as draw_moments
+    from .ask import heard
+
+    o.quiet()
+    loaded, processor = load_lm(model, device, dtype)
+    prune(loaded, method)
+    said = answer(loaded, processor, heard(clip, processor), "what was heard ?", max_new_tokens=1)
+    before, after = said.tokens
+    draw_moments(target, clip, said, f"{clip.name} · {method}")
+    if as_json:
+        row = said.as_row()
+        print(
+            json.dumps({"picture": str(target), **{name: row.get(name) for name in ("tokens", "kept", "kept_seconds")}})
+        )
+        return
+    out.print(f"{clip}: {after} of {before} audio tokens kept", soft_wrap=True)
     out.print(f"→ {target}", soft_wrap=True)
 
 

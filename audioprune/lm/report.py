@@ -1,0 +1,77 @@
+"""The table of an evaluation: files, cells, and the notes below it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .answers import Row
+from .metrics import CIDER
+
+TABLE = "table"
+"""Files that an evaluation writes, without their suffix."""
+
+
+def write(out: Path, result: Row) -> None:
+    """`table.json` and `table.md`, each whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    for suffix, text in ((".json", json.dumps(result, indent=1)), (".md", markdown(result))):
+        part = out / f"{TABLE}{suffix}.{os.getpid()}.part"
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(out / f"{TABLE}{suffix}")
+
+
+def table(result: Row) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table; rows that were refused are left out, `refusals` tells of them."""
+    rows = [row for row in result["rows"] if "refused" not in row]
+    tasks = list(dict.fromkeys(task for row in rows for task in row.get("tasks", {})))
+    share = result["metric"] != CIDER
+    header = ["method", "keep", "score", *tasks, "loss", "tokens", "ms"]
+    return header, [_cells(row, tasks, share) for row in rows]
+
+
+def _cells(row: Row, tasks: Sequence[str], share: bool) -> list[str]:
+    def figure(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f}" if share else f"{value:.3f}"
+
+    loss, tokens, seconds = row["relative_loss"], row.get("tokens"), row.get("prefill_seconds")
+    return [
+        row["method"],
+        f"{row['keep_rate']:g}",
+        figure(row.get("score")),
+        *(figure(row.get("tasks", {}).get(task)) for task in tasks),
+        "–" if loss is None else f"{loss:.1f}",
+        "–" if tokens is None else f"{tokens[0]:.0f}→{tokens[1]:.0f}",
+        "–" if seconds is None else f"{1000 * seconds:.1f}",
+    ]
+
+
+def refusals(result: Row) -> list[str]:
+    """A line for each setting that was refused, with the reason."""
+    return [f"{row['method']} at {row['keep_rate']:g}: {row['refused']}" for row in result["rows"] if "refused" in row]
+
+
+def captions(result: Row) -> list[str]:
+    """What is to be known of a table, a line each."""
+    failed = max((row.get("failed", 0) for row in result["rows"]), default=0)
+    unit = f"score: {result['metric']}" + ("" if result["metric"] == CIDER else ", %")
+    words = {"PTB": "words by the Penn Treebank's tokenizer", "simple": "words cut without Java: not the published way"}
+    return [
+        f"{result['items']:,} items; {unit}; loss: % of the unpruned model's; tokens: a sound's, on average",
+        f"ms: from sound to the first token of the answer, median of a sound, {result['batch_size']} at a time, "
+        f"{result['dtype']} on {result['device']}",
+        *([words[result["tokenizer"]]] if "tokenizer" in result else []),
+        *([f"{failed} sounds could not be decoded and are left out"] if failed else []),
+        *result["notes"],
+    ]
+
+
+def markdown(result: Row) -> str:
+    """The table, and below it what is to be known of it."""
+    header, rows = table(result)
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+    notes = [*captions(result), *(f"left out {line}" for line in refusals(result))]
+    title = f"**{result['model']}** on {result['benchmark']}"
+    return "\n".join([title, "", *lines, "", *(f"- {note}" for note in notes)])
