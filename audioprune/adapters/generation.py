@@ -45,8 +45,12 @@ def _taking_embeddings(model: Any) -> Iterator[None]:
         yield
         return
 
-    def takes_embeddings(input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
-        return prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+    def takes_embeddings(input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+        found = prepare(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if kwargs.get("is_first_iteration") and inputs_embeds is not None:
+            # What is overwritten here may not hand on that it is the first.
+            found |= {"input_ids": None, "inputs_embeds": inputs_embeds}
+        return found
 
     model.prepare_inputs_for_generation = takes_embeddings
     try:

@@ -1,0 +1,60 @@
+"""Peak memory of scoring the tokens of ever longer clips, beside that of the attention map.
+
+    python scripts/scoring_memory.py results/scoring-memory.json
+
+The last attention of a Whisper-like encoder (20 heads of 64, frames of 20 ms): over windows of 30 s, as Audio Flamingo 3
+and Voxtral have them, and over the whole clip at once, by chunks of queries and by the map of all pairs. Each is
+measured in a process of its own: the resident set above what it was with queries and keys in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from audioprune.adapters.watching import column_sums
+from audioprune.benchmark import machine
+from audioprune.cost import peak_memory
+
+HEADS, WIDTH, FRAMES_A_SECOND = 20, 64, 50
+CASES = {"windows": (30, 60, 120, 300, 600), "chunked": (30, 60, 120, 240), "map": (30, 60, 120)}
+"""Seconds of sound; longer maps do not fit."""
+
+
+def whole_map(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """As `column_sums`, with all pairs in memory."""
+    return (query @ key.transpose(2, 3) * scaling).softmax(dim=-1).sum(dim=2)
+
+
+def measure(how: str, seconds: int) -> int:
+    """Bytes."""
+    torch.manual_seed(0)
+    windows = seconds // 30 if how == "windows" else 1
+    shape = (windows, HEADS, seconds * FRAMES_A_SECOND // windows, WIDTH)
+    query, key = torch.randn(shape), torch.randn(shape)
+    score = whole_map if how == "map" else column_sums
+    score(query[:, :, :64], key[:, :, :64], WIDTH**-0.5)  # what the libraries take for themselves
+    before = peak_memory(lambda: None) or 0
+    return (peak_memory(lambda: score(query, key, WIDTH**-0.5)) or 0) - before
+
+
+def main() -> None:
+    if len(sys.argv) == 3:
+        print(measure(sys.argv[1], int(sys.argv[2])))
+        return
+    rows = []
+    for how, lengths in CASES.items():
+        for seconds in lengths:
+            found = subprocess.run([sys.executable, __file__, how, str(seconds)], capture_output=True, check=True)
+            rows.append({"how": how, "seconds": seconds, "mib": round(int(found.stdout) / 2**20, 1)})
+            print(rows[-1], file=sys.stderr)
+    command = f"python scripts/scoring_memory.py {sys.argv[1]}"
+    Path(sys.argv[1]).write_text(json.dumps({"command": command, "machine": machine(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
