@@ -29,7 +29,7 @@ from transformers import (
 
 AUDIO, PAD, EOS, WORDS = 5, 0, 1, 64
 """Placeholder, padding, end of a sequence, and how many words there are."""
-MELS = 8
+MELS, HEADS = 8, 4
 
 _TEXT = {
     "vocab_size": WORDS,
@@ -49,7 +49,7 @@ _WHISPER = {
     "num_mel_bins": MELS,
     "d_model": 32,
     "encoder_layers": 2,
-    "encoder_attention_heads": 4,
+    "encoder_attention_heads": HEADS,
     "encoder_ffn_dim": 48,
     "max_source_positions": 40,
     "initializer_range": 0.2,
@@ -58,7 +58,7 @@ _ENCODER = {
     "num_mel_bins": MELS,
     "hidden_size": 32,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
+    "num_attention_heads": HEADS,
     "intermediate_size": 128,
     "max_source_positions": 40,
     "initializer_range": 0.2,
@@ -237,6 +237,14 @@ def build(name: str) -> Any:
     """The model of a family, always the same, in evaluation mode."""
     torch.manual_seed(7)
     return FAMILIES[name].build().eval()
+
+
+def exact(name: str) -> Any:
+    """The same in float64, which grouped experts do not know."""
+    model = build(name).double()
+    if name == "qwen3_omni":
+        model.set_experts_implementation("eager")
+    return model
 
 
 Prompt = Sequence[int | str]

@@ -80,7 +80,7 @@ def test_bench(run, folder: Path) -> None:
     rows = json.loads(out)["rows"]
     assert [row["tokens"] for row in rows] == [[50, 50], [50, 13]] * 2
     # So small a model saves less by reading fewer tokens than it costs to score them: that is counted too.
-    assert rows[0]["macs_ratio"] == 1 > rows[1]["macs_ratio"] > 0.9
+    assert rows[0]["macs_ratio"] == 1 > rows[1]["macs_ratio"] > 0.8
 
 
 @pytest.mark.parametrize(

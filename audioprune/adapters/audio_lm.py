@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..tokens import Reducer, Shape
-from .audio_lm_models import ENTRIES, REFUSED_LMS, AudioLMEntry
+from .audio_lm_models import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
 from .base import Adapter, UnsupportedModelError, register_adapter
 from .listening import Listening
 
@@ -36,9 +36,11 @@ class AudioLMAdapter(Adapter):
     @classmethod
     def find(cls, model: nn.Module) -> list[Adapter]:
         # By name: most of these classes are never imported.
-        for kind in type(model).__mro__:
-            if kind.__name__ in REFUSED_LMS:
-                raise UnsupportedModelError(f"{kind.__name__} cannot be pruned: {REFUSED_LMS[kind.__name__]}")
+        for module in model.modules():
+            for kind in type(module).__mro__:
+                reason = REFUSED_LMS.get(kind.__name__)
+                if reason is not None and (reason is not INNER or module is model):
+                    raise UnsupportedModelError(f"{kind.__name__} cannot be pruned: {reason}")
         return [cls(module) for module in model.modules() if type(module).__name__ in ENTRIES]
 
     @property
@@ -92,16 +94,22 @@ class AudioLMAdapter(Adapter):
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 2:
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; it is (batch, length) while pruned")
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
+        if kwargs.get("input_ids") is None:
+            raise ValueError("input_ids are missing: they tell where the sounds are in the prompt")
+        self.check_cache(kwargs)
+        if isinstance(kwargs.get("logits_to_keep"), Tensor):
+            raise ValueError("logits_to_keep: places in the prompt move while it is pruned; give a number")
+
+    def check_cache(self, kwargs: dict[str, Any]) -> None:
+        """Raise `ValueError` where a prompt with sounds comes with a cache, of an earlier turn."""
+        cache, ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
+        if cache is None or ids is None or cache.get_seq_length() == 0:
+            return
+        if (ids == self.audio_token).any():
             raise ValueError(
                 "past_key_values: the cache of an earlier call is as long as its shortened prompt, and no longer fits "
                 "the prompt with its sounds; give the whole conversation without the cache"
             )
-        if kwargs.get("input_ids") is None:
-            raise ValueError("input_ids are missing: they tell where the sounds are in the prompt")
-        if isinstance(kwargs.get("logits_to_keep"), Tensor):
-            raise ValueError("logits_to_keep: places in the prompt move while it is pruned; give a number")
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("check_method refuses what would ask for it")

@@ -162,7 +162,7 @@ ENTRIES: dict[str, AudioLMEntry] = {
 _THINKER = (
     "its talker reads the thinker's states by their places in the prompt; prune model.thinker, and generate by it"
 )
-_INNER = "prune the model with its language head, which holds it"
+INNER = "prune the model with its language head, which holds it"
 REFUSED_LMS: dict[str, str] = {
     "Qwen2_5OmniForConditionalGeneration": _THINKER,
     "Qwen3OmniMoeForConditionalGeneration": _THINKER,
@@ -170,18 +170,18 @@ REFUSED_LMS: dict[str, str] = {
     "in its prompt that could be left out; use Voxtral",
     "KyutaiSpeechToTextForConditionalGeneration": "sound and text are added up frame by frame: there are no audio "
     "tokens in its prompt that could be left out; use an audio-language model with placeholders, such as Qwen3-ASR",
-    "Qwen2AudioModel": _INNER,
-    "AudioFlamingo3Model": _INNER,
-    "MusicFlamingoModel": _INNER,
-    "VoxtralModel": _INNER,
-    "GlmAsrModel": _INNER,
-    "Qwen2_5OmniThinkerModel": _INNER,
-    "Qwen3OmniMoeThinkerModel": _INNER,
-    "Qwen3ASRModel": _INNER,
-    "GraniteSpeechModel": _INNER,
-    "VibeVoiceAsrModel": _INNER,
-    "Phi4MultimodalModel": _INNER,
-    "Gemma3nModel": _INNER,
-    "Gemma4Model": _INNER,
+    "Qwen2AudioModel": INNER,
+    "AudioFlamingo3Model": INNER,
+    "MusicFlamingoModel": INNER,
+    "VoxtralModel": INNER,
+    "GlmAsrModel": INNER,
+    "Qwen2_5OmniThinkerModel": INNER,
+    "Qwen3OmniMoeThinkerModel": INNER,
+    "Qwen3ASRModel": INNER,
+    "GraniteSpeechModel": INNER,
+    "VibeVoiceAsrModel": INNER,
+    "Phi4MultimodalModel": INNER,
+    "Gemma3nModel": INNER,
+    "Gemma4Model": INNER,
 }
 """Class → why a model that is one, or holds one outside of `ENTRIES`, is not pruned, and what to do instead."""

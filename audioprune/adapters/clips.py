@@ -44,7 +44,9 @@ class Sounds:
             _check_number(runs, len(given[entry.features]))
             return
         self.tokens = (self.frames // entry.pool).tolist()
-        self.rows = _rows_of(runs, self.tokens, entry.windows)
+        width = given[entry.features].shape[-1]
+        # The encoder halves the log-mel's frames.
+        self.rows = _rows_of(runs, self.tokens, (width + 1) // 2 // entry.pool if entry.windows else None)
         self.voters = self._trimmed(given[entry.features]) if entry.trims else self.frames
 
     def clips(self, watch: Watch | None, embeds: Tensor, blank: Tensor | None) -> list[Clip]:
@@ -67,14 +69,14 @@ class Sounds:
 
     def _trimmed(self, features: Tensor) -> Tensor:
         assert self.frames is not None
-        heard, voters = _heard(features), self.frames.clone()
+        voters = self.frames.clone()
         for rows in self.rows:
-            last = max((i for i in rows if heard[i] > 0), default=None)
+            heard = _heard(features[rows])  # each clip's log-mel has a floor of its own
+            last = max((i for i, frames in enumerate(heard) if frames > 0), default=None)
             if last is None:  # nothing but silence: all of it is the clip
                 continue
-            # The encoder halves the log-mel's frames.
-            voters[last] = min(int(voters[last]), (int(heard[last]) + 1) // 2)
-            voters[last + 1 : rows[-1] + 1] = 0
+            voters[rows[last]] = min(int(voters[rows[last]]), (int(heard[last]) + 1) // 2)
+            voters[rows[last + 1 :]] = 0
         return voters
 
     def _said(self, watch: Watch, rows: list[int], tokens: list[int], voters: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +105,7 @@ class Sounds:
 
 
 def _heard(features: Tensor) -> Tensor:
-    """(rows,), frames of each row of a log-mel (rows, mels, frames) up to the last that is above the floor."""
+    """(rows,), frames of each row of a clip's log-mel (rows, mels, frames) up to the last that is above the floor."""
     above = (features > features.amin()).any(dim=1)
     return (above * torch.arange(1, features.shape[2] + 1, device=features.device)).amax(dim=1)
 
@@ -116,24 +118,28 @@ def _unpadded(embeds: Tensor, blank: Tensor | None) -> int:
     return int(real[-1]) + 1 if len(real) else len(embeds)
 
 
-def _rows_of(runs: list[Run], tokens: list[int], windows: bool) -> list[list[int]]:
-    """The rows of features that each clip has: one, or as many as it has windows. tokens: of each row."""
-    if not windows:
-        _check_number(runs, len(tokens))
-    owned, row, full = [], 0, max(tokens, default=0)
+def _rows_of(runs: list[Run], tokens: list[int], full: int | None) -> list[list[int]]:
+    """The rows of features that each clip has: one, or as many as it has windows.
+
+    tokens: of each row; rows without any have no placeholders. full: tokens of a whole window, None where rows are
+    clips. Of a clip, all windows but the last are whole.
+    """
+    waiting = [i for i, count in enumerate(tokens) if count]
+    if full is None:
+        _check_number(runs, len(waiting))
+    owned = []
     for run in runs:
         rows: list[int] = []
-        while row < len(tokens) and sum(tokens[i] for i in rows) < run.count:
-            if rows and (not windows or tokens[rows[-1]] < full):
+        while waiting and sum(tokens[i] for i in rows) < run.count:
+            if rows and (full is None or tokens[rows[-1]] < full):
                 raise ValueError(_mismatch(f"{run.count} placeholders in a row hold more than one clip"))
-            rows.append(row)
-            row += 1
+            rows.append(waiting.pop(0))
         made = sum(tokens[i] for i in rows)
         if made != run.count:
             raise ValueError(_mismatch(f"{run.count} placeholders for features that make {made} tokens"))
         owned.append(rows)
-    if row != len(tokens):
-        raise ValueError(_mismatch(f"features of {len(tokens) - row} sounds have no placeholders in the prompts"))
+    if waiting:
+        raise ValueError(_mismatch(f"features of {len(waiting)} sounds have no placeholders in the prompts"))
     return owned
 
 

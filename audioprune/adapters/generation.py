@@ -25,9 +25,10 @@ def generate_shorter(
 
     prompt: (batch, length), as it was given; with beams or several sequences a prompt it is repeated as they are.
 
-    Raises `ValueError` for decoding that drafts tokens: it gives other tokens when a prompt comes as embeddings.
+    Raises `ValueError` for decoding that drafts tokens, which gives other tokens when a prompt comes as embeddings, and
+    for chunks of prompts and continuous batching.
     """
-    _refuse_assisted(model, generation_config, shorter)
+    _refuse_modes(model, generation_config, shorter)
     gone = prompt.shape[1] - shorter["input_ids"].shape[1]
     shorter = {**shorter, **_shorter_limits(model, generation_config, shorter, gone)}
     if shorter.get("streamer") is not None:
@@ -64,7 +65,7 @@ def _configs(model: Any, generation_config: Any) -> list[Any]:
     return [config for config in (generation_config, model.generation_config) if config is not None]
 
 
-def _refuse_assisted(model: Any, generation_config: Any, kwargs: dict[str, Any]) -> None:
+def _refuse_modes(model: Any, generation_config: Any, kwargs: dict[str, Any]) -> None:
     configs = _configs(model, generation_config)
     for name in ASSISTED:
         if kwargs.get(name) is not None or any(getattr(config, name, None) is not None for config in configs):
@@ -72,6 +73,8 @@ def _refuse_assisted(model: Any, generation_config: Any, kwargs: dict[str, Any])
                 f"{name}: assisted and prompt-lookup decoding give other tokens when the prompt comes as embeddings, "
                 "as it does while the model is pruned; generate without it"
             )
+    if any(kwargs.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None) for config in configs):
+        raise ValueError("prefill_chunk_size: a prompt that comes as embeddings is read at once; generate without it")
     if kwargs.get("cache_implementation") == "paged":
         raise ValueError("continuous batching takes token ids alone; generate without cache_implementation='paged'")
 

@@ -70,6 +70,8 @@ class Listening:
         if inputs is not None:
             kwargs["input_ids"] = inputs
         if not self._listens(kwargs):
+            if self.reducer.prunes(0):
+                self.adapter.check_cache(kwargs)
             return self._generate(None, generation_config, *args, **kwargs)
         with torch.no_grad():
             shorter = self.shorten(kwargs)
@@ -123,6 +125,8 @@ class Listening:
             original = (whole.long().cumsum(dim=1) - 1).clamp_min(0)
         if original is not None:
             found["position_ids"] = layout.positions(original, renumber)
+            # Without a mask transformers takes gaps in positions for borders between packed sequences.
+            found.setdefault("attention_mask", layout.mask)
         return found
 
     def _listen(self, given: dict[str, Any]) -> tuple[dict[str, Any], list[Clip]]:

@@ -21,8 +21,13 @@ from ..data import ClipRow, ClipTable, DataError, SoundCache
 from ..features import LogMel
 from ..methods import (
     ATS,
+    DPP,
+    EVS,
+    AToMe,
     AveragePooling,
+    DivPrune,
     EViT,
+    FastAdaSP,
     LearnedMethod,
     Method,
     SegmentwiseTopK,
@@ -31,6 +36,7 @@ from ..methods import (
     TopK,
     UniformStride,
     UntrainedError,
+    VisionZip,
 )
 from ..models.loading import load, load_features
 from ..pruning import SETTINGS, describe, prune, read_method
@@ -55,6 +61,12 @@ COMPARED: dict[str, Callable[[float], Method | list[Method]]] = {
     "tome": lambda rate: ToMe(rate),
     "tome-unweighted": lambda rate: ToMe(rate, proportional=False),
     "tofu": lambda rate: ToFu(rate),
+    "visionzip": lambda rate: VisionZip(rate),
+    "evs": lambda rate: EVS(rate),
+    "divprune": lambda rate: DivPrune(rate),
+    "dpp": lambda rate: DPP(rate),
+    "atome": lambda rate: AToMe(rate),
+    "fastadasp": lambda rate: FastAdaSP(rate),
     "segments": lambda rate: SegmentwiseTopK(rate),
     "topk-merged": lambda rate: TopK(rate, dropped="merge"),
     "cls-merged": lambda rate: TopK(rate, score="cls", dropped="merge"),

@@ -1,0 +1,227 @@
+"""An audio-language model that forgets tokens, as plain as it can be: one prompt at a time, whole attention maps,
+Python lists, no cache, no padding. The model's own pieces are run at their full length and left unpruned.
+
+What each method chooses is said in `reference.py`; here is what it is given, and what the language model reads then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audioprune import Method, SegmentwiseTopK
+
+from .audio_lms import EOS, FAMILIES, HEADS, PAD, WINDOW, Prompt, ask, by_three
+from .reference import FORMS, Line, Seen
+
+
+@dataclass(frozen=True)
+class Tower:
+    """pool: frames of the last block a token. room: frames of the log-mel, of those that attend to each other.
+    packed: rooms stand behind each other, without padding. masked: nothing attends to padding. ragged: a token that
+    is half padding counts."""
+
+    pool: int
+    room: int = WINDOW
+    packed: bool = False
+    masked: bool = True
+    ragged: bool = False
+
+    def frames(self, mel: int) -> int:
+        """Of the last block, for so many of the log-mel."""
+        return by_three(mel) if self.pool == 1 else math.ceil(mel / 2)
+
+    def rooms(self, mel: int) -> list[int]:
+        """Frames in each room of a clip."""
+        return [self.frames(min(self.room, mel - start)) for start in range(0, mel, self.room)]
+
+    def tokens(self, frames: int) -> int:
+        return math.ceil(frames / self.pool) if self.ragged else frames // self.pool
+
+
+TOWERS = {
+    "qwen2_audio": Tower(2),
+    "audio_flamingo3": Tower(2),
+    "music_flamingo": Tower(2),
+    "voxtral": Tower(4, masked=False, ragged=True),
+    "glm_asr": Tower(4, masked=False),
+    "qwen2_5_omni": Tower(2, room=16, packed=True),
+    "qwen3_omni": Tower(1, room=200, packed=True),
+    "qwen3_asr": Tower(1, room=200, packed=True),
+}
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A clip: where its placeholders are in the prompt, and of each token that is no padding the attention that it
+    received and its key."""
+
+    places: list[int]
+    scores: list[float]
+    keys: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a language model reads: embeddings, and the position of each along one axis or three."""
+
+    embeds: list[Tensor]
+    positions: list[list[int]]
+
+
+def listen(model: Any, name: str, prompt: Prompt) -> tuple[Reading, list[Sound]]:
+    """An unpruned model's language model is about to read this, and its encoder heard these sounds."""
+    tower, attention = TOWERS[name], model.model.audio_tower.layers[-1].self_attn
+    attended, read = [], []
+    hooks = [
+        attention.register_forward_pre_hook(lambda m, args, kwargs: attended.append((args, kwargs)), with_kwargs=True),
+        model.model.language_model.register_forward_pre_hook(
+            lambda m, _, kwargs: read.append(kwargs), with_kwargs=True
+        ),
+    ]
+    model(**in_double(ask(name, [prompt])))
+    for hook in hooks:
+        hook.remove()
+    embeds = list(read[0]["inputs_embeds"][0])
+    given = read[0].get("position_ids")
+    positions = [[i] for i in range(len(embeds))] if given is None else given[:, 0].T.tolist()
+    sounds = []
+    if attended:
+        args, kwargs = attended[0]
+        frames = _Frames(attention, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0], kwargs)
+        place = 0
+        for part in prompt:
+            if isinstance(part, int):
+                place += 1
+                continue
+            places = list(range(place, place + FAMILIES[name].tokens(int(part))))
+            place += len(places)
+            sounds.append(_sound(tower, frames, places, int(part)))
+    return Reading(embeds, positions), sounds
+
+
+def in_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
+
+
+class _Frames:
+    """Queries and keys of the last block's frames, (heads, frames, dim), to be taken room by room."""
+
+    def __init__(self, attention: Any, hidden: Tensor, kwargs: dict[str, Any]) -> None:
+        self.attention, self.hidden, self.rotary = attention, hidden, kwargs.get("position_embeddings")
+        self.next = 0
+
+    def take(self, frames: int, packed: bool) -> tuple[Tensor, Tensor]:
+        """The next room: the next frames of those that are packed, or the next row, with its padding."""
+        start = self.next
+        self.next += frames if packed else 1
+        x = self.hidden[start : start + frames] if packed else self.hidden[start]
+        query, key = self._heads(self.attention.q_proj(x)), self._heads(self.attention.k_proj(x))
+        return query / math.sqrt(query.shape[2]), key
+
+    def _heads(self, x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (HEADS, -1)).transpose(0, 1)
+        if self.rotary is None:
+            return heads
+        cos, sin = self.rotary[0][0], self.rotary[1][0]
+        half = cos.shape[-1] // 2
+        one, other, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+        cos, sin = cos[:, :half], sin[:, :half]
+        return torch.cat((one * cos - other * sin, other * cos + one * sin, rest), dim=-1)
+
+
+def _sound(tower: Tower, frames: _Frames, places: list[int], mel: int) -> Sound:
+    scores: list[float] = []
+    keys: list[Tensor] = []
+    rooms = tower.rooms(mel)
+    for voters in rooms:
+        query, key = frames.take(voters, tower.packed)
+        n = key.shape[1]
+        received = [0.0] * n
+        for head in range(HEADS):
+            for row in attention_map(query[head], key[head], voters if tower.masked else n)[:voters]:
+                received = [total + share for total, share in zip(received, row, strict=True)]
+        for token in range(tower.tokens(voters)):
+            own = range(token * tower.pool, (token + 1) * tower.pool)
+            scores.append(sum(received[i] for i in own) / (tower.pool * HEADS * sum(rooms)))
+            keys.append(sum(key[head, i] for head in range(HEADS) for i in own) / (HEADS * tower.pool))
+    return Sound(places, scores, keys)
+
+
+def attention_map(query: Tensor, key: Tensor, heard: int) -> list[list[float]]:
+    """One head's N × N map, a row for each query; the keys after the first `heard` are masked."""
+    rows = []
+    for logits in (query @ key.T).tolist():
+        powers = [math.exp(logit - max(logits[:heard])) for logit in logits[:heard]]
+        rows.append([power / sum(powers) for power in powers] + [0.0] * (len(logits) - heard))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What `reference.Seen` knows of a model: tokens are moments of a clip, and there is a single stage."""
+
+    columns: int
+    special: int = 0
+    depth: int = 1
+
+    def place(self, patch: int) -> tuple[int, int]:
+        return patch, 0
+
+
+def reduce(method: Method, sound: Sound, embeds: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:
+    """Which tokens of a clip stay, by their numbers in it, and what becomes of them."""
+    n, rate = len(sound.scores), method.schedule(1)[0]
+    if isinstance(method, SegmentwiseTopK) and method.segments is None:
+        method = dataclasses.replace(method, segments=math.ceil(rate * n))
+    seen = Seen(_Moments(n), 0, None, [[sound.scores] * n], sound.keys, [])
+    form = next(form for kind, form in FORMS.items() if isinstance(method, kind))
+    line = Line([embeds[place] for place in sound.places[:n]], list(range(n)), [1.0] * n)
+    kept, left = form(method, rate, line, seen)
+    return kept, left.tokens
+
+
+def shortened(reading: Reading, sounds: list[Sound], method: Method, positions: str) -> tuple[Reading, list[list[int]]]:
+    """What is left to read, and which tokens of each clip stay."""
+    stay = dict(enumerate(reading.embeds))
+    chosen = []
+    for sound in sounds:
+        kept, tokens = reduce(method, sound, reading.embeds)
+        chosen.append(kept)
+        for place in sound.places:
+            del stay[place]
+        stay |= {sound.places[i]: token for i, token in zip(kept, tokens, strict=True)}
+    places = sorted(stay)
+    numbers = []
+    for i, place in enumerate(places):
+        gone = place - i if positions == "renumber" else 0
+        numbers.append([axis - gone for axis in reading.positions[place]])
+    return Reading([stay[place] for place in places], numbers), chosen
+
+
+def logits(model: Any, reading: Reading) -> Tensor:
+    """(length, words)."""
+    embeds, positions = torch.stack(reading.embeds)[None], torch.tensor(reading.positions).T[:, None]
+    read = model.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(1, embeds.shape[1], dtype=torch.long),
+        position_ids=positions[0] if len(positions) == 1 else positions,
+        use_cache=False,
+    )
+    return model.lm_head(read.last_hidden_state)[0]
+
+
+def answer(model: Any, reading: Reading, steps: int) -> list[int]:
+    """The likeliest word, so many times, everything computed anew each time."""
+    words: list[int] = []
+    while len(words) < steps and EOS not in words:
+        words.append(int(logits(model, reading)[-1].argmax()))
+        embed = model.get_input_embeddings()(torch.tensor(words[-1]))
+        reading = Reading([*reading.embeds, embed], [*reading.positions, [axis + 1 for axis in reading.positions[-1]]])
+    return words + [PAD] * (steps - len(words))
