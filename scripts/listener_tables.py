@@ -3,8 +3,9 @@
     python scripts/listener_tables.py measure --model runs/seed0/model runs/seed1/model --data PATH --out runs/tables
     python scripts/listener_tables.py render --out runs/tables
 
-PATH holds `esc10/` and `fsdd/`. `measure` appends a line to OUT/rows.jsonl for each model and setting, and goes on where
-it stopped. `render` writes results/listener.json, docs/listener.png and the table of docs/audio-language-models.md.
+PATH holds `esc10/` and `fsdd/`. `measure` appends a line to OUT/rows.jsonl for each model and setting, and goes on
+where it stopped. `render` writes results/listener.json, docs/listener.png and the table of
+docs/audio-language-models.md.
 """
 
 from __future__ import annotations

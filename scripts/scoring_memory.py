@@ -2,9 +2,9 @@
 
     python scripts/scoring_memory.py results/scoring-memory.json
 
-The last attention of a Whisper-like encoder (20 heads of 64, frames of 20 ms): over windows of 30 s, as Audio Flamingo 3
-and Voxtral have them, and over the whole clip at once, by chunks of queries and by the map of all pairs. Each is
-measured in a process of its own: the resident set above what it was with queries and keys in memory.
+The last attention of a Whisper-like encoder (20 heads of 64, frames of 20 ms): over windows of 30 s, as Audio
+Flamingo 3 and Voxtral have them, and over the whole clip at once, by chunks of queries and by the map of all pairs.
+Each is measured in a process of its own: the resident set above what it was with queries and keys in memory.
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ def compare(
         str,
         typer.Option(
             help="With commas: topk, topk-cls, random, intensity, variation, uniform, pooling, evit, ats, tome, "
-            "tome-unweighted, tofu, visionzip, evs, divprune, dpp, atome, fastadasp, segments, topk-merged, cls-merged, "
-            "random-merged, segments-merged, recommended (run where it costs what topk does); all; JSON files; folders with a pruning.json."
+            "tome-unweighted, tofu, visionzip, evs, divprune, dpp, atome, fastadasp, segments, topk-merged, "
+            "cls-merged, random-merged, segments-merged, recommended (run where it costs what topk does); all; "
+            "JSON files; folders with a pruning.json."
         ),
     ] = "all",
     keep_rates: Annotated[str, typer.Option(help="Keep rates, with commas.")] = "0.9,0.7,0.5",
