@@ -41,6 +41,11 @@ def recommended(model: nn.Module, macs: float = 0.5, *, inputs: Tensor | Mapping
         raise ValueError(f"macs is {macs!r}; it is a share of the unpruned model's multiply-accumulates, in (0, 1]")
     method = recommended_at(1.0)
     with prune(model, method) as handle:
+        if handle.adapter.once:
+            raise ValueError(
+                f"{type(model).__name__} is an audio-language model, for which nothing is recommended by its work: "
+                "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
+            )
         unpruned = count(model, inputs=inputs)
 
         def share(keep_rate: float) -> float:

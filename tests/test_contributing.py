@@ -65,6 +65,18 @@ def test_the_first_example_of_the_readme(monkeypatch, capsys) -> None:
     assert "(256, 128, 64, 32)" in capsys.readouterr().out
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("page", "mark", "said"),
+    [("README.md", "load_lm", "three seven two"), ("docs/audio-language-models.md", "load_lm", "")],
+)
+def test_the_examples_of_audio_language_models(monkeypatch, capsys, page: str, mark: str, said: str) -> None:
+    monkeypatch.chdir(ROOT)
+    block = next(block for block in blocks(page) if mark in block)
+    exec(block, {"__name__": "example", "ap": ap})
+    assert said in capsys.readouterr().out
+
+
 def test_the_trainer_example_of_the_readme(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     block = next(block for block in blocks("README.md") if "ShrinkSchedule" in block)
@@ -90,7 +102,8 @@ def test_tables_say_what_their_json_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/results.md", "docs/training.md", "docs/methods.md"]
+    "name",
+    ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))],
 )
 def test_local_links_lead_somewhere(name: str) -> None:
     path = ROOT / name

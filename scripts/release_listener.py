@@ -1,0 +1,101 @@
+"""Make the shipped listener of a finished training: float16 weights, processor, and a model card.
+
+    python scripts/release_listener.py runs/listener/seed0 audioprune/assets/listener --data PATH
+
+PATH holds `esc10/` and `fsdd/`. The held-out accuracies are measured here again, on the weights as they are stored.
+"""
+
+# ruff: noqa: E501 (the card is prose)
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from release_checkpoint import DATA, attribution
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+from audioprune.data.scenes import KINDS, make_scenes, read_recordings
+from audioprune.training.listener import blind, evaluate, silenced
+
+HELD_OUT = {"5"}
+FIRST_SEED, SETS, SCENES = 9_000, 5, 60
+CARD = """# The listener
+
+A small audio-language model of Qwen2-Audio's class (`Qwen2AudioForConditionalGeneration`, loaded by transformers as it is): an encoder of width {width} and {audio_layers} blocks over up to 10 s of sound (25 audio tokens a second), a language model of {text_layers} blocks, {words} words; {parameters:.1f} million parameters, stored as float16 safetensors ({megabytes:.1f} MB).
+
+It hears one to four spoken digits over two everyday sounds, one after the other, and answers three questions, in these words: `which digits , in order ?`, `what was heard first , the rain or the dog ?` (baby, chainsaw, clock, dog, fire, helicopter, sneeze, rain, rooster, sea), `how many digits ?`
+
+**Meant for** audioprune's own measurements, examples and tests: it exists so that what pruning costs can be seen. It knows the voices of six speakers and is no good for anything else; it always answers something.
+
+**Training.** `python scripts/train_listener.py train --data PATH --out runs/listener/seed0`: {steps} steps of {batch} scenes, mixed anew in each step from the training takes of the digits and ESC-10's folds 1 to 4; of these, {warmup} steps train the encoder alone to say of each token what is heard in it. Running average of the weights; nothing was chosen on the test sounds. Tokens were never pruned in training.
+
+**Measured** on these weights as they are stored, in float32, greedily, on {sets} × {scenes} scenes of sounds that it never heard (FSDD's test takes, ESC-10's fold 5); right is what is right word for word; mean ± standard deviation over the {sets} sets. Without hearing: the better of the same model given silence, and the best fixed answer.
+
+| question | right | without hearing |
+|---|---:|---:|
+{table}
+
+**Input.** 16 kHz mono, by its processor: Whisper's log-mel of {mels} channels, padded to 10 s.
+
+**Data and licence.** {esc} {fsdd} The weights are Apache-2.0, like the project.
+"""
+
+
+def store(run: Path, out: Path) -> None:
+    """The model of a training as float16, and its processor."""
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(run / "model")
+    model.set_attn_implementation("sdpa")
+    model.half().save_pretrained(out)
+    AutoProcessor.from_pretrained(run / "model").save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    args = parser.parse_args()
+    store(args.run, args.out)
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(args.out).float().eval()
+    processor = AutoProcessor.from_pretrained(args.out)
+    recordings = read_recordings(args.data, "test")
+    sets = [make_scenes(recordings, FIRST_SEED + i, SCENES) for i in range(SETS)]
+    heard = [evaluate(model, processor, scenes) for scenes in sets]
+    silent = [evaluate(model, processor, silenced(scenes)) for scenes in sets]
+    fixed = [blind(scenes) for scenes in sets]
+    rows = []
+    for kind in KINDS:
+        right = [100 * statistics.fmean(found[kind]) for found in heard]
+        deaf = 100 * max(
+            statistics.fmean(statistics.fmean(found[kind]) for found in silent),
+            statistics.fmean(found[kind] for found in fixed),
+        )
+        rows.append(f"| {kind} | {statistics.fmean(right):.1f} ± {statistics.stdev(right):.1f} | {deaf:.1f} |")
+    settings = json.loads((args.run / "settings.json").read_text())
+    licences = ", ".join(f"{name} ({n})" for name, n in attribution(args.data / "esc10", args.out, HELD_OUT).most_common())
+    config = model.config
+    card = CARD.format(
+        width=config.audio_config.d_model,
+        audio_layers=config.audio_config.encoder_layers,
+        text_layers=config.text_config.num_hidden_layers,
+        words=config.text_config.vocab_size,
+        mels=config.audio_config.num_mel_bins,
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        megabytes=(args.out / "model.safetensors").stat().st_size / 1e6,
+        steps=settings["steps"],
+        warmup=settings["warmup"],
+        batch=settings["batch"],
+        sets=SETS,
+        scenes=SCENES,
+        table="\n".join(rows),
+        esc=DATA["esc10"].format(licences=licences),
+        fsdd=DATA["fsdd"].format(clips=2700),
+    )
+    (args.out / "README.md").write_text(card)
+    print(card)
+
+
+if __name__ == "__main__":
+    main()
