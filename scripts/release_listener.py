@@ -74,7 +74,9 @@ def main() -> None:
         )
         rows.append(f"| {kind} | {statistics.fmean(right):.1f} ± {statistics.stdev(right):.1f} | {deaf:.1f} |")
     settings = json.loads((args.run / "settings.json").read_text())
-    licences = ", ".join(f"{name} ({n})" for name, n in attribution(args.data / "esc10", args.out, HELD_OUT).most_common())
+    licences = ", ".join(
+        f"{name} ({n})" for name, n in attribution(args.data / "esc10", args.out, HELD_OUT).most_common()
+    )
     config = model.config
     card = CARD.format(
         width=config.audio_config.d_model,

@@ -15,6 +15,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,12 @@ def train(args: argparse.Namespace) -> None:
     settings = Settings(
         steps=args.steps, local=args.local, warmup=args.warmup, batch=args.batch, peak_lr=args.lr,
         bfloat16=not args.float32, weight_decay=args.weight_decay, frame_weight=args.frame_weight, seed=args.seed,
+        thinned=args.thinned,
     )  # fmt: skip
+    (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
     training = ListenerTraining(model, processor, recordings, settings)
     if (args.out / "state.pt").exists():
-        training.load_state(torch.load(args.out / "state.pt", weights_only=False))
+        training.load_state(torch.load(args.out / "state.pt", weights_only=True))
         print(f"going on after step {training.done}")
     run(training, args.out, args.save_every)
     training.result().save_pretrained(args.out / "model")
@@ -65,7 +68,7 @@ def train(args: argparse.Namespace) -> None:
 def run(training: ListenerTraining, out: Path, save_every: int) -> None:
     """To the last step. `log.jsonl` has a line of mean losses for every 50 steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    total, recent, begun = training.settings.steps, [], time.time()
+    total, recent, begun = training.settings.total, [], time.time()
     with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(1) as ahead:
         bar = progress.add_task("training", total=total, completed=training.done)
         coming = ahead.submit(training.batch, training.done)
@@ -138,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--hold-out", action="store_true", help="keep the validation recordings out")
     training.add_argument("--steps", type=int, default=Settings.steps)
+    training.add_argument("--thinned", type=int, default=Settings.thinned, help="steps on thinned sounds, after them")
     training.add_argument("--local", type=int, default=Settings.local, help="steps of the encoder in windows")
     training.add_argument("--warmup", type=int, default=Settings.warmup, help="steps until the language model joins")
     training.add_argument("--batch", type=int, default=Settings.batch)

@@ -31,10 +31,11 @@ from audioprune.training.listener import (
     make_processor,
     prompt,
     silenced,
+    thinned,
 )
 
 TINY = {"width": 32, "audio_layers": 1, "text_layers": 1, "audio_heads": 2, "text_heads": 2}
-QUICK = Settings(steps=4, local=1, warmup=2, batch=2, ramp=1, seed=3)
+QUICK = Settings(steps=4, local=1, warmup=2, batch=2, ramp=1, seed=3, thinned=3)
 
 
 def write_table(path: Path, columns: list[str], rows: list[list[str]]) -> None:
@@ -212,6 +213,31 @@ class TestModel:
         assert blind([scenes[0]] * 2) == dict.fromkeys(KINDS, 1.0)
 
 
+class TestThinned:
+    def test_what_is_left_is_answered_as_if_the_rest_had_never_been(self, recordings: Recordings, processor) -> None:
+        """Against the stock model, given the shorter prompt as embeddings."""
+        model = make_model(processor, **TINY).eval()
+        scene = make_scene(recordings, 0, 0)
+        batch = make_batch(processor, [scene])
+        for seed in range(8):
+            thin = thinned(batch, model.config.audio_token_id, np.random.default_rng(seed))
+            if thin.positions[0].max() < batch.positions[0].max():
+                break
+        assert thin.read is not None
+        with torch.no_grad():
+            tokens = encode(model, batch)
+            logits = answer_logits(model, thin, tokens)
+            embeds = model.get_input_embeddings()(batch.ids)
+            heard = batch.ids == model.config.audio_token_id
+            embeds[heard] = model.model.multi_modal_projector(tokens)[:, : int(heard.sum())].flatten(0, 1)
+            first = batch.question[0] <= 1
+            left = (thin.read[0] & first).nonzero()[:, 0]
+            alone = model(inputs_embeds=embeds[:, left], attention_mask=torch.ones(1, len(left))).logits[0]
+        wanted = alone[batch.labels[0, left] != -100]
+        torch.testing.assert_close(logits[: len(wanted)], wanted, atol=1e-5, rtol=1e-4)
+        assert torch.equal(thin.positions[0, left], torch.arange(len(left)))
+
+
 class TestTraining:
     def start(self, recordings: Recordings, processor, settings: Settings = QUICK) -> ListenerTraining:
         return ListenerTraining(make_model(processor, **TINY, dropout=0.1), processor, recordings, settings)
@@ -229,16 +255,31 @@ class TestTraining:
         assert not torch.equal(training.model.lm_head.weight, speaking)
         assert torch.equal(training.result().model.audio_tower.embed_positions.weight, positions)
 
-    def test_resumed_equals_uninterrupted(self, recordings: Recordings, processor, tmp_path: Path) -> None:
+    def test_at_last_the_language_model_alone(self, recordings: Recordings, processor) -> None:
+        training = self.start(recordings, processor)
+        for _ in range(QUICK.steps):
+            training.step()
+        hearing = [p.clone() for p in training.result().model.audio_tower.parameters()]
+        speaking = training.result().lm_head.weight.clone()
+        assert set(training.step()) == {"answer"}
+        for one, other in zip(hearing, training.result().model.audio_tower.parameters()):
+            assert torch.equal(one, other)
+        assert not torch.equal(training.result().lm_head.weight, speaking)
+
+    @pytest.mark.parametrize("stopped", [3, 4, 6])
+    def test_resumed_equals_uninterrupted(
+        self, recordings: Recordings, processor, tmp_path: Path, stopped: int
+    ) -> None:
         whole, part = self.start(recordings, processor), self.start(recordings, processor)
-        for _ in range(4):
+        for _ in range(QUICK.total):
             whole.step()
-        for _ in range(3):
+        for _ in range(stopped):
             part.step()
         torch.save(part.state(), tmp_path / "state.pt")
         resumed = self.start(recordings, processor)
-        resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=False))
-        resumed.step()
+        resumed.load_state(torch.load(tmp_path / "state.pt", weights_only=True))
+        while resumed.done < QUICK.total:
+            resumed.step()
         for one, other in zip(whole.result().parameters(), resumed.result().parameters()):
             assert torch.equal(one, other)
         with pytest.raises(ValueError, match="not of"):

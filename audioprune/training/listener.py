@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -202,7 +202,8 @@ class Batch:
 
     `features`: (scenes, mels, 1000); `lengths`: (scenes,) real encoder positions; `ids`, `positions`, `labels`,
     `question`: (scenes, length), labels −100 but for answers, `question` 0 for the sound, 1 … for the questions and
-    −1 for filler; `frames`: (scenes, 250, 4), see `frame_targets`.
+    −1 for filler; `frames`: (scenes, 250, 4), see `frame_targets`. `read`: (scenes, length) booleans, False for what
+    the language model does not get to read; None where it reads all.
     """
 
     features: Tensor
@@ -212,6 +213,7 @@ class Batch:
     labels: Tensor
     question: Tensor
     frames: Tensor
+    read: Tensor | None = None
 
 
 def make_batch(processor: Qwen2AudioProcessor, scenes: Sequence[Scene]) -> Batch:
@@ -243,6 +245,22 @@ def _row(tokenizer: Any, scene: Scene) -> np.ndarray:
         read, labels = asked + answer[:-1], [_IGNORED] * (len(asked) - 1) + answer
         rows += [(token, len(sound) + i, label, number) for i, (token, label) in enumerate(zip(read, labels))]
     return np.array(rows)
+
+
+def thinned(batch: Batch, audio_token: int, rng: np.random.Generator, least: float = 0.1) -> Batch:
+    """The batch with only some of each sound's tokens read: each with a probability that is drawn for its scene from
+    `least` to 1. In three scenes of four what follows closes up over the gaps.
+
+    A language model that has only met whole sounds takes a sound of half the tokens for another one. Large ones have
+    met sounds of every length and pace; this one meets gaps, at random, so that no method of choosing is favoured but
+    the random one.
+    """
+    heard = batch.ids == audio_token
+    share = torch.from_numpy(rng.uniform(least, 1.0, (len(heard), 1)))
+    read = (torch.from_numpy(rng.random(heard.shape)) < share) | ~heard
+    gone = (~read).long().cumsum(dim=1)
+    closed = torch.from_numpy(rng.random((len(heard), 1)) < 0.75)
+    return replace(batch, read=read, positions=batch.positions - gone * closed)
 
 
 def mask_features(features: Tensor, rng: np.random.Generator) -> Tensor:
@@ -288,6 +306,9 @@ def answer_logits(
     question = batch.question
     order = torch.arange(question.shape[1])
     seen = (order[:, None] >= order) & ((question[:, :, None] == question[:, None]) | (question[:, None] == 0))
+    if batch.read is not None:
+        # Each still sees itself: a row without anything to see would be no numbers.
+        seen = (seen & batch.read[:, None]) | torch.eye(len(order), dtype=torch.bool)
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     out = model.model.language_model(
         inputs_embeds=embedded, attention_mask=mask[:, None], position_ids=batch.positions, use_cache=False
@@ -303,7 +324,9 @@ class Settings:
     on the whole clip; `ramp`: steps over which the learning rate rises, of the encoder from the start and of the
     language model after the warm-up; `crowded`: the share of crowded scenes before the warm-up ends;
     `frame_weight`: of the frames' loss beside the answers'; `average`: decay of the running
-    average of the weights, which is what is kept; `bfloat16`: under autocast.
+    average of the weights, which is what is kept; `bfloat16`: under autocast. `thinned`: after the `steps`, so many in
+    which the language model alone learns, from the averaged weights on, to answer about `thinned` sounds;
+    `thinned_lr`: their peak learning rate.
     """
 
     steps: int = 3200
@@ -318,6 +341,13 @@ class Settings:
     average: float = 0.99
     bfloat16: bool = True
     seed: int = 0
+    thinned: int = 900
+    thinned_lr: float = 6e-4
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.steps + self.thinned
 
 
 class ListenerTraining:
@@ -359,8 +389,24 @@ class ListenerTraining:
             for decayed in (True, False)
         ]
 
+    def _begin_thinning(self) -> None:
+        """From the averaged weights on, with an encoder that stays as it is."""
+        with torch.no_grad():
+            for parameter, averaged in zip(self.model.parameters(), self.averaged):
+                parameter.copy_(averaged)
+        for parameter in (*self.model.model.audio_tower.parameters(), *self.heads.parameters()):
+            parameter.requires_grad_(False)
+            parameter.grad = None  # an old gradient would count in the norm that is clipped
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": learning, "begin": self.settings.steps}],
+            lr=self.settings.thinned_lr,
+            betas=(0.9, 0.98),
+            weight_decay=self.settings.weight_decay,
+        )
+
     def batch(self, step: int) -> Batch:
-        """The scenes of a step, varied and masked."""
+        """The scenes of a step, varied, and masked or thinned."""
         settings, warming = self.settings, step < self.settings.warmup
         rng = np.random.default_rng((settings.seed, 1, step))
         scenes = []
@@ -370,6 +416,8 @@ class ListenerTraining:
         batch = make_batch(self.processor, [_answerable(scene) for scene in scenes] if warming else scenes)
         if warming:
             batch = replace(batch, frames=torch.stack([frame_targets(scene) for scene in scenes]))
+        if step >= settings.steps:
+            return thinned(batch, self.model.config.audio_token_id, rng)
         return replace(batch, features=mask_features(batch.features, rng))
 
     def step(self, batch: Batch | None = None) -> dict[str, float]:
@@ -377,10 +425,15 @@ class ListenerTraining:
         settings, step = self.settings, self.done
         batch = self.batch(step) if batch is None else batch
         torch.manual_seed(settings.seed * 1_000_003 + step)
+        if step == settings.steps:
+            self._begin_thinning()
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(step, group["begin"])
-        losses = self.losses(batch, local=step < settings.local, answers=step >= settings.warmup)
+        if step >= settings.steps:
+            losses = {"answer": self._answer_loss(batch)}
+        else:
+            losses = self.losses(batch, local=step < settings.local, answers=step >= settings.warmup)
         total = sum(losses[name] * (settings.frame_weight if name != "answer" else 1.0) for name in losses)
         assert isinstance(total, Tensor)
         self.optimizer.zero_grad(set_to_none=True)
@@ -398,9 +451,8 @@ class ListenerTraining:
 
         local: in windows, in which the latter two frames' targets cannot be known, and are left out.
         """
-        dtype = torch.bfloat16 if self.settings.bfloat16 else torch.float32
-        context = torch.autocast("cpu", dtype) if self.settings.bfloat16 else contextlib.nullcontext()
-        with context:
+        dtype = self._dtype
+        with self._autocast():
             tokens = encode_windows(self.model, batch) if local else encode(self.model, batch, dtype)
             guesses = self.heads(tokens).float().split(_HEADS, dim=-1)
             said = answer_logits(self.model, batch, tokens, dtype).float() if answers else None
@@ -414,9 +466,28 @@ class ListenerTraining:
             losses["answer"] = F.cross_entropy(said, batch.labels[batch.labels != _IGNORED])
         return losses
 
+    def _answer_loss(self, batch: Batch) -> Tensor:
+        """Of the language model alone."""
+        with self._autocast():
+            with torch.no_grad():
+                tokens = encode(self.model, batch, self._dtype)
+            said = answer_logits(self.model, batch, tokens, self._dtype).float()
+        return F.cross_entropy(said, batch.labels[batch.labels != _IGNORED])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.settings.bfloat16 else torch.float32
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast("cpu", self._dtype) if self.settings.bfloat16 else contextlib.nullcontext()
+
     def _lr(self, step: int, begin: int) -> float:
-        """A ramp from `begin` on, under one cosine over all steps."""
+        """A ramp from `begin` on, under one cosine over all steps, and under another over those with thinned sounds."""
         settings = self.settings
+        if step >= settings.steps:
+            done = step - settings.steps
+            rise = min(1.0, (done + 1) / 50)
+            return settings.thinned_lr * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / settings.thinned)))
         rise = min(1.0, max(0, step - begin + 1) / settings.ramp)
         return settings.peak_lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
 
@@ -437,19 +508,21 @@ class ListenerTraining:
             "averaged": self.averaged,
             "optimizer": self.optimizer.state_dict(),
             "done": self.done,
-            "settings": self.settings,
+            "settings": asdict(self.settings),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Raises `ValueError` where the state is of other settings."""
-        if state["settings"] != self.settings:
+        if state["settings"] != asdict(self.settings):
             raise ValueError(
                 f"the state to resume is of {state['settings']}, not of {self.settings}; finish that, or start anew"
             )
+        self.averaged, self.done = state["averaged"], state["done"]
+        if self.done > self.settings.steps:
+            self._begin_thinning()
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged, self.done = state["averaged"], state["done"]
 
 
 def _answerable(scene: Scene) -> Scene:
