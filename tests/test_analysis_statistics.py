@@ -162,7 +162,7 @@ def test_attention_ratio(keep_rate: float) -> None:
     found = answer.values["rates"][str(keep_rate)]
     assert (found["layers"], found["stages"]) == ([0, 1, 2, 3], [1, 3])
     for kind, wanted in enumerate((True, False)):
-        of_blocks = []
+        of_blocks: list[list[float | None]] = []
         for at in range(4):
             block, stage = observation.blocks[at], observation.blocks[1 if at <= 1 else 3]
             of_blocks.append([])
@@ -281,7 +281,8 @@ def check_clusters(found: dict[str, Any], stage: int, intensity: Tensor, there: 
         members = [[p for p in range(PATCHES) if cluster_of(row)[p] == cluster] for row in intensity]
         shares.append([divided(len({*own} & {*kept}), len(own)) for own, kept in zip(members, there)])
         same(found["kept"], stage, cluster, clips=shares[-1])
-    louder = [None if None in pair else pair[1] - pair[0] for pair in zip(shares[0], shares[-1])]
+    ends = zip(shares[0], shares[-1])
+    louder = [None if low is None or high is None else high - low for low, high in ends]
     same(found["louder"], stage, clips=louder)
 
 
@@ -448,6 +449,7 @@ def test_attention_sentence() -> None:
     blocks = []
     for block, stage in zip(observation.blocks[:4], (1, 1, 3, 3)):
         of_stage = observation.blocks[stage]
+        assert of_stage.kept is not None
         survivors = of_stage.patch.gather(1, of_stage.kept)
         stays = (block.patch[:, :, None] == survivors[:, None]).any(2)
         blocks.append(replace(block, score=1 + stays * (1 + 0.1 * block.attention)))

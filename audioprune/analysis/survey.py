@@ -1,0 +1,344 @@
+"""What the sounds themselves look like, before any model runs; and the running sums that all questions keep."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .question import Answer, Table, listed, mean_std, percent
+
+
+class Spread(NamedTuple):
+    """Of a value over clips: mean, sample standard deviation and number of clips; None where there are too few."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.std is None else self.std / math.sqrt(self.n)
+
+    def side(self, of: float = 0.0) -> int | None:
+        """1, -1: the mean lies more than two standard errors above, below `of`; 0: it does not; None: too few clips."""
+        if self.mean is None or self.error is None:
+            return None
+        return _side(self.mean - of, self.error)
+
+
+def apart(one: Spread, other: Spread) -> int | None:
+    """1, -1: one mean is above, below the other by more than two standard errors of their difference; 0, None as in
+    `side`. The error is that of independent clips, which is too large, never too small, for values of the same clips
+    that rise and fall together."""
+    if one.mean is None or other.mean is None or one.error is None or other.error is None:
+        return None
+    return _side(one.mean - other.mean, math.hypot(one.error, other.error))
+
+
+def _side(gap: float, error: float) -> int:
+    # All values are of the order of 1: what is below 1e-9 is rounding.
+    return 0 if abs(gap) <= max(2 * error, 1e-9) else (1 if gap > 0 else -1)
+
+
+def ratio(above: Tensor, below: Tensor) -> Tensor:
+    """above / below in float64, NaN ("no value") where below is 0."""
+    below = below.double()
+    return torch.where(below == 0, math.nan, above.double() / torch.where(below == 0, 1.0, below))
+
+
+class Moments:
+    """Running sums of a value per clip, of any one shape. A clip without a value (NaN) is left out.
+
+    sums: (3, …), how many clips, sum, sum of squares. seen: clips in all, with those left out.
+    """
+
+    def __init__(self) -> None:
+        self.sums: np.ndarray | None = None
+        self.seen = 0
+
+    def add(self, values: Tensor | np.ndarray) -> None:
+        """values: (clips, …)."""
+        values = np.asarray(values, dtype=np.float64)
+        there = np.isfinite(values)
+        known = np.where(there, values, 0.0)
+        sums = np.stack([there.sum(0), known.sum(0), np.square(known).sum(0)])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.seen += len(values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the value of one clip."""
+        return () if self.sums is None else self.sums.shape[1:]
+
+    def at(self, *where: int) -> Spread:
+        """The spread of one number of the value."""
+        if self.sums is None:
+            return Spread(None, None, 0)
+        count, total, squares = (float(part[where]) for part in self.sums)
+        return Spread(*mean_std(total, squares, count), int(count))
+
+    def lists(self) -> dict[str, Any]:
+        """{"mean", "std", "n"}, each nested lists of the value's shape, with None where there are too few clips."""
+
+        def nested(part: str, where: tuple[int, ...]) -> Any:
+            if len(where) == len(self.shape):
+                return getattr(self.at(*where), part)
+            return [nested(part, (*where, i)) for i in range(self.shape[len(where)])]
+
+        return {part: nested(part, ()) for part in ("mean", "std", "n")}
+
+
+class RunningSums:
+    """The moments of several named values per clip, for each keep rate apart."""
+
+    def __init__(self) -> None:
+        self.by_rate: dict[float, dict[str, Moments]] = {}
+
+    def add(self, keep_rate: float, **values: Tensor | np.ndarray) -> None:
+        """values: (clips, …) each."""
+        moments = self.by_rate.setdefault(keep_rate, {})
+        for name, value in values.items():
+            moments.setdefault(name, Moments()).add(value)
+
+    @property
+    def rates(self) -> list[float]:
+        """The keep rates, the highest first, as in the paper's tables."""
+        return sorted(self.by_rate, reverse=True)
+
+    def __getitem__(self, keep_rate: float) -> dict[str, Moments]:
+        return self.by_rate[keep_rate]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            str(rate): {name: {"sums": part.sums, "seen": part.seen} for name, part in moments.items()}
+            for rate, moments in self.by_rate.items()
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.by_rate = {}
+        for rate, moments in state.items():
+            for name, part in moments.items():
+                loaded = self.by_rate.setdefault(float(rate), {}).setdefault(name, Moments())
+                loaded.sums, loaded.seen = np.array(part["sums"], dtype=np.float64), int(part["seen"])
+
+
+LIMIT, FINE, BINS, CLUSTERS = 4.0, 8192, 10, 5
+"""The fine histograms reach from -LIMIT to LIMIT in FINE bins; the figure has BINS; patches fall into CLUSTERS."""
+
+CENTERS = -LIMIT + 2 * LIMIT / FINE * (np.arange(FINE) + 0.5)
+
+
+class FineHistogram:
+    """How often each value came, to 2 · LIMIT / FINE, and the least and the greatest exactly."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(FINE, dtype=np.int64)
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, values: Tensor) -> None:
+        values = values.double().flatten()
+        if not values.isfinite().all():
+            raise ValueError("log-mel values must be finite numbers; some are infinite or NaN")
+        bins = ((values + LIMIT) * (FINE / (2 * LIMIT))).long().clamp(0, FINE - 1)
+        self.counts += torch.bincount(bins, minlength=FINE).numpy()
+        self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """(k,) values that came, from low to high, and (k,) how often."""
+        some = self.counts > 0
+        return CENTERS[some].clip(self.low, self.high), self.counts[some]
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self.counts.copy(), "low": self.low, "high": self.high}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.counts = np.array(state["counts"], dtype=np.int64)
+        self.low, self.high = float(state["low"]), float(state["high"])
+
+
+class Survey:
+    """The values of all spectrograms in one pass, and what follows from them: the threshold τ between background and
+    signal patches, and the clusters C1 (quietest) to C5 of patches by their mean intensity.
+
+    τ is the lower edge of the second of the histogram's ten bins (Fig. 4: "we pick τ from the 2nd bin"), which run
+    from the least to the greatest value, as matplotlib's do. The floor of a log-mel, ln(2⁻²³) = −15.94, normalised as
+    (x − mean) / (2 · std), is −0.82, −0.87, −1.56 and −1.28 for SPC-2, ESC-50, VoxCeleb-1 and AS-20K; a tenth of a
+    range of 1.7 to 3.1 above it are the paper's −0.65, −0.65, −1.25 and −1.0. Where all values are equal, τ lies above
+    them: silence is background.
+
+    Clusters are those of k-means over all patch means, of which this keeps the fine histogram.
+
+    values: edges (11), counts (10) and shares (10) of the histogram of log-mel values; minimum, maximum; tau;
+    signal_share, of all patches; clips, patches: numbers of; centers (5), boundaries (4) and cluster_shares (5) of the
+    clusters, from C1 on, fewer where patches have fewer different means; patch_centers (k), patch_counts (k): the fine
+    histogram of patch means where it is not 0.
+    """
+
+    name = "survey"
+    title = "What the sounds look like"
+    how = "Each bar is a tenth of the range of log-mel values; patches whose mean lies right of τ count as signal."
+
+    def __init__(self) -> None:
+        self.log_mel, self.patch_means = FineHistogram(), FineHistogram()
+        self.clips = 0
+        self._centers: np.ndarray | None = None
+
+    def update(self, log_mel: Tensor, intensity: Tensor) -> None:
+        """log_mel: (clips, frames, mels), as the model takes it; intensity: (clips, patches), their patches' means."""
+        self.log_mel.add(log_mel)
+        self.patch_means.add(intensity)
+        self.clips += len(log_mel)
+        self._centers = None
+
+    @property
+    def edges(self) -> np.ndarray:
+        """(11,), of the histogram's bins."""
+        self._check()
+        low, high = self.log_mel.low, self.log_mel.high
+        return np.linspace(low, high, BINS + 1) if low < high else np.linspace(low - 0.5, high + 0.5, BINS + 1)
+
+    @property
+    def tau(self) -> float:
+        """Patches with a higher mean are signal."""
+        # A silent patch's mean may differ from its values in the last bit.
+        return float(self.edges[1]) if not self.silent else self.log_mel.high + 2 * LIMIT / FINE
+
+    @property
+    def silent(self) -> bool:
+        """Whether all values are the same."""
+        return self.log_mel.low == self.log_mel.high
+
+    @property
+    def signal_share(self) -> float:
+        """Of all patches, to within a bin of the fine histogram."""
+        points, counts = self.patch_means.points()
+        return float(counts[points > self.tau].sum() / counts.sum())
+
+    @property
+    def centers(self) -> np.ndarray:
+        """(5,) or fewer, mean intensity of each cluster, ascending."""
+        self._check()
+        if self._centers is None:
+            from sklearn.cluster import KMeans
+
+            points, counts = self.patch_means.points()
+            means = KMeans(min(CLUSTERS, len(points)), n_init=10, random_state=0)
+            self._centers = np.sort(means.fit(points[:, None], sample_weight=counts).cluster_centers_[:, 0])
+        return self._centers
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """(4,) or fewer, half-way between neighbouring clusters."""
+        return (self.centers[1:] + self.centers[:-1]) / 2
+
+    def cluster_of(self, intensity: Tensor) -> Tensor:
+        """(…) patch means → (…) clusters, 0 for C1, the quietest."""
+        return torch.bucketize(intensity.double(), torch.from_numpy(self.boundaries))
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """The least and the greatest mean of a patch."""
+        self._check()
+        return self.patch_means.low, self.patch_means.high
+
+    @property
+    def variation_range(self) -> tuple[float, float]:
+        """No standard deviation is above half the range of the values (Popoviciu)."""
+        self._check()
+        return 0.0, (self.log_mel.high - self.log_mel.low) / 2
+
+    def answer(self) -> Answer:
+        if not self.clips:
+            return Answer(note="No sounds were surveyed.")
+        edges, counts = self.edges, self._counts()
+        shares = (counts / counts.sum()).tolist()
+        cluster_shares = self._cluster_shares()
+        points, often = self.patch_means.points()
+        values = {
+            "edges": edges.tolist(),
+            "counts": counts.tolist(),
+            "shares": shares,
+            "minimum": self.log_mel.low,
+            "maximum": self.log_mel.high,
+            "tau": self.tau,
+            "signal_share": self.signal_share,
+            "clips": self.clips,
+            "patches": self.patch_means.total,
+            "centers": self.centers.tolist(),
+            "boundaries": self.boundaries.tolist(),
+            "cluster_shares": cluster_shares,
+            "patch_centers": points.tolist(),
+            "patch_counts": often.tolist(),
+        }
+        bounds = [self.patch_means.low, *self.boundaries.tolist(), self.patch_means.high]
+        tables = (
+            Table(
+                "survey_histogram",
+                "How often log-mel values fall into each tenth of their range.",
+                ("bin", "from", "to", "count", "share"),
+                tuple(
+                    (i + 1, *row)
+                    for i, row in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), shares))
+                ),
+            ),
+            Table(
+                "survey_clusters",
+                "Clusters of patches by mean intensity, C1 the quietest.",
+                ("cluster", "from", "to", "center", "share"),
+                tuple(
+                    (f"C{i + 1}", *row)
+                    for i, row in enumerate(zip(bounds, bounds[1:], self.centers.tolist(), cluster_shares))
+                ),
+            ),
+        )
+        return Answer(self._found(cluster_shares), tables, values, self._note())
+
+    def state(self) -> dict[str, Any]:
+        return {"log_mel": self.log_mel.state(), "patch_means": self.patch_means.state(), "clips": self.clips}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.log_mel.load(state["log_mel"])
+        self.patch_means.load(state["patch_means"])
+        self.clips = int(state["clips"])
+        self._centers = None
+
+    def _check(self) -> None:
+        if not self.clips:
+            raise ValueError("nothing was surveyed yet: call `update` with every batch first")
+
+    def _counts(self) -> np.ndarray:
+        """(10,), of the histogram's bins."""
+        points, counts = self.log_mel.points()
+        return np.histogram(points, self.edges, weights=counts)[0].astype(np.int64)
+
+    def _cluster_shares(self) -> list[float]:
+        points, counts = self.patch_means.points()
+        which = self.cluster_of(torch.from_numpy(points)).numpy()
+        return (np.bincount(which, weights=counts, minlength=len(self.centers)) / counts.sum()).tolist()
+
+    def _found(self, cluster_shares: list[float]) -> tuple[str, ...]:
+        if self.silent:
+            return (f"All values of {self.clips} clips are the same ({self.log_mel.low:.2f}): there is no signal.",)
+        clusters = listed([f"C{i + 1} {percent(share)}" for i, share in enumerate(cluster_shares)])
+        return (
+            f"Values reach from {self.log_mel.low:.2f} to {self.log_mel.high:.2f}; the threshold τ between background "
+            f"and signal is {self.tau:.2f}.",
+            f"{percent(self.signal_share)} of the {self.patch_means.total} patches of {self.clips} clips are signal.",
+            f"Clusters of patches by intensity: {clusters}.",
+        )
+
+    def _note(self) -> str | None:
+        if self.silent:
+            return "All values are the same: no patch is signal, and there is nothing to cluster."
+        if len(self.centers) < CLUSTERS:
+            return f"Patches have only {len(self.centers)} different means, hence fewer than {CLUSTERS} clusters."
+        return None
