@@ -18,10 +18,10 @@ import soundfile
 import soxr
 from make_clips import RATE, normal, rain, rooster
 
-WORDS = (("three", 1.3), ("seven", 3.1), ("two", 6.6))
+WORDS = (("four", 1.3), ("six", 3.1), ("two", 6.6))
 """What is said, and when, in seconds."""
 SECONDS, CHANGE = 8.0, 4.2
-VOICE, PACE, PITCH = "en-us+m3", 120, 45
+VOICE, PACE, PITCH = "en-us+Denis", 170, 45
 
 
 def spoken(word: str, voice: str = VOICE, pace: int = PACE, pitch: int = PITCH) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_the_first_example_of_the_readme(monkeypatch, capsys) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("page", "mark", "said"),
-    [("README.md", "load_lm", "three seven two"), ("docs/audio-language-models.md", "load_lm", "")],
+    [("README.md", "load_lm", "four six two"), ("docs/audio-language-models.md", "load_lm", "")],
 )
 def test_the_examples_of_audio_language_models(monkeypatch, capsys, page: str, mark: str, said: str) -> None:
     monkeypatch.chdir(ROOT)
