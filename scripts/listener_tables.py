@@ -26,10 +26,11 @@ from rich.progress import track
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 import audioprune as ap
+from audioprune.audio import SAMPLE_RATE
 from audioprune.benchmark import machine
-from audioprune.data.scenes import KINDS, make_scenes, read_recordings
+from audioprune.data.scenes import KINDS, Scene, make_scenes, read_recordings
 from audioprune.lm.settings import method
-from audioprune.training.listener import evaluate
+from audioprune.training.listener import prompt
 
 RATES = (0.5, 0.33, 0.25, 0.125)
 METHODS = (
@@ -55,7 +56,7 @@ METHODS = (
 """As `audioprune eval-lm` names them. random is one draw a model."""
 AT_THEIR_TIMES = ("segmentwise", "segmentwise+merge", "topk", "uniform", "pooling")
 """Also with positions="keep"."""
-FIRST_SEED, SETS = 9_000, 5
+FIRST_SEED, SETS, BATCH = 9_000, 5, 20
 """Of the held-out scenes: those that scripts/train_listener.py examines a listener on."""
 DOCS = Path("docs/audio-language-models.md")
 BEGIN, END = "<!-- listener: begin -->", "<!-- listener: end -->"
@@ -82,24 +83,56 @@ def measure(args: argparse.Namespace) -> None:
         model = Qwen2AudioForConditionalGeneration.from_pretrained(folder).float().eval()
         processor = AutoProcessor.from_pretrained(folder)
         todo = [s for s in settings() if (str(folder), s["method"], s["keep_rate"], s["positions"]) not in known]
+        examination = Examination(model, processor, sets)
         for setting in track(todo, f"model {number + 1} of {len(args.model)}"):
-            row = {"model": str(folder), **setting, "scenes": args.scenes, **accuracy(model, processor, setting, sets)}
+            row = {"model": str(folder), **setting, "scenes": args.scenes, **examination.accuracy(setting)}
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
 
-def accuracy(model: Any, processor: Any, setting: dict[str, Any], sets: list[Any]) -> dict[str, list[float]]:
-    """Kind of question → share of right answers on each set."""
-    handle = None
-    if setting["method"] != "unpruned":
+class Examination:
+    """The held-out questions of all sets, with what every setting would compute alike computed once: the log-mels, and
+    the encoder with its last attention.
+
+    sets: scenes, a list for each set.
+    """
+
+    def __init__(self, model: Any, processor: Any, sets: list[list[Scene]]) -> None:
+        self.model, self.processor = model, processor
+        self.sheets = [
+            (kind, number, self._inputs(part, i), [scene.questions[i].answer for scene in part])
+            for i, kind in enumerate(KINDS)
+            for number, scenes in enumerate(sets)
+            for part in (scenes[at : at + BATCH] for at in range(0, len(scenes), BATCH))
+        ]
+        # A method that looks at all that there is to see.
+        with ap.prune(model, ap.TopK(0.5, dropped="merge")) as handle, torch.no_grad():
+            self._heard = {id(x["input_features"]): handle.attachment._listen(dict(x)) for _, _, x, _ in self.sheets}
+        self._sets = len(sets)
+
+    def _inputs(self, scenes: list[Scene], kind: int) -> Any:
+        words = [prompt(scene.questions[kind].text) for scene in scenes]
+        sounds = [scene.waveform for scene in scenes]
+        given = {"sampling_rate": SAMPLE_RATE, "return_tensors": "pt", "padding": True}
+        return dict(self.processor(text=words, audio=sounds, **given))
+
+    def accuracy(self, setting: dict[str, Any]) -> dict[str, list[float]]:
+        """Kind of question → share of right answers on each set."""
+        if setting["method"] == "unpruned":
+            return self._ask()
         chosen = method(setting["method"], setting["keep_rate"])
-        handle = ap.prune(model, chosen, positions=setting["positions"])
-    try:
-        found = [evaluate(model, processor, scenes) for scenes in sets]
-    finally:
-        if handle is not None:
-            handle.remove()
-    return {kind: [statistics.fmean(right[kind]) for right in found] for kind in KINDS}
+        with ap.prune(self.model, chosen, positions=setting["positions"]) as handle:
+            handle.attachment._listen = lambda given: self._heard[id(given["input_features"])]
+            return self._ask()
+
+    @torch.no_grad()
+    def _ask(self) -> dict[str, list[float]]:
+        right: dict[str, list[list[bool]]] = {kind: [[] for _ in range(self._sets)] for kind in KINDS}
+        for kind, number, inputs, answers in self.sheets:
+            said = self.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+            texts = self.processor.batch_decode(said, skip_special_tokens=True)
+            right[kind][number] += [text.strip() == answer for text, answer in zip(texts, answers, strict=True)]
+        return {kind: [statistics.fmean(found) for found in sets] for kind, sets in right.items()}
 
 
 def render(args: argparse.Namespace) -> None:

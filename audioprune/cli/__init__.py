@@ -9,6 +9,7 @@ import warnings
 import typer
 from rich.text import Text
 
+from .analyze import analyze
 from .ask import ask
 from .bench import bench
 from .compare import compare
@@ -40,11 +41,12 @@ app = typer.Typer(
     - `audioprune ask my-sounds/two.wav "how many digits ?"` asks a model that reads a quarter of it
     - `audioprune bench --model MODEL` measures what pruning saves on this machine
     - `audioprune compare --model MODEL --data FOLDER` compares pruning methods on your labelled sounds
+    - `audioprune analyze --model MODEL --data FOLDER --out REPORT` reports which tokens are kept and why they matter
     - `audioprune eval-lm --model MODEL --data FOLDER --out OUT` tests an audio-language model on the papers' benchmarks
     - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
     """,
 )
-for command in (tag, explain, ask, bench, compare, convert, demo, recipes, train, pretrain, sweep):
+for command in (tag, explain, ask, bench, compare, analyze, convert, demo, recipes, train, pretrain, sweep):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command("eval-lm")(eval_lm)

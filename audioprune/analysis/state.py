@@ -1,0 +1,114 @@
+"""What an analysis has gathered, in one file that is whole or not there: arrays and JSON, nothing that runs code."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+_TREE = "tree"
+
+
+class StateError(ValueError):
+    """A state that cannot be gone on with. The message names it and the remedy."""
+
+
+def save(path: Path, tree: Any) -> None:
+    """Write numbers, words, None, lists, tuples, dicts of any keys, numpy arrays and CPU tensors, atomically."""
+    arrays: list[np.ndarray] = []
+    text = json.dumps(_encode(tree, arrays))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            np.savez(file, **{_TREE: np.array(text)}, **{f"a{i}": array for i, array in enumerate(arrays)})  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Any:
+    """What `save` wrote; tensors come back as arrays. Raises `StateError` for a file that is none of its own."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return _decode(json.loads(str(arrays[_TREE])), arrays)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise StateError(
+            f"{path}: not the state of an analysis ({error}); delete it to begin anew, or choose another --out"
+        ) from error
+
+
+def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
+    if isinstance(value, Tensor):
+        value = value.numpy()
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise TypeError("an array of objects cannot be saved; state is of plain numbers")
+        arrays.append(value)
+        return {"$array": f"a{len(arrays) - 1}"}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        # JSON turns keys into words: keep rates must come back as numbers.
+        return {"$items": [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(one, arrays) for one in value]}
+    if isinstance(value, list):
+        return [_encode(one, arrays) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be saved; state is of numbers, lists, dicts and arrays")
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_decode(one, arrays) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "$array":
+        return arrays[content]
+    if kind == "$tuple":
+        return tuple(_decode(one, arrays) for one in content)
+    return {_decode(k, arrays): _decode(v, arrays) for k, v in content}
+
+
+def check_same(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `StateError` where a state belongs to another model, data set or setting, and say to which."""
+    other = [
+        f"{key} {_shown(was.get(key))} (now {_shown(now.get(key))})"
+        for key in dict.fromkeys((*was, *now))
+        if was.get(key) != now.get(key)
+    ]
+    if other:
+        raise StateError(
+            f"{path}: this analysis was begun with {'; '.join(other)}; give the same to go on, or another --out"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:97]}…"
+
+
+def plain(value: Any) -> Any:
+    """For JSON that others read: tuples as lists, arrays as nested lists, keys as words, what is not finite as null."""
+    if isinstance(value, Tensor | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else f"{key}": plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,138 @@
+"""What pruning costs and what it saves: accuracy or mAP against multiply-accumulates and throughput (Tables 1, 7)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..benchmark import in_turn
+from ..cost import macs
+from ..methods import TopK
+from ..pruning import prune
+from .batches import FULL, Heard, metric_name
+from .outcomes import Outcomes, hundredths, points, share
+from .question import Answer, Table
+
+
+class Tradeoff:
+    """Accuracy at each keep rate beside what a clip costs."""
+
+    name = "tradeoff"
+    title = "What does pruning cost, and what does it save?"
+    how = (
+        "Up is more accurate, left is cheaper: a point that lies left of another and no lower saves work for nothing; "
+        "whiskers are standard errors over the clips. "
+        "What is clear is more than two of them, and more than four clips."
+    )
+
+    def __init__(self, keep_rates: Sequence[float], multi_label: bool = False) -> None:
+        """keep_rates: those that prune; the unpruned model comes first of itself."""
+        self.keep_rates, self.multi_label = (FULL, *keep_rates), multi_label
+        self._outcomes = Outcomes(tuple(map(_name, self.keep_rates)), multi_label)
+        self._macs: dict[float, int] = {}
+        self._timing: dict[str, Any] | None = None
+
+    def update(self, heard: Heard) -> None:
+        if not self._macs:
+            for rate in self.keep_rates:
+                with prune(heard.models[rate], heard.methods[rate]):
+                    self._macs[rate] = macs(heard.models[rate])
+        self._outcomes.update({_name(rate): heard.logits[rate] for rate in self.keep_rates}, heard.labels, heard.full)
+
+    @property
+    def timed(self) -> bool:
+        return self._timing is not None
+
+    def time(self, models: Mapping[float, Any], methods: Mapping[float, TopK], clips: Tensor, seconds: float) -> None:
+        """Measure throughput, all keep rates in turn. clips: (batch, frames, mels). seconds: of a keep rate."""
+        settings = []
+        for rate in self.keep_rates:
+            model = models[rate]
+            given = clips.to(model.device, model.dtype)
+            settings.append((model, None if rate == FULL else methods[rate], given))
+        medians = [statistics.median(times) for times in in_turn(settings, seconds)]
+        self._timing = {"batch_size": len(clips), "seconds": dict(zip(self.keep_rates, medians, strict=True))}
+
+    def answer(self) -> Answer:
+        if not self._outcomes.clips:
+            return Answer(note="no clip was heard")
+        rows = [self._values(rate) for rate in self.keep_rates]
+        values = {
+            "metric": metric_name(self.multi_label),
+            "clips": self._outcomes.clips,
+            "batch_size": self._timing and self._timing["batch_size"],
+            "rates": rows,
+        }
+        found = [self._sentence(rate, row) for rate, row in zip(self.keep_rates, rows, strict=True)]
+        return Answer(tuple(found), (self._table(rows),), values)
+
+    def state(self) -> dict[str, Any]:
+        return {"outcomes": self._outcomes.state(), "macs": self._macs, "timing": self._timing}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._outcomes.load(state["outcomes"])
+        self._macs, self._timing = state["macs"], state["timing"]
+
+    def _values(self, rate: float) -> dict[str, Any]:
+        name, outcomes = _name(rate), self._outcomes
+        found: dict[str, Any] = {
+            "keep_rate": rate,
+            "score": outcomes.score(name).as_dict(),
+            "agreement": outcomes.agreement(name).as_dict(),
+            "change": None if rate == FULL else outcomes.score({name: 1.0, _name(FULL): -1.0}).as_dict(),
+            "macs": self._macs[rate],
+            "macs_share": self._macs[rate] / self._macs[FULL],
+            "clips_per_second": None,
+            "speed_up": None,
+        }
+        if self._timing:
+            seconds = self._timing["seconds"]
+            found["clips_per_second"] = self._timing["batch_size"] / seconds[rate]
+            found["speed_up"] = seconds[FULL] / seconds[rate]
+        return found
+
+    def _sentence(self, rate: float, row: dict[str, Any]) -> str:
+        what, cost = metric_name(self.multi_label), f"{row['macs'] / 1e9:.3g} GMACs a clip"
+        if rate == FULL:
+            score = share(self._outcomes.score(_name(rate)))
+            return f"Unpruned, {what} is {score} on {self._outcomes.clips} clips, for {cost}."
+        change = self._outcomes.score({_name(rate): 1.0, _name(FULL): -1.0})
+        sentence = (
+            f"At keep rate {rate:g} it costs {100 * row['macs_share']:.1f} % of that ({cost}) and {what} changes by "
+            f"{points(change)}"
+        )
+        sentence += ", clearly" if change.clear else ", not clearly"
+        return sentence + (f"; it runs {row['speed_up']:.2f} times as fast." if row["speed_up"] else ".")
+
+    def _table(self, rows: Sequence[dict[str, Any]]) -> Table:
+        columns: tuple[str, ...] = (
+            "keep rate",
+            f"{metric_name(self.multi_label)}, %",
+            "±",
+            "agreement, %",
+            "GMACs",
+            "MACs, %",
+        )
+        columns += ("clips/s", "times as fast") if self._timing else ()
+        cells = []
+        for row in rows:
+            cell: tuple[Any, ...] = (
+                row["keep_rate"],
+                hundredths(row["score"]["mean"]),
+                hundredths(row["score"]["error"]),
+                hundredths(row["agreement"]["mean"]),
+                round(row["macs"] / 1e9, 3),
+                hundredths(row["macs_share"]),
+            )
+            if self._timing:
+                cell += (round(row["clips_per_second"], 1), round(row["speed_up"], 2))
+            cells.append(cell)
+        caption = "What a clip costs and what the model gets right; agreement is with the unpruned model's top label."
+        return Table("tradeoff", caption, columns, tuple(cells))
+
+
+def _name(rate: float) -> str:
+    return f"{rate:g}"

@@ -1,0 +1,211 @@
+"""`audioprune analyze`: what pruning keeps and why it matters, on one's own sounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options as o
+from . import training_options as t
+from .console import err, out, progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..analysis.run import Analysis, Chapter
+    from ..data import ClipRow
+
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help='"esc10", a folder, a weight file or a hub id: one model at all keep rates; or RATE=MODEL, repeatable, '
+        "the model that was fine-tuned for each, with 1.0=MODEL for the unpruned one. [default: esc10]",
+        show_default=False,
+    ),
+]
+
+
+def analyze(
+    data: t.DataOption,
+    out_folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for answers.json, report and state.")],
+    model: ModelsOption = None,
+    data_name: t.DataNameOption = None,
+    folds: Annotated[
+        str | None, typer.Option(help="Folds to hear, with commas: those that the model was not trained on.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Part to hear: test, validation, train or all. [default: test; all of a plain folder of classes]",
+            show_default=False,
+        ),
+    ] = None,
+    keep_rates: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep rates, with commas; 1.0 is added. [default: 0.9,0.7,0.5, or those of --model RATE=MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="What ranks tokens: attention or cls. [default: cls for an AST that answers by its CLS token, else "
+            "attention]",
+            show_default=False,
+        ),
+    ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            help="A patch is signal where its mean is above this. [default: from the sounds' histogram]",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Hear so many clips, at even distances. [default: all]")
+    ] = None,
+    skip: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions to leave out, with commas, of those that need forwards of their own: tradeoff, ranking, "
+            "perturbation, cluster_drop."
+        ),
+    ] = None,
+    clips: Annotated[
+        str | None, typer.Option(help="Clips to draw, with commas: file names, or numbers from 0 among those heard.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Clips to draw at random, beside those of --clips.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the clips that are drawn at random.")] = 0,
+    bench_seconds: Annotated[float, typer.Option(min=0, help="Seconds of timing a keep rate; 0 times nothing.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward.")] = 16,
+    device: o.DeviceOption = "auto",
+    cache: t.CacheOption = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Ask the papers' questions of a model and labelled sounds: what is kept, and does it matter?
+
+    One model, pruned at three keep rates without fine-tuning for them:
+
+        audioprune analyze --model esc10 --data ESC-50 --data-name esc10 --folds 5 --out analysis/
+
+    Models that were fine-tuned for their keep rates:
+
+        audioprune analyze --model 1.0=runs/rate1.0 --model 0.7=runs/rate0.7 --model 0.5=runs/rate0.5 --data my-sounds/
+        --out analysis/
+
+    Signal patches are those that are louder than a threshold. Answered are how many of them are kept, who gets the
+    attention, how blocks change, whether rankings agree, which loudness stays; then tokens are swapped (tests I to
+    III), clusters of loudness are removed, and rankings by loudness and chance are tried. Interrupt it as you like: the
+    same command goes on.
+    """
+    from ..analysis import subject
+    from ..analysis.run import Analysis, Settings, write_answers
+    from ..training import comparison as c
+
+    if split not in (None, "test", "validation", "train", "all"):
+        raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
+    settings = Settings(tau, t.words(skip), batch_size, bench_seconds=bench_seconds)
+    rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
+    sources, tuned = subject.parse_models(model or ["esc10"], rates)
+    opened = subject.open_subject(sources, score, lambda source: o.open_model(source, device), tuned)
+    table, store = t.open_data(data, data_name, None, cache)
+    rows = subject.spaced(c.choose_clips(table, t.words(folds), split), limit)
+    analysed = subject.with_labels(opened, table.multi_label)
+    labels = c.targets_of(analysed.models[1.0], table, rows)
+    drawn = _drawn(rows, clips, pictures, seed)
+    identity = {"name": table.name, "clips": len(rows), "files": subject.clips_fingerprint(rows)}
+    heard = c.ReadClips(rows, analysed.front, store)
+    analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
+    with progress("clips") as bar:
+        first = bar.add_task("Surveying", total=len(rows))
+        second = bar.add_task("Hearing", total=len(rows))
+        chapters = analysis.run(lambda n: bar.advance(first, n), lambda n: bar.advance(second, n))
+    about = _about(analysis, rows, table.name) | {"folds": list(t.words(folds)), "split": split, "limit": limit}
+    answers = write_answers(out_folder, chapters, about)
+    err.print(f"→ {answers}", soft_wrap=True)
+    # What was found is saved before anything of the report can go wrong.
+    from ..analysis import report
+
+    page = report.write(out_folder, chapters, about, _pictures(analysis, rows, drawn))
+    err.print(f"→ {page}", soft_wrap=True)
+    if as_json:
+        print(answers.read_text(), end="")
+    else:
+        _print(chapters)
+
+
+def _about(analysis: Analysis, rows: Sequence[ClipRow], data: str) -> dict[str, Any]:
+    """What the report says of the run itself."""
+    from ..benchmark import machine
+
+    subject = analysis.subject
+    return {
+        "command": t.command(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "models": {str(rate): source for rate, source in subject.sources.items()},
+        "tuned": subject.tuned,
+        "how": subject.how,
+        "data": data,
+        "clips": len(rows),
+        "keep_rates": [1.0, *subject.keep_rates],
+        "score": subject.score,
+        "tau": analysis.tau,
+        "tau_given": analysis.settings.tau is not None,
+        "boundaries": [float(edge) for edge in analysis.survey.boundaries],
+        "metric": "mAP" if subject.multi_label else "accuracy",
+        "skipped": list(analysis.settings.skip),
+        "machine": machine(),
+    }
+
+
+def _pictures(analysis: Analysis, rows: Sequence[ClipRow], drawn: Sequence[int]) -> list[tuple[str, Figure]]:
+    """Name and picture of the drawn clips at each keep rate."""
+    import torch
+
+    from ..analysis.pictures import picture
+
+    if not drawn:
+        return []
+    subject, labels = analysis.subject, [f"{rows[i].path.name}: {', '.join(rows[i].labels)}" for i in drawn]
+    log_mel = torch.stack([analysis.clips[i] for i in drawn])
+    found = []
+    for rate in subject.keep_rates:
+        name = f"keep rate {rate:g}"
+        models = subject.models[rate], subject.models[1.0]
+        figure = picture(models[0], log_mel, subject.methods[rate], name, labels, unpruned=models[1])
+        found.append((name, figure))
+    return found
+
+
+def _drawn(rows: Sequence[ClipRow], clips: str | None, count: int, seed: int) -> list[int]:
+    """Numbers of the clips to draw: those that were named, and then so many others at random."""
+    found = list(dict.fromkeys(_number(rows, word) for word in t.words(clips)))
+    others = [i for i in range(len(rows)) if i not in found]
+    return found + sorted(random.Random(seed).sample(others, min(count, len(others))))
+
+
+def _number(rows: Sequence[ClipRow], word: str) -> int:
+    for i, row in enumerate(rows):
+        if word in (row.path.name, str(row.path)):
+            return i
+    if word.isdigit() and int(word) < len(rows):
+        return int(word)
+    raise ValueError(
+        f"--clips names {word!r}, which is neither a file among the {len(rows)} clips that are heard nor a number from "
+        f"0 to {len(rows) - 1}"
+    )
+
+
+def _print(chapters: Sequence[Chapter]) -> None:
+    for question, answer in chapters:
+        out.print(question.title, style="bold")
+        for sentence in (*answer.found, *filter(None, [answer.note])):
+            out.print(f"  {sentence}", soft_wrap=True)
