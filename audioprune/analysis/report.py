@@ -1,0 +1,219 @@
+"""The report of an analysis: one page that needs nothing beside it, and the figures and tables as files."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from . import reference
+from .beside import beside, note
+from .figures import CAPTIONS, draw
+from .formatting import Shown, shown
+from .head import head
+from .question import Answer, Table
+
+REPORT = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+LONG = 15
+"""Tables of more rows are folded."""
+DPI = 160
+"""Of PNG files."""
+SIZES = ((90, 128), (90, 48), (75, 32), (60, 16), (50, 8))
+"""Dots per inch and colours of a picture within the page: the first that fits."""
+PICTURE_BYTES, PICTURES_BYTES = 200_000, 1_000_000
+"""The most of one, and of all, within the page, before they are a third longer in base64."""
+SVG_MOST = 150_000
+"""Bytes from which on a figure goes into the page as PNG."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    """src: a data URI. alt: for who cannot see it. caption: below it. width, height: in CSS pixels."""
+
+    src: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _ShownTable:
+    caption: str
+    shown: Shown
+    file: str
+    long: bool
+
+
+@dataclass(frozen=True)
+class _Chapter:
+    anchor: str
+    title: str
+    how: str
+    images: tuple[_Image, ...]
+    found: tuple[str, ...]
+    note: str | None
+    tables: tuple[_ShownTable, ...]
+
+
+def write(
+    out: Path,
+    chapters: Sequence[tuple[Any, Answer]],
+    about: Mapping[str, Any],
+    pictures: Sequence[tuple[str, Figure]] = (),
+) -> Path:
+    """Write OUT/report.html, OUT/figures/*.png and *.svg, and OUT/tables/*.csv and *.json.
+
+    chapters: each question and its answer. about: of the run: `command`, `models`, `data_name` or `data`, `clips` and
+    whatever else is known; see `head`. pictures: name and figure of pruned clips. Returns the page's path.
+    """
+    data = str(about.get("data_name") or about.get("data") or "these sounds")
+    score = str(about.get("score") or "attention")
+    most = min(PICTURE_BYTES, PICTURES_BYTES // max(1, len(pictures)))
+    context = {
+        "title": f"What pruning keeps: {data}",
+        "head": head(about),
+        "chapters": [_chapter(out, question, answer, data, score) for question, answer in chapters],
+        "pictures": [
+            (name, _picture(out, f"picture-{i}-{name}", figure, most)) for i, (name, figure) in enumerate(pictures, 1)
+        ],
+        "paper_note": note(data),
+        "paper": {"source": reference.SOURCE, "link": reference.LINK},
+    }
+    return _write(out / REPORT, _render(context))
+
+
+def _render(context: dict[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Names of clips, labels and folders are anybody's text: all is escaped.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _chapter(out: Path, question: Any, answer: Answer, data: str, score: str) -> _Chapter:
+    figures = draw(question.name, answer.values)
+    images = tuple(_figure(out, name, figure) for name, figure in figures.items())
+    paper = beside(question.name, answer, data, score)
+    tables = (*filter(None, [paper]), *answer.tables)
+    return _Chapter(
+        _slug(question.name),
+        question.title,
+        question.how,
+        images,
+        tuple(map(_typeset, answer.found)),
+        answer.note and _typeset(answer.note),
+        tuple(_table(out, table) for table in tables),
+    )
+
+
+def _figure(out: Path, name: str, figure: Figure) -> _Image:
+    svg, png = _save(out, name, figure)
+    slim = _slim(svg)
+    caption = CAPTIONS.get(name, "")
+    if len(slim) >= SVG_MOST:
+        return _image(figure, _few_colours(png, SVG_MOST), "png", caption)
+    return _image(figure, slim, "svg+xml", caption)
+
+
+def _picture(out: Path, name: str, figure: Figure, most: int) -> _Image:
+    _, png = _save(out, name, figure)
+    return _image(figure, _few_colours(png, most), "png", "", "a spectrogram, and what was left after each stage")
+
+
+def _save(out: Path, name: str, figure: Figure) -> tuple[bytes, bytes]:
+    """The figure's files: SVG and PNG."""
+    svg, png = _bytes(figure, "svg"), _bytes(figure, "png")
+    for suffix, content in (("svg", svg), ("png", png)):
+        _write(out / "figures" / f"{_slug(name)}.{suffix}", content)
+    return svg, png
+
+
+def _few_colours(png: bytes, most: int) -> bytes:
+    """In few colours, which the eye hardly sees, and of `most` bytes, or as few as can be."""
+    from PIL import Image
+
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    for dpi, colours in SIZES:
+        buffer = io.BytesIO()
+        found = whole.resize([side * dpi // DPI for side in whole.size], Image.Resampling.LANCZOS)
+        found.quantize(colours, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        if len(buffer.getvalue()) <= most:
+            break
+    return buffer.getvalue()
+
+
+def _image(figure: Figure, content: bytes, kind: str, caption: str, alt: str = "") -> _Image:
+    width, height = (round(100 * inches) for inches in figure.get_size_inches())
+    return _Image(
+        f"data:image/{kind};base64,{base64.b64encode(content).decode()}", alt or caption, caption, width, height
+    )
+
+
+def _bytes(figure: Figure, suffix: str) -> bytes:
+    """The same bytes for the same figure: no date, no random names."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "audioprune"}):
+        figure.savefig(buffer, format=suffix, dpi=DPI, metadata={"Date": None} if suffix == "svg" else None)
+    # The panels have found their places, which takes half of the time.
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def _slim(svg: bytes) -> bytes:
+    """Paths to a hundredth of a point, nothing between the tags."""
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg.decode(), flags=re.DOTALL)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
+    return re.sub(r">\s+<", "><", text).encode()
+
+
+def _table(out: Path, table: Table) -> _ShownTable:
+    """A table as files, whole numbers and all, and as it is shown."""
+    name = _slug(table.name)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
+    _write(out / "tables" / f"{name}.csv", buffer.getvalue())
+    content = {"name": table.name, "caption": table.caption, "columns": table.columns, "rows": table.rows}
+    _write(out / "tables" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return _ShownTable(table.caption, shown(table), f"tables/{name}.csv", len(table.rows) > LONG)
+
+
+def _typeset(sentence: str) -> str:
+    """Minus signs as in the figures and tables."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
+
+
+def _slug(name: str) -> str:
+    """Of a file and of an anchor."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+    return path
