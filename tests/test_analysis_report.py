@@ -196,7 +196,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         self.loaded += [found[name] for name in ("src", "srcset", "data") if name in found]
         if tag == "a":
-            self.links.append(found["href"])
+            # A table is in the page; beside it lies the same as a file.
+            self.links.append(f"tables/{found['download']}" if "download" in found else found["href"])
         elif "href" in found:
             self.loaded.append(found["href"])
         self.ids += [found["id"]] if "id" in found else []

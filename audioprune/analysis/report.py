@@ -54,6 +54,7 @@ class _ShownTable:
     caption: str
     shown: Shown
     file: str
+    data: str
     long: bool
 
 
@@ -193,7 +194,9 @@ def _table(out: Path, table: Table) -> _ShownTable:
     _write(out / "tables" / f"{name}.csv", buffer.getvalue())
     content = {"name": table.name, "caption": table.caption, "columns": table.columns, "rows": table.rows}
     _write(out / "tables" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return _ShownTable(table.caption, shown(table), f"tables/{name}.csv", len(table.rows) > LONG)
+    # In the page itself, which is then whole wherever it goes.
+    data = "data:text/csv;charset=utf-8;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
+    return _ShownTable(table.caption, shown(table), f"{name}.csv", data, len(table.rows) > LONG)
 
 
 def _typeset(sentence: str) -> str:
