@@ -18,7 +18,7 @@ class AudioLMEntry:
     """What has to be known of a model with a language head.
 
     frames(model, inputs): (rows,), frames of the tower's last block that each row of features has, padding aside; None
-        where the sound decides (`trims`). Rows are clips, or windows of clips where `windows`.
+        where attention cannot be reached. Rows are clips, or windows of clips where `windows`.
     pool: such frames a token. packed: the tower has no padding, and attends within chunks. masked: it masks padding.
     trims: padding cannot be told from the inputs, and has its placeholders in the prompt; it is found in the features.
     bounds(model, n): (n, 2) seconds within its clip at which each of n tokens begins and ends.
