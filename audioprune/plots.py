@@ -254,14 +254,23 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     panels[0].plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, linewidth=0.4, color="0.25")
     for start, end in _joined(kept):
         panels[0].axvspan(start, end, color=KEPT_COLOUR, alpha=0.4, linewidth=0)
-    count = "every moment read" if trace is None else f"{len(kept)} of {len(trace.candidates[0][0])} audio tokens kept"
-    panels[0].set_title(f"waveform: {count} (shaded)", fontsize=9, loc="left")
     _spectrogram(panels[1], log_mel)
+    count, veiled = "every moment is read", "log-mel spectrogram"
     if trace is not None:
+        read = trace.holders[0][0] >= 0
+        count, veiled = (
+            f"{len(kept)} of {len(read)} audio tokens kept (shaded)",
+            f"{veiled}: what was dropped is veiled",
+        )
+        if int(read.sum()) > len(kept):
+            count = f"{int(read.sum())} audio tokens merged into {len(kept)}, each where it is shaded"
+            veiled = "log-mel spectrogram: what is merged is read" + ("" if read.all() else ", what was dropped veiled")
+        spans = trace.all_seconds().numpy()[read.cpu().numpy()]
         frames = (np.arange(log_mel.shape[0]) + 0.5) * FRAME_SECONDS
-        inside = [any(start <= frame < end for start, end in kept) for frame in frames]
+        inside = [any(start <= frame < end for start, end in spans) for frame in frames]
         _veil(panels[1], ~np.array(inside)[:, None], log_mel.shape)
-    _finish(panels[1], log_mel, "log-mel spectrogram: what was dropped is veiled", None)
+    panels[0].set_title(f"waveform: {count}", fontsize=9, loc="left")
+    _finish(panels[1], log_mel, veiled, None)
     if scored:
         assert trace is not None
         _draw_moment_scores(panels[2], trace)

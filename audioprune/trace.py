@@ -51,8 +51,9 @@ class Trace:
         return found
 
     def seconds(self, clip: int = 0) -> Tensor:
-        """(K, 2), when each kept token of a clip begins and ends, in seconds of that clip. For an audio-language model,
-        whose tokens are moments: clips count through the prompts of the batch."""
+        """(K, 2), when each kept token of a clip begins and ends, in seconds of that clip; what was merged into it may
+        lie elsewhere, as `sources` tells. For an audio-language model, whose tokens are moments: clips count through
+        the prompts of the batch."""
         kept = self.kept[0][clip]
         return self.all_seconds(clip)[kept[kept >= 0].cpu()]
 

@@ -176,7 +176,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def spread(found: list[float]) -> str:
-    return f"{statistics.fmean(found):.1f} ± {statistics.pstdev(found):.1f}" if found else "–"
+    return f"{statistics.fmean(found):.1f} ± {statistics.stdev(found):.1f}" if found else "–"
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
@@ -194,8 +194,8 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
                 base, merged = name.split("+")[0], name.endswith("+merge")
                 axes.errorbar(
                     RATES, [np.mean(f) for f in found], color=colours[base], label=name, capsize=2, elinewidth=0.6,
-                    yerr=[np.std(f) / len(f) ** 0.5 for f in found], marker="s" if merged else "o", markersize=4,
-                    linestyle="--" if merged else "-", linewidth=2.2 if base == "segmentwise" else 1,
+                    yerr=[np.std(f, ddof=1) / len(f) ** 0.5 for f in found], marker="s" if merged else "o",
+                    markersize=4, linestyle="--" if merged else "-", linewidth=2.2 if base == "segmentwise" else 1,
                 )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])

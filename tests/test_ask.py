@@ -103,6 +103,32 @@ def test_mistakes_are_told(run, folder: Path, clip: Path, words: list[str], said
     assert "Traceback" not in err
 
 
+def test_too_short_a_sound(run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 800), 16_000)
+    for rate in ("1.0", "0.25"):
+        code, _, err = run("ask", path, "how many digits ?", "-m", folder, "--keep-rate", rate)
+        assert code == 2
+        assert "0.05 s is too short" in err
+
+
+def test_what_a_model_does_not_hear_is_told(run, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 16_000 * 25), 16_000)
+    code, _, err = run("ask", path, "how many digits ?", "-m", folder, "--out", "long.png")
+    assert code == 0
+    assert "25.0 s long, of which the model hears the first 10.0 s" in err
+
+
+def test_a_settings_file_gives_its_own_rate(run, folder: Path, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "half.json").write_text('{"method": "SegmentwiseTopK", "keep_rate": 0.5, "segments": 8}')
+    words = ("ask", clip, "how many digits ?", "-m", folder, "--method", "half.json", "--json")
+    row = json.loads(run(*words)[1])
+    assert row["tokens"] == [75, 38]
+    assert row["setting"]["segments"] == 8
+    assert json.loads(run(*words, "--keep-rate", "0.25")[1])["tokens"] == [75, 19]
+
+
 def test_bad_sounds_are_told(run, folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     soundfile.write(empty, np.zeros(0), 16_000)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import audioprune as ap
+from audioprune.adapters.audio_lm_models import ENTRIES
 
-from . import feature_lms
+from . import audio_lms, feature_lms
 from .feature_lms import FAMILIES, ask, build
 
 FEATURE_ONLY = {
@@ -57,6 +58,11 @@ def real_tokens(name: str) -> list[int]:
     """Of each clip, padding aside."""
     family = FAMILIES[name]
     return [(family.real or family.tokens)(n) for n in family.clips]
+
+
+def test_every_entry_has_a_tiny_model() -> None:
+    tiny = [*audio_lms.FAMILIES.values(), *FAMILIES.values()]
+    assert {type(family.build()).__name__ for family in tiny} == ENTRIES.keys()
 
 
 def test_one_changes_nothing(name: str, model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..lm.answering import Answer
 
+KEEP_RATE = 0.25
 LMModelOption = Annotated[
     str,
     typer.Option(
@@ -42,8 +44,13 @@ def ask(
     model: LMModelOption = "listener",
     method: LMMethodOption = "segmentwise",
     keep_rate: Annotated[
-        float, typer.Option(help="Share of the audio tokens that the language model reads, in (0, 1].")
-    ] = 0.25,
+        float | None,
+        typer.Option(
+            help="Share of the audio tokens that the language model reads, in (0, 1]. [default: 0.25, or what a JSON "
+            "file says]",
+            show_default=False,
+        ),
+    ] = None,
     positions: Annotated[
         str, typer.Option(help='"renumber" closes the gaps that dropped tokens leave; "keep" keeps each at its time.')
     ] = "renumber",
@@ -67,9 +74,12 @@ def ask(
     from ..lm.loading import load_lm
     from ..lm.settings import method as named
     from ..plots import check_suffix
-    from ..pruning import prune
+    from ..pruning import describe, prune, read_method
 
-    setting = named(method, keep_rate)
+    if keep_rate is None and method.endswith(".json"):
+        setting = read_method(method)
+    else:
+        setting = named(method, KEEP_RATE if keep_rate is None else keep_rate)
     if picture is not None:
         check_suffix(picture)
     o.quiet()
@@ -98,12 +108,16 @@ def ask(
         answer(loaded, processor, waveform, question, max_new_tokens=1)
         rows["unpruned"] = asked("unpruned:").as_row()
     prune(loaded, setting, positions=positions)
-    pruned = asked(f"{setting}:")
+    written = f"{setting}" if positions == "renumber" else f"{setting}, positions kept"
+    pruned = asked(f"{written}:")
+    note_cut(clip, waveform, processor, pruned)
     if as_json:
-        print(json.dumps({"clip": str(clip), "question": question, "model": model, **pruned.as_row(), **rows}))
+        asked_for: dict[str, Any] = {"clip": str(clip), "question": question, "model": model}
+        asked_for |= {"setting": describe(setting) | {"positions": positions}}
+        print(json.dumps({**asked_for, **pruned.as_row(), **rows}))
     if picture is not None:
         said = textwrap.shorten(f"{question} {pruned.text}", 110, placeholder=" …")
-        draw(picture, clip, pruned, f"{clip.name} · {setting}\n{said}")
+        draw(picture, clip, pruned, f"{clip.name} · {written}\n{said}")
         out.print(f"→ {picture}", soft_wrap=True) if not as_json else None
 
 
@@ -113,6 +127,17 @@ def heard(clip: Path, processor: Any) -> np.ndarray:
     from ..lm.loading import sampling_rate
 
     return load_audio(clip, sample_rate=sampling_rate(processor)).waveform
+
+
+def note_cut(clip: Path, waveform: np.ndarray, processor: Any, said: Answer) -> None:
+    """Say so where a model did not hear all of a clip."""
+    from ..lm.loading import sampling_rate
+
+    seconds = len(waveform) / sampling_rate(processor)
+    if said.heard_seconds < seconds - 0.5:
+        err.print(
+            f"note: {clip} is {seconds:.1f} s long, of which the model hears the first {said.heard_seconds:.1f} s"
+        )
 
 
 def _cost(said: Answer) -> str:
@@ -127,7 +152,9 @@ def _cost(said: Answer) -> str:
 
 def draw(target: Path, clip: Path, said: Answer, title: str) -> None:
     """The moments that were kept, over waveform and spectrogram."""
-    from ..audio import load_audio
+    from ..audio import SAMPLE_RATE, load_audio
     from ..plots import moments_figure, save
 
-    save(moments_figure(load_audio(clip).waveform, said.record, title=title), target)
+    waveform = load_audio(clip).waveform
+    heard = waveform[: math.ceil(said.heard_seconds * SAMPLE_RATE)]
+    save(moments_figure(heard, said.record, title=title), target)

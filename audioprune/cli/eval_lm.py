@@ -20,7 +20,7 @@ def eval_lm(
         typer.Option(
             "--model",
             "-m",
-            help="An audio-language model: a folder in transformers' format, or a hub id such as "
+            help='An audio-language model: a folder in transformers\' format, "listener" (shipped), or a hub id: '
             "Qwen/Qwen2-Audio-7B-Instruct.",
         ),
     ],

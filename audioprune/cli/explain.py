@@ -77,18 +77,25 @@ def _explain_moments(
     from ..lm.loading import load_lm
     from ..pruning import prune
     from .ask import draw as draw_moments
-    from .ask import heard
+    from .ask import heard, note_cut
 
     o.quiet()
     loaded, processor = load_lm(model, device, dtype)
     prune(loaded, method)
-    said = answer(loaded, processor, heard(clip, processor), "what was heard ?", max_new_tokens=1)
+    waveform = heard(clip, processor)
+    said = answer(loaded, processor, waveform, "what was heard ?", max_new_tokens=1)
+    note_cut(clip, waveform, processor, said)
     before, after = said.tokens
     draw_moments(target, clip, said, f"{clip.name} · {method}")
     if as_json:
         row = said.as_row()
         print(
-            json.dumps({"picture": str(target), **{name: row.get(name) for name in ("tokens", "kept", "kept_seconds")}})
+            json.dumps(
+                {
+                    "picture": str(target),
+                    **{name: row.get(name) for name in ("tokens", "kept", "kept_seconds", "sources", "heard_seconds")},
+                }
+            )
         )
         return
     out.print(f"{clip}: {after} of {before} audio tokens kept", soft_wrap=True)

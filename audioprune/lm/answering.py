@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from ..adapters.audio_lm_models import ENTRIES
+from ..audio import AudioError
 from ..cost import peak_memory, synchronize
 from ..pruning import handle
 from ..trace import Trace, trace
 from .asking import kept_of
-from .loading import ask_inputs, audio_tokens, end_tokens
+from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Answer:
 
     tokens: audio tokens that the encoder made, and that the language model read. first_token_seconds: of encoding,
     choosing and reading the prompt. peak_bytes: the process's most (on CUDA: of tensors), None where it cannot be told.
-    record: what was kept, None where nothing was pruned.
+    heard_seconds: of the sound, as long as the tokens reach. record: what was kept, None where nothing was pruned.
     """
 
     text: str
@@ -34,13 +36,15 @@ class Answer:
     seconds: float
     new_tokens: int
     peak_bytes: int | None
+    heard_seconds: float
     record: Trace | None
 
     def as_row(self) -> dict[str, Any]:
         """For JSON."""
         row = {key: value for key, value in vars(self).items() if key != "record"}
         if self.record is not None:
-            row |= {"kept": self.record.kept[0][0].tolist(), "kept_seconds": self.record.seconds().tolist()}
+            spans = [[round(edge, 4) for edge in span] for span in self.record.seconds().tolist()]
+            row |= {"kept": self.record.kept[0][0].tolist(), "kept_seconds": spans, "sources": self.record.sources(0)}
         return row
 
 
@@ -55,9 +59,14 @@ def answer(
 ) -> Answer:
     """Ask a model, pruned or not, about a sound, greedily.
 
-    waveform: (samples,) float32, mono at the processor's rate. say: is given the answer's words as they come.
+    waveform: (samples,) float32, mono at the processor's rate. say: is given the answer's words as they come. Raises
+    `AudioError` for a sound of less than two tokens, which not every model can read.
     """
     inputs = ask_inputs(processor, model, [waveform], [question])
+    before = audio_tokens(processor, model, inputs["input_ids"])[0]
+    if before < 2:
+        seconds = len(waveform) / sampling_rate(processor)
+        raise AudioError(f"the sound of {seconds:.2f} s is too short: it makes less than two tokens for this model")
     words = _Words(processor, say, str(model.device))
     pruned = handle(model)
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -79,10 +88,18 @@ def answer(
             record = watched if watched.kept else None
     seconds = time.perf_counter() - words.begun
     prompt = inputs["input_ids"]
-    before = audio_tokens(processor, model, prompt)[0]
     after = before if record is None else kept_of(record)[0]
     new = found["ids"].shape[1] - prompt.shape[1]
-    return Answer(words.text.strip(), (before, after), words.first_seconds, seconds, new, peak, record)
+    heard = _seconds(model, before, len(waveform) / sampling_rate(processor))
+    return Answer(words.text.strip(), (before, after), words.first_seconds, seconds, new, peak, heard, record)
+
+
+def _seconds(model: Any, tokens: int, whole: float) -> float:
+    """How far so many tokens reach into a sound of `whole` seconds, as far as is known of the model."""
+    entry = ENTRIES.get(type(model).__name__)
+    if entry is None or entry.bounds is None:
+        return whole
+    return min(whole, float(entry.bounds(model, tokens)[-1, 1]))
 
 
 class _Words(TextStreamer):
