@@ -732,3 +732,17 @@ def test_help_teaches(run) -> None:
     for word in ("RATE=MODEL", "--tau", "audioprune analyze --model esc10", "Interrupt it as you like"):
         assert word in out
     assert "audioprune analyze" in run("--help")[1]
+
+
+def test_of_an_audio_language_model_there_are_pictures(run, tmp_path) -> None:
+    for label in ("high", "low"):
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        noise = np.random.default_rng(len(label)).normal(0, 0.1, 16_000).astype(np.float32)
+        soundfile.write(tmp_path / "sounds" / label / "one.wav", noise, 16_000)
+    words = ("--data", "sounds", "--keep-rates", "0.5,0.25", "--pictures", "1", "--out", "report")
+    code, _, err = run("analyze", "--model", "listener", *words)
+    assert code == 0, err
+    page = Path("report/report.html").read_text()
+    assert page.count("<figure>") == 2
+    assert "SegmentwiseTopK(0.25)" in page
+    assert "2504.01690" not in page

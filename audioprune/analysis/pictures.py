@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,12 @@ def _bare(axes: np.ndarray) -> None:
 def moments(model: Any, processor: Any, clip: Path, method: Method, title: str = "") -> Figure:
     """As `picture`, of an audio-language model: the moments of a clip that its language model reads. Scores do not
     depend on what is asked. Raises `AudioError` where the clip cannot be used."""
-    from ..audio import load_audio
+    from ..audio import SAMPLE_RATE, load_audio
     from ..lm.answering import answer
     from ..lm.loading import sampling_rate
 
     waveform = load_audio(clip, sample_rate=sampling_rate(processor)).waveform
     with prune(model, method):
         said = answer(model, processor, waveform, "what was heard ?", max_new_tokens=1)
-    return moments_figure(load_audio(clip).waveform, said.record, title=title)
+    heard = load_audio(clip).waveform[: math.ceil(said.heard_seconds * SAMPLE_RATE)]
+    return moments_figure(heard, said.record, title=title)

@@ -69,6 +69,9 @@ class _Chapter:
     tables: tuple[_ShownTable, ...]
 
 
+PICTURES_HOW = "Left, a clip as the model takes it; then what is left after each stage, the dropped patches veiled."
+
+
 def write(
     out: Path,
     chapters: Sequence[tuple[Any, Answer]],
@@ -90,6 +93,7 @@ def write(
         "pictures": [
             (name, _picture(out, f"picture-{i}-{name}", figure, most)) for i, (name, figure) in enumerate(pictures, 1)
         ],
+        "pictures_how": about.get("pictures_how") or PICTURES_HOW,
         "paper_note": note(data),
         "paper": {"source": reference.SOURCE, "link": reference.LINK},
     }

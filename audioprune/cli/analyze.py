@@ -105,15 +105,25 @@ def analyze(
     attention, how blocks change, whether rankings agree, which loudness stays; then tokens are swapped (tests I to
     III), clusters of loudness are removed, and rankings by loudness and chance are tried. Interrupt it as you like: the
     same command goes on.
+
+    Of an audio-language model, whose tokens are moments and no patches, the report is pictures: what segmentwise Top-K
+    leaves of --clips and --pictures.
     """
     from ..analysis import subject
     from ..analysis.run import Analysis, Settings, write_answers
+    from ..models.loading import is_language_model
     from ..training import comparison as c
 
     if split not in (None, "test", "validation", "train", "all"):
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
     settings = Settings(tau, t.words(skip), batch_size, bench_seconds=bench_seconds)
     rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
+    if model is not None and len(model) == 1 and is_language_model(model[0]):
+        table, _ = t.open_data(data, data_name, None, cache)
+        rows = subject.spaced(c.choose_clips(table, t.words(folds), split), limit)
+        drawn = _drawn(rows, clips, pictures, seed)
+        _draw_moments(model[0], table.name, [rows[i] for i in drawn], rates or [0.5, 0.25], out_folder, device)
+        return
     sources, tuned = subject.parse_models(model or ["esc10"], rates)
     opened = subject.open_subject(sources, score, lambda source: o.open_model(source, device), tuned)
     table, store = t.open_data(data, data_name, None, cache)
@@ -140,6 +150,38 @@ def analyze(
         print(answers.read_text(), end="")
     else:
         _print(chapters)
+
+
+def _draw_moments(
+    source: str, data: str, rows: Sequence[ClipRow], rates: Sequence[float], out_folder: Path, device: str
+) -> None:
+    """A report of pictures, of an audio-language model."""
+    from ..analysis import report
+    from ..analysis.pictures import moments
+    from ..benchmark import machine
+    from ..lm.loading import load_lm
+    from ..methods import SegmentwiseTopK
+
+    pruning = [SegmentwiseTopK(rate) for rate in sorted(set(rates) - {1.0}, reverse=True)]
+    loaded, processor = load_lm(source, o.pick_device(device))
+    found = []
+    with progress("pictures") as bar:
+        task = bar.add_task("Drawing", total=len(rows) * len(pruning))
+        for row in rows:
+            for method in pruning:
+                title = f"{row.path.name}: {', '.join(row.labels)} · {method}"
+                found.append((title, moments(loaded, processor, row.path, method, title)))
+                bar.advance(task)
+    about: dict[str, Any] = {
+        "command": t.command(),
+        "models": {"all": source},
+        "tuned": False,
+        "data": data,
+        "clips": len(rows),
+    }
+    about["pictures_how"] = "The moments that the language model reads are shaded, and clear in the spectrogram."
+    about |= {"keep_rates": [method.keep_rate for method in pruning], "machine": machine()}
+    err.print(f"→ {report.write(out_folder, [], about, found)}", soft_wrap=True)
 
 
 def _about(analysis: Analysis, rows: Sequence[ClipRow], data: str) -> dict[str, Any]:
