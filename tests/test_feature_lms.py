@@ -128,6 +128,12 @@ def test_what_is_read(name: str, model: Any) -> None:
         assert torch.equal(read, whole[keep])
 
 
+def test_arguments_that_are_none(name: str, model: Any) -> None:
+    inputs = inputs_of(name, prompts(name)[:1])
+    with ap.prune(model, ap.UniformStride(0.5)):
+        assert torch.equal(model(**inputs, labels=None).logits, model(**inputs).logits)
+
+
 def test_attention_is_refused(name: str) -> None:
     model = build(name)
     with pytest.raises(ValueError, match="the attention of its encoder cannot be reached"):

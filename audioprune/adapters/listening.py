@@ -108,7 +108,8 @@ class Listening:
         entry = self.adapter.entry
         shorter = {k: v for k, v in given.items() if k not in (entry.features, *entry.about)}
         shorter["inputs_embeds"] = layout.take(embeds)
-        shorter |= {name: layout.take(given[name], blank) for name, blank in PER_TOKEN.items() if name in given}
+        per_token = {name: given[name] for name in PER_TOKEN if given.get(name) is not None}
+        shorter |= {name: layout.take(values, PER_TOKEN[name]) for name, values in per_token.items()}
         if reading.get(PER_LAYER) is not None:
             shorter[PER_LAYER] = layout.take(reading[PER_LAYER])
         shorter |= self._masks(given, reading, layout)
