@@ -144,10 +144,10 @@ class Pruned:
 
     def shorten(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """An audio-language model's inputs with fewer audio tokens, `inputs_embeds` and no sounds any more:
-        `model.generate(**handle.shorten(inputs))`, on any model of the same weights, pruned or not.
+        `model.generate(**handle.shorten(inputs))`, while the model is pruned.
 
-        Gradients flow unless the call is under `torch.no_grad()`. What the unpruned model would generate begins with
-        the shortened prompt. Raises `TypeError` for other models, and `ValueError` as `forward` and `generate` do.
+        Gradients flow unless the call is under `torch.no_grad()`. What is generated then begins with the shortened
+        prompt. Raises `TypeError` for other models, and `ValueError` as `forward` and `generate` do.
         """
         if not self._adapter.once:
             raise TypeError(f"{type(self.model).__name__} is no audio-language model: it has no prompt to shorten")
@@ -198,7 +198,8 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
     The model is changed in place: instances only, no weights, and state-dict keys stay.
 
     Args:
-        model: an AST, an AudioMAE or a speech encoder, with or without a head, or a module that holds one.
+        model: an AST, an AudioMAE or a speech encoder, with or without a head, an audio-language model, or a module
+            that holds one.
         method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads, or a
             folder with a `pruning.json`.
         positions: for an audio-language model, "renumber" (default) closes the gaps that dropped tokens leave in the

@@ -128,6 +128,14 @@ def test_what_is_read(name: str, model: Any) -> None:
         assert torch.equal(read, whole[keep])
 
 
+def test_shortened_before(name: str, model: Any) -> None:
+    inputs = inputs_of(name, prompts(name))
+    with ap.prune(model, ap.UniformStride(0.25)) as handle:
+        said = model.generate(**inputs, **GREEDY)
+        again = model.generate(**handle.shorten(inputs), **GREEDY)
+    assert torch.equal(again[:, -5:], said[:, -5:])
+
+
 def test_arguments_that_are_none(name: str, model: Any) -> None:
     inputs = inputs_of(name, prompts(name)[:1])
     with ap.prune(model, ap.UniformStride(0.5)):

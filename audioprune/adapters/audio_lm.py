@@ -80,8 +80,8 @@ class AudioLMAdapter(Adapter):
         if needs & {"attention", "attention_heads"} and self.entry.tower is None:
             raise ValueError(
                 f"{type(self.encoder).__name__}: the attention of its encoder cannot be reached, or its outputs are no "
-                "frames of it; use a method that looks at the tokens themselves: EVS, AToMe, FastAdaSP, DivPrune, "
-                'DPP(score="none"), AveragePooling, UniformStride, or score="random"'
+                "frames of it; use a method that compares the tokens themselves or looks at nothing, such as average "
+                'pooling or score="random" (docs/audio-language-models.md lists them)'
             )
 
     def check_input(self, kwargs: dict[str, Any]) -> None:

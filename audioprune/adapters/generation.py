@@ -33,13 +33,13 @@ def generate_shorter(
     shorter = {**shorter, **_shorter_limits(model, generation_config, shorter, gone)}
     if shorter.get("streamer") is not None:
         shorter["streamer"] = _PromptFirst(shorter["streamer"], prompt)
-    with _taking_embeddings(model):
+    with taking_embeddings(model):
         found = generate(None, generation_config, *args, **shorter)
     return _with_prompt(found, prompt, shorter["input_ids"].shape[1])
 
 
 @contextmanager
-def _taking_embeddings(model: Any) -> Iterator[None]:
+def taking_embeddings(model: Any) -> Iterator[None]:
     """`generate` looks for `inputs_embeds` in a signature, and some models take it by **kwargs all the same."""
     prepare = model.prepare_inputs_for_generation
     if "inputs_embeds" in inspect.signature(prepare).parameters:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
 from .clips import Clip, Sounds
-from .generation import generate_shorter
+from .generation import generate_shorter, taking_embeddings
 from .prompts import Layout, find_runs
 from .token_pass import places_of
 from .watching import Watch
@@ -72,7 +72,8 @@ class Listening:
         if not self._listens(kwargs):
             if self.reducer.prunes(0):
                 self.adapter.check_cache(kwargs)
-            return self._generate(None, generation_config, *args, **kwargs)
+            with taking_embeddings(self.adapter.encoder):  # of a prompt that was shortened before
+                return self._generate(None, generation_config, *args, **kwargs)
         with torch.no_grad():
             shorter = self.shorten(kwargs)
         model = self.adapter.encoder

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters import find_adapter
 from ..methods import Method
 from ..pruning import Pruned, prune
 from ..tokens import Evidence, Reduction, Tokens
@@ -82,23 +83,23 @@ class _Seen:
 class Observed(Method):
     """Another method, looked at in every block: it reduces as ever where it prunes, and elsewhere all tokens stay.
 
-    of: the method. seen: what it was asked, in order, each forward's after the last's.
+    of: the method. special: whether the model has a CLS token. seen: what it was asked, in order, each forward's after
+    the last's.
     """
 
     of: Method | None = None
+    special: bool = False
     seen: list[_Seen] = field(default_factory=list, compare=False)
 
     @classmethod
     def watching(cls, method: Method, special: bool) -> Observed:
-        """special: whether the model has a CLS token."""
-        found = cls(method.keep_rate, method.layers, of=method)
-        object.__setattr__(found, "_special", special)
-        return found
+        """A method under observation."""
+        return cls(method.keep_rate, method.layers, of=method, special=special)
 
     @property
     def needs(self) -> frozenset[str]:
         assert self.of is not None
-        own = {"attention", "cls"} if getattr(self, "_special", False) else {"attention"}
+        own = {"attention", "cls"} if self.special else {"attention"}
         return self.of.needs | own
 
     def schedule(self, depth: int) -> dict[int, float]:
@@ -131,9 +132,7 @@ class Observer:
         self._norms: dict[str, list[Tensor]] = {"residual": [], "attended": []}
 
     def __enter__(self) -> Observer:
-        with prune(self.model, self.method) as handle:
-            special = handle.adapter.special > 0
-        self._observed = Observed.watching(self.method, special)
+        self._observed = Observed.watching(self.method, find_adapter(self.model).special > 0)
         self._handle: Pruned = prune(self.model, self._observed)
         self._hooks = list(self._watch_norms())
         return self
