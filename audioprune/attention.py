@@ -1,14 +1,15 @@
 """Attention that also tells how much each token received.
 
-Where received attention is asked for, queries go through in chunks with one softmax for both the context and the
-scores: scoring adds no matrix product, and in inference memory grows with N, not N². Elsewhere the model's own
-attention runs.
+Where received attention is asked for, the map of all pairs is made piece by piece, with one softmax for both the
+context and the scores: scoring adds no matrix product, and in inference memory grows with N, not N². On a GPU
+`kernels` do it, where Triton is installed. Elsewhere the model's own attention runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from . import kernels
+
 NAME = "audioprune"
 """Under this name the function is registered with transformers' `AttentionInterface`."""
 
-QUERY_CHUNK = 128
+CELLS = 2**19
+"""Entries of attention maps that are worked on at once: 2 MiB in float32, which stays in a CPU's cache."""
 
 
 @dataclass
@@ -32,7 +36,8 @@ class AttentionCall:
     of the keys, or None; -inf for keys that are filler. voters: (batch, N − special), 0 for queries that are filler
     and do not vote, or None. policy: (batch, N), by which a key's weight is multiplied for every query but itself, or
     None. wants: names of `Evidence` fields; found: the answers, over the N − special patches.
-    differentiable: whether gradients flow through the scores.
+    differentiable: whether gradients flow through the scores. exact: whether attention without scores must be the
+    model's own, bit for bit, and not merely to rounding.
     """
 
     implementation: str
@@ -43,6 +48,7 @@ class AttentionCall:
     policy: Tensor | None = None
     wants: frozenset[str] = frozenset()
     differentiable: bool = False
+    exact: bool = True
     found: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,9 +82,14 @@ def scoring_attention(
         return attend_by_policy(query, key, value, scaling, mask, call.policy, dropout).transpose(1, 2), None
     heads = bool(call.wants & {"attention", "attention_heads"})
     if heads and call.implementation != "eager":
-        context, received = attend_and_score(query, key, value, scaling, mask, call.special, call.voters, dropout)
+        if kernels.available(query, mask, dropout, call.differentiable):
+            context, received = kernels.attend_and_score(query, key, value, scaling, mask, call.special, call.voters)
+        else:
+            context, received = attend_and_score(query, key, value, scaling, mask, call.special, call.voters, dropout)
         _note_received(call, received)
         return context.transpose(1, 2).contiguous(), None
+    if not call.exact and call.implementation == "sdpa" and dropout == 0 and pieces_beat_sdpa(query):
+        return _attend_to_heads(query, key, value, scaling, mask)[0].transpose(1, 2).contiguous(), None
     context, weights = _own_attention(call)(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
     if heads:
         if dropout > 0:  # the map that eager attention returns has lost entries: scores are of the whole one
@@ -118,6 +129,24 @@ def _own_attention(call: AttentionCall) -> Callable[..., Any]:
     return ALL_ATTENTION_FUNCTIONS.get_interface(call.implementation, call.eager)
 
 
+def pieces_beat_sdpa(query: Tensor) -> bool:
+    """Whether attention in pieces is the faster one: PyTorch's fused attention has no fast bfloat16 products on CPUs
+    without tiles, where it takes twice as long as plain ones. query: (batch, heads, N, head_dim)."""
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not _has_tiles()
+    )
+
+
+@cache
+def _has_tiles() -> bool:
+    supported: Callable[[], bool] | None = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is None or supported()
+
+
 def received_attention(weights: Tensor, special: int, voters: Tensor | None = None) -> Tensor:
     """Equation 2a over the patches, from the attention map: (batch, heads, N, N) → (batch, heads, N − special)."""
     votes = weights[:, :, special:, special:].to(_score_dtype(weights))
@@ -149,34 +178,100 @@ def attend_and_score(
     special: int,
     voters: Tensor | None = None,
     dropout: float = 0.0,
-    chunk: int = QUERY_CHUNK,
+    cells: int = CELLS,
 ) -> tuple[Tensor, Tensor]:
     """Context (batch, heads, N, head_dim) and attention received by each patch in each head (batch, heads,
     N − special), in one pass over the queries.
 
     mask: additive, broadcastable to (batch, heads, N, N), or None. voters: (batch, N − special), 0 for queries whose
-    attention does not count, or None.
+    attention does not count, or None. cells: entries of the map in a piece, about.
     """
     n = query.shape[2]
-    transposed = key.transpose(2, 3)
-    query = query * scaling
+    votes = query.new_ones(len(query), n - special, dtype=_score_dtype(query)) if voters is None else voters
+    counted = nn.functional.pad(votes.to(_score_dtype(query)), (special, 0))
+    # A graph has a node for every piece, and their number must not hang on the batch.
+    by_rows = torch.compiler.is_compiling() or query.device.type != "cpu"
+    attend = _attend_to_rows if by_rows else _attend_to_heads
+    context, received = attend(query, key, value, scaling, mask, counted, dropout, cells)
+    assert received is not None
+    return context, received[..., special:] / votes.sum(dim=1)[:, None, None]
+
+
+def _attend_to_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    mask: Tensor | None,
+    votes: Tensor,
+    dropout: float,
+    cells: int,
+) -> tuple[Tensor, Tensor]:
+    """Some queries of all heads at a time; `cells` of each map. votes: (batch, N), how much each query counts. Of the
+    scores, the sum over queries."""
+    n = query.shape[2]
+    transposed, query = key.transpose(2, 3), query * scaling
     contexts, received = [], torch.zeros((), device=query.device)
-    if voters is not None:
-        counting = nn.functional.pad(voters, (special, 0))[:, None, :, None]
-    for start in range(0, n, chunk):
-        logits = query[:, :, start : start + chunk] @ transposed
+    rows = max(1, min(n, cells // n))
+    for start in range(0, n, rows):
+        logits = query[:, :, start : start + rows] @ transposed
         if mask is not None:
-            rows = slice(start, start + chunk) if mask.shape[2] > 1 else slice(None)
-            logits = logits + mask[:, :, rows]
+            logits = logits + (mask[:, :, start : start + rows] if mask.shape[2] > 1 else mask)
         weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
-        votes = weights[:, :, max(special - start, 0) :, special:]
-        if voters is not None:
-            votes = votes * counting[:, :, max(special, start) : start + chunk]
-        received = received + votes.sum(dim=2)
+        received = received + (weights * votes[:, None, start : start + rows, None]).sum(dim=2)
         weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
         contexts.append(weights @ value)
-    count = n - special if voters is None else voters.sum(dim=1)[:, None, None]
-    return torch.cat(contexts, dim=2), received / count
+    return contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=2), received
+
+
+def _attend_to_heads(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    mask: Tensor | None,
+    votes: Tensor | None = None,
+    dropout: float = 0.0,
+    cells: int = CELLS,
+) -> tuple[Tensor, Tensor | None]:
+    """As `_attend_to_rows`, but some heads at a time, and of long clips some of their queries, so that a piece of the
+    map is still in cache when it is normalised, summed and multiplied: `cells` in all. votes: None for no scores."""
+    batch, heads, n, dim = query.shape
+    if torch.is_grad_enabled():  # what a backward pass needs is kept anyway
+        cells = batch * heads * n * n
+    rows = max(1, min(n, cells // n))
+    bias = None if mask is None else mask.to(query.dtype).expand(batch, heads, -1, n)
+    # As the next layer reads it: heads beside each other.
+    context = value.new_empty(batch, n, heads, dim)
+    received = None if votes is None else votes.new_zeros(batch, heads, n)
+    for clips, some in _boxes(batch, heads, group=max(1, cells // (rows * n))):
+        q, k, v = (x[clips, some].flatten(0, 1) for x in (query, key.transpose(2, 3), value))
+        b = None if bias is None else bias[clips, some].flatten(0, 1)
+        box = query[clips, some].shape[:2]
+        for start in range(0, n, rows):
+            of = slice(start, start + rows)
+            logits = _logits(q[:, of], k, scaling, b if b is None or b.shape[1] == 1 else b[:, of])
+            weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
+            if received is not None and votes is not None:
+                received[clips, some] += (votes[clips, None, None, of] @ weights.unflatten(0, box)).squeeze(2)
+            weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
+            context[clips, of, some] = (weights @ v).unflatten(0, box).transpose(1, 2)
+    return context.transpose(1, 2), received
+
+
+def _boxes(batch: int, heads: int, group: int) -> Iterator[tuple[slice, slice]]:
+    """Clips and heads to work on at once, `group` maps: some heads of one clip (which are then no copy), or clips."""
+    clips, some = max(1, group // heads), min(group, heads)
+    for clip in range(0, batch, clips):
+        for head in range(0, heads, some):
+            yield slice(clip, clip + clips), slice(head, head + some)
+
+
+def _logits(query: Tensor, key: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
+    """query (maps, rows, head_dim) @ key (maps, head_dim, N) · scaling + bias (maps, 1 or rows, N)."""
+    if bias is None:  # beta = 0: the first argument is not read
+        return torch.baddbmm(query[:1, :1, :1], query, key, beta=0, alpha=scaling)
+    return torch.baddbmm(bias, query, key, alpha=scaling)
 
 
 def attend_by_policy(

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
+from . import packing
 from .attention import NAME
 from .pruning import handle
 
@@ -54,15 +55,15 @@ def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
 
 
 def _count(model: nn.Module, run: Callable[[], Any]) -> int:
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=packing.flops())
     # Fused attention kernels are not all known to the counter; as plain matrix products they are exact.
-    with _undisturbed(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with undisturbed(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         run()
     return counter.get_total_flops() // 2
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, SDPA and no traces, and everything as it was afterwards."""
     training = [module for module in model.modules() if module.training]
     configs = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}

@@ -20,14 +20,14 @@ def full_map(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) 
 
 @pytest.mark.parametrize("special", [0, 1, 2])
 @pytest.mark.parametrize("n", [3, 5, 64, 130])
-@pytest.mark.parametrize("chunk", [1, 2, 64, 1000])
+@pytest.mark.parametrize("cells", [1, 70, 500, 10**6])
 @pytest.mark.parametrize("masked", [None, "keys", "full"])
-def test_chunks_equal_the_map(special: int, n: int, chunk: int, masked: str | None) -> None:
+def test_pieces_equal_the_map(special: int, n: int, cells: int, masked: str | None) -> None:
     query, key, value = tensors(n)
     rows = {None: None, "keys": 1, "full": n}[masked]
     mask = None if rows is None else torch.randn(2, 1, rows, n, generator=torch.Generator().manual_seed(5))
     weights = full_map(query, key, mask)
-    context, received = attention.attend_and_score(query, key, value, 8**-0.5, mask, special, chunk=chunk)
+    context, received = attention.attend_and_score(query, key, value, 8**-0.5, mask, special, cells=cells)
     assert torch.allclose(context, weights @ value, atol=1e-5)
     assert torch.allclose(received, weights[:, :, special:, special:].mean(2), atol=1e-6)
     if special:
@@ -35,14 +35,14 @@ def test_chunks_equal_the_map(special: int, n: int, chunk: int, masked: str | No
         assert torch.allclose(cls, weights[:, :, 0, special:], atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 64])
+@pytest.mark.parametrize("cells", [1, 20, 100])
 @pytest.mark.parametrize("special", [0, 2])
-def test_filler_does_not_vote(special: int, chunk: int) -> None:
+def test_filler_does_not_vote(special: int, cells: int) -> None:
     query, key, value = tensors(9)
     voters = torch.ones(2, 9 - special)
     voters[1, 4:] = 0
     weights = full_map(query, key, None)[:, :, special:, special:]
-    _, received = attention.attend_and_score(query, key, value, 8**-0.5, None, special, voters, chunk=chunk)
+    _, received = attention.attend_and_score(query, key, value, 8**-0.5, None, special, voters, cells=cells)
     assert torch.allclose(received[0], weights[0].mean(1), atol=1e-6)
     assert torch.allclose(received[1], weights[1, :, :4].mean(1), atol=1e-6)
     mapped = attention.received_attention(full_map(query, key, None), special, voters)
@@ -74,10 +74,10 @@ def test_half_precision_scores_are_float32() -> None:
 
 def test_gradients_equal_those_of_the_map() -> None:
     grads = []
-    for chunked in (True, False):
+    for pieces in (True, False):
         query, key, value = (t.double().requires_grad_() for t in tensors(20))
-        if chunked:
-            context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1, chunk=7)
+        if pieces:
+            context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1, cells=70)
         else:
             weights = full_map(query, key, None)
             context, received = weights @ value, weights[:, :, 1:, 1:].mean(2)

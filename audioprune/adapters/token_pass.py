@@ -54,6 +54,8 @@ class TokenPass:
         self.stages: dict[int, Stage] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
         """What the method noted at each pruned layer, for its loss."""
+        # Where nothing is reduced at all, the model computes what it always did, bit for bit.
+        self._reduces = any(reducer.prunes(i) or reducer.prunes_before(i) for i in range(len(adapter.layers)))
         self._before: dict[int, TokenState] = {}
         self._within: dict[int, TokenState] = {}
         self._final: TokenState | None = None
@@ -142,6 +144,7 @@ class TokenPass:
             policy=None if policy is None else pad(policy, (self.adapter.special, 0), value=1.0),
             wants=self.reducer.needs(layer) & FROM_ATTENTION,
             differentiable=self.reducer.needs_gradient,
+            exact=not self._reduces,
         )
 
     def _bias(self, state: TokenState, real: Tensor | None, dtype: torch.dtype) -> Tensor | None:

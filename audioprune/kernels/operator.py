@@ -1,0 +1,56 @@
+"""The kernels as one operator of torch, which torch.compile takes into its graph as it is."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op(
+    "audioprune::attend_and_score",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor? value, Tensor? bias, Tensor? voters, float scaling, SymInt special) "
+    "-> (Tensor, Tensor)",
+)
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    bias: Tensor | None,
+    voters: Tensor | None,
+    scaling: float,
+    special: int,
+) -> tuple[Tensor, Tensor]:
+    """Context (batch, heads, N, head_dim), empty where value is None, and attention received (batch, heads,
+    N − special), float32. No gradients. query, key, value: (batch, heads, N, head_dim); bias: broadcastable to
+    (batch, heads, 1, N); voters: (batch, N − special)."""
+    from .received import launch
+
+    count = query.shape[2] - special
+    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
+        context, received = launch(query, key, value, bias, voters, scaling, special)
+    return context, received / (count if voters is None else voters.sum(dim=1)[:, None, None])
+
+
+@attend.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    bias: Tensor | None,
+    voters: Tensor | None,
+    scaling: float,
+    special: int,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, n, _ = query.shape
+    return empty_context(value, query), query.new_empty(batch, heads, n - special, dtype=torch.float32)
+
+
+def empty_context(value: Tensor | None, query: Tensor) -> Tensor:
+    """Room for the context. Each token's heads lie side by side in memory, as the model's next layer reads them."""
+    if value is None:
+        return query.new_empty(0)
+    batch, heads, n, width = value.shape
+    return value.new_empty(batch, n, heads, width).transpose(1, 2)
