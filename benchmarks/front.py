@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from transformers import ASTFeatureExtractor
 
 import audioprune as ap
 from audioprune.features import LogMel
+from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
+from audioprune.models.loading import load
+from audioprune.packing import available, pack
+from audioprune.tagging import Tagger, find_clips
 
 from .turns import Contender, race, ratio
 
 CLIPS, SECONDS, RATE = 16, 10, 16_000
+FRAMES = 512
+"""Of a ViT-Base that hears five seconds."""
+BATCH, TURN = 8, 80
+"""Clips per forward, and until the model alone has its turn."""
 
 
 def features(rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
@@ -62,3 +68,45 @@ def setting_threads(threads: int) -> Callable[[], AbstractContextManager[Any]]:
             torch.set_num_threads(before)
 
     return with_threads
+
+
+def tagging(folder: Path, rate: float, clips: int, advance: Callable[[], None]) -> dict[str, Any]:
+    """`tag` over real sounds with a pruned ViT-Base, and with the model that ships, beside their models alone.
+
+    folder: of sounds, of which `clips` are tagged. rate: of TopK.
+    """
+    paths = find_clips([folder])[0][:clips]
+    shipped = load("esc10")
+    large = AudioMAEForAudioClassification(AudioMAEConfig(max_length=FRAMES, num_labels=50)).eval()
+    return {
+        "clips": len(paths),
+        "keep_rate": rate,
+        "batch_size": BATCH,
+        **{
+            f"{name}{', packed' if packed else ''}": _tag(model, rate, packed, paths, advance)
+            for name, model in (("ViT-Base", large), ("esc10", shipped))
+            for packed in (False, True)[: 1 + available()]
+        },
+    }
+
+
+def _tag(model: Any, rate: float, packed: bool, paths: list[Path], advance: Callable[[], None]) -> dict[str, float]:
+    """Seconds of both, by turns of a batch's worth, so that drift hits them alike."""
+    front = LogMel.preset("esc50", max_length=model.config.max_length, num_mel_bins=model.config.num_mel_bins)
+    tagger = Tagger(model, front, batch_size=BATCH)
+    tagged = alone = 0.0
+    with ap.prune(model, ap.TopK(rate)), pack(model) if packed else nullcontext(), torch.inference_mode():
+        spectrograms = tagger.features([ap.load_audio(path).waveform for path in paths[:BATCH]])
+        model(spectrograms)
+        for start in range(0, len(paths), TURN):
+            some = paths[start : start + TURN]
+            begun = time.perf_counter()
+            rows = list(tagger(some))
+            tagged += time.perf_counter() - begun
+            assert not any("error" in row for row in rows)
+            begun = time.perf_counter()
+            for first in range(0, len(some), BATCH):
+                model(spectrograms[: len(some) - first])
+            alone += time.perf_counter() - begun
+        advance()
+    return {"clips_per_second": len(paths) / tagged, "model_alone": len(paths) / alone, "share": alone / tagged}

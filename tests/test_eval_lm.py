@@ -33,7 +33,7 @@ from transformers import (
 import audioprune as ap
 from audioprune.audio import AudioError
 from audioprune.data import DataError
-from audioprune.lm import loading, metrics
+from audioprune.lm import asking, loading, metrics
 from audioprune.lm.answers import Answers, AnswersError
 from audioprune.lm.asking import Asker, waveform
 from audioprune.lm.benchmarks import Benchmark, Item, read
@@ -853,8 +853,8 @@ def test_a_sound_that_cannot_be_decoded_stops_nobody(loaded, tmp_path, simple) -
     assert [(row["answered"], row["failed"]) for row in result["rows"]] == [(3, 2)] * 2
     lines = (tmp_path / "out" / "answers" / "unpruned.jsonl").read_text().splitlines()[1:]
     rows = [json.loads(line) for line in lines]
-    assert [row["id"] for row in rows] == [item.id for item in benchmark.items]
-    assert "cannot be decoded as audio" in rows[1]["error"]
+    assert {row["id"] for row in rows} == {item.id for item in benchmark.items}
+    assert sum("cannot be decoded as audio" in row.get("error", "") for row in rows) == 2
     assert "2 sounds could not be decoded" in markdown(result)
     for path in (tmp_path / "data" / "evaluation").iterdir():
         path.write_bytes(b"RIFF")
@@ -978,3 +978,20 @@ def test_help(run) -> None:
     assert code == 0
     assert "segmentwise" in out
     assert "eval-lm" in run("--help")[1]
+
+
+def test_batches_are_of_about_one_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sounds decoded ahead the shortest go first, and every sound goes once."""
+    lengths = [int(n) for n in np.random.default_rng(3).permutation(60)]
+    items = [Item(str(n), tmp_path) for n in lengths]
+    monkeypatch.setattr(asking, "waveform", lambda item, rate: np.zeros(int(item.id) + 1, np.float32))
+    monkeypatch.setattr(asking, "sampling_rate", lambda processor: 16_000)
+    monkeypatch.setattr(Asker, "_rows", lambda self, batch, trace: [item.id for item, _ in batch])
+    for size in (1, 2, 8):
+        batches = list(Asker(None, None, "", 1, batch_size=size)(items))
+        assert sorted(int(name) for batch in batches for name in batch) == list(range(60))
+        assert all(len(batch) == size for batch in batches[:-1])
+        window = size * asking.AHEAD
+        for start in range(0, 60, window):
+            expected = lengths[start : start + window] if size == 1 else sorted(lengths[start : start + window])
+            assert [int(n) for batch in batches[start // size : (start + window) // size] for n in batch] == expected

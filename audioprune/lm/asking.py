@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from .answers import Row
 from .items import Item
 from .loading import ask_inputs, audio_tokens, decoded, end_tokens, sampling_rate
 from .prompts import asked
+
+AHEAD = 4
+"""Batches that are decoded ahead, and sorted by length."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +43,29 @@ class Asker:
     workers: int = 2
 
     def __call__(self, items: Sequence[Item], trace: Trace | None = None) -> Iterator[list[Row]]:
-        """The rows of one batch after the other, in order.
+        """The rows of one batch after the other.
 
+        A batch is of sounds of about one length: of those decoded ahead, the shortest first, so that little is padded.
         A row has the item's "id", what was "asked", the "answer", its audio "tokens" [before, after pruning], the
         "prefill_seconds" of its share of the batch, and the "batch" size; or the "id" and an "error", where the sound
         cannot be decoded. trace: of the pruned model, None where it is not pruned.
         """
-        batch: list[tuple[Item, np.ndarray | AudioError]] = []
-        for pair in self._decoded(items):
-            batch.append(pair)
-            if len(batch) == self.batch_size:
-                yield self._rows(batch, trace)
-                batch = []
-        if batch:
-            yield self._rows(batch, trace)
+        decoded = self._decoded(items)
+        while ahead := list(islice(decoded, AHEAD * self.batch_size)):
+            if self.batch_size > 1:
+                ahead.sort(key=lambda pair: 0 if isinstance(pair[1], AudioError) else len(pair[1]))
+            for start in range(0, len(ahead), self.batch_size):
+                yield self._rows(ahead[start : start + self.batch_size], trace)
 
     def _decoded(self, items: Sequence[Item]) -> Iterator[tuple[Item, np.ndarray | AudioError]]:
-        """Decode ahead of the model, two batches at most, in order."""
+        """Decode ahead of the model, in order."""
         rate = sampling_rate(self.processor)
         waiting: deque[tuple[Item, Future[np.ndarray]]] = deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             try:
                 for item in items:
                     waiting.append((item, pool.submit(waveform, item, rate)))
-                    if len(waiting) > 2 * self.batch_size:
+                    if len(waiting) > AHEAD * self.batch_size:
                         yield _result(*waiting.popleft())
                 while waiting:
                     yield _result(*waiting.popleft())

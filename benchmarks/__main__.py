@@ -1,0 +1,116 @@
+"""One command for every contest: `python -m benchmarks --out results/benchmarks.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audioprune.benchmark import machine
+from audioprune.cli.console import err, progress
+
+from . import block, forward, front, limit
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOKENS, BATCHES, RATES = (512, 256, 64), (4, 1, 16), (0.9, 0.7, 0.5)
+ROUNDS = {1: 9, 4: 7, 16: 3}
+"""Batch size → counted rounds."""
+PARTS = ("forward", "block", "features", "tag")
+
+EPILOG = """
+Every contest runs its contenders in turn, in an order that changes each round, and reports medians and, for speed-ups,
+the median of the rounds' ratios. Each part's figures are written as they come: a run that is stopped goes on where it
+stopped when it is started again with the same --out. Close other programs first. About 35 minutes on two cores;
+`--quick` takes one, at tiny size, and says nothing of speed.
+"""
+
+
+def main() -> None:
+    """Parse, and run what is not in the file yet."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks.json"), help="JSON file of the figures")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="of the forward")
+    parser.add_argument("--tokens", nargs="+", type=int, choices=TOKENS, default=TOKENS, help="of the forward")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="of the forward")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="keep rates of the forward")
+    parser.add_argument("--sounds", type=Path, help="folder of sounds for `tag`, such as ESC-10's audio")
+    parser.add_argument("--clips", type=int, default=400, help="sounds to tag")
+    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
+    parser.add_argument("--quick", action="store_true", help="tiny models, one round: does it run?")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        err.print(f"Stopped. What was measured is in {options.out}; the same command goes on from there.")
+        sys.exit(130)
+
+
+def run(options: argparse.Namespace) -> None:
+    found = _read(options.out)
+    found |= {"command": "python -m benchmarks", "machine": machine() | limit.describe()}
+    todo = [(key, job) for key, job in jobs(options) if key not in found]
+    with progress("contests") as bar:
+        task = bar.add_task("Measuring", total=sum(1 for _ in todo))
+        for key, job in todo:
+            bar.update(task, description=key)
+            found[key] = job()
+            bar.advance(task)
+            _write(options.out, found)
+    err.print(f"{len(todo)} contests → {options.out}")
+
+
+def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """What there is to measure, each under its key in the file."""
+    found: list[tuple[str, Callable[[], dict[str, Any]]]] = []
+    rates = sorted(options.rates, reverse=True)
+    if "forward" in options.only:
+        for dtype in options.dtypes:
+            for tokens in options.tokens:
+                for batch in options.batches:
+                    rounds = 1 if options.quick else ROUNDS.get(batch, 5)
+                    setting = (tokens, batch, DTYPES[dtype], rates, options.quick)
+                    found.append((f"forward {dtype} {tokens}×{batch}", _forward(setting, rounds)))
+    rounds = 1 if options.quick else 15
+    if "block" in options.only:
+        found.append(("block", lambda: block.measure(rounds, lambda: None)))
+    if "features" in options.only:
+        found.append(("features", lambda: front.features(rounds, lambda: None)))
+    if "tag" in options.only:
+        if options.sounds is None:
+            err.print("tag is left out: --sounds names no folder")
+        else:
+            clips = 8 if options.quick else options.clips
+            found.append(("tag", lambda: front.tagging(options.sounds, 0.5, clips, lambda: None)))
+    return found
+
+
+def _forward(setting: tuple[Any, ...], rounds: int) -> Callable[[], dict[str, Any]]:
+    return lambda: forward.Field(*setting).measure(rounds, lambda: None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise SystemExit(f"{path}: not a file of figures ({error}); choose another --out") from error
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()
