@@ -244,7 +244,7 @@ def _attend_to_heads(
     # As the next layer reads it: heads beside each other.
     context = value.new_empty(batch, n, heads, dim)
     received = None if votes is None else votes.new_zeros(batch, heads, n)
-    for clips, some in _boxes(batch, heads, group=max(1, cells // (rows * n))):
+    for clips, some in _boxes(batch, heads, group=max(1, round(cells / (rows * n)))):
         q, k, v = (x[clips, some].flatten(0, 1) for x in (query, key.transpose(2, 3), value))
         b = None if bias is None else bias[clips, some].flatten(0, 1)
         box = query[clips, some].shape[:2]

@@ -14,13 +14,13 @@ import torch
 from audioprune.benchmark import machine
 from audioprune.cli.console import err, progress
 
-from . import block, forward, front, limit
+from . import block, compiled, forward, front, limit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENS, BATCHES, RATES = (512, 256, 64), (4, 1, 16), (0.9, 0.7, 0.5)
 ROUNDS = {1: 9, 4: 7, 16: 3}
 """Batch size → counted rounds."""
-PARTS = ("forward", "block", "features", "tag")
+PARTS = ("forward", "block", "compiled", "features", "tag")
 
 EPILOG = """
 Every contest runs its contenders in turn, in an order that changes each round, and reports medians and, for speed-ups,
@@ -81,6 +81,9 @@ def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, 
     rounds = 1 if options.quick else 15
     if "block" in options.only:
         found.append(("block", lambda: block.measure(rounds, lambda: None)))
+    if "compiled" in options.only:
+        for dtype in options.dtypes:
+            found.append((f"compiled {dtype}", _compiled(DTYPES[dtype], 1 if options.quick else 5)))
     if "features" in options.only:
         found.append(("features", lambda: front.features(rounds, lambda: None)))
     if "tag" in options.only:
@@ -94,6 +97,10 @@ def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, 
 
 def _forward(setting: tuple[Any, ...], rounds: int) -> Callable[[], dict[str, Any]]:
     return lambda: forward.Field(*setting).measure(rounds, lambda: None)
+
+
+def _compiled(dtype: torch.dtype, rounds: int) -> Callable[[], dict[str, Any]]:
+    return lambda: compiled.measure(dtype, rounds, lambda: None)
 
 
 def _read(path: Path) -> dict[str, Any]:

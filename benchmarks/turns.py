@@ -45,7 +45,8 @@ def race(contenders: dict[str, Contender], rounds: int, advance: Callable[[], No
 
 def _turn(contender: Contender, warm_up: bool) -> None:
     with contender.setting():
-        contender.run()  # after the others its weights are in no cache, and its memory is given back
+        if warm_up or contender.calls > 1:  # a short call is not to pay for what the one before it left in the caches
+            contender.run()
         begun = time.perf_counter()
         for _ in range(contender.calls):
             contender.run()

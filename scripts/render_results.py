@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from the JSON files under results/.
+"""Write the tables of README.md, docs/results.md and docs/performance.md from the JSON files under results/.
 
     python scripts/render_results.py [--check]
 
@@ -14,6 +14,8 @@ import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+import performance
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -337,6 +339,24 @@ TABLES = {
     **{f"compare-{model}-tuned": lambda model=model: trained(model) for model in MODELS},
     "bench-esc10": lambda: bench("bench-esc10"),
     "bench-esc10-merged": lambda: bench("bench-esc10-merged"),
+    **{
+        f"performance-{dtype}": lambda dtype=dtype: table(
+            ["tokens × batch", "MACs, fewer", "0.5", "0.5, packed", "unpruned, of the limit", "packed, of its limit"],
+            performance.speed_ups(dtype),
+        )
+        for dtype in ("float32", "bfloat16")
+    },
+    **{
+        f"authors-{dtype}": lambda dtype=dtype: table(
+            ["tokens × batch", "1.0", *performance.RATES, *(f"{rate}, packed" for rate in ("1.0", *performance.RATES))],
+            performance.against_authors(dtype),
+        )
+        for dtype in ("float32", "bfloat16")
+    },
+    "contenders": lambda: table(
+        ["contender", "GMACs", "ms", "over ours unpruned"], performance.contenders("float32", 512, 4)
+    ),
+    "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 
 
@@ -350,7 +370,7 @@ def render(text: str) -> str:
 def main() -> None:
     check = "--check" in sys.argv[1:]
     stale = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in ("results.md", "performance.md"))):
         text = path.read_text()
         if render(text) != text:
             stale.append(path.name)

@@ -1,0 +1,82 @@
+"""The tables of docs/performance.md, from results/benchmarks*.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+FILES = ("benchmarks", "benchmarks-onnx")
+RATES = ("0.9", "0.7", "0.5")
+
+
+def read() -> dict[str, Any]:
+    return json.loads((RESULTS / "benchmarks.json").read_text())
+
+
+def contests(dtype: str) -> Iterator[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]]:
+    """Each setting's "tokens × batch", its rows by contender, and the whole."""
+    for key, found in read().items():
+        if key.startswith(f"forward {dtype} "):
+            name = f"{found['tokens']} × {found['batch_size']}"
+            yield name, {row["contender"]: row for row in found["rows"]}, found
+
+
+def speed_ups(dtype: str) -> list[list[str]]:
+    """Pruning against the same model unpruned, as it is and packed."""
+    lines = []
+    for name, rows, _ in contests(dtype):
+        half, packed = rows["ours 0.5"], rows["packed 0.5"]
+        lines.append(
+            [
+                name,
+                f"{half['macs_ratio']:.2f}",
+                *(of_ratio(row) for row in (half, packed)),
+                *(f"{100 * rows[one]['share_of_limit']:.0f} %" for one in ("ours", "packed")),
+            ]
+        )
+    return lines
+
+
+def of_ratio(row: dict[str, Any]) -> str:
+    return f"{row['speed_up']:.2f}× ({100 * row['share_of_macs_ratio']:.0f} %)"
+
+
+def against_authors(dtype: str) -> list[list[str]]:
+    """Every keep rate against the authors' way at the same keep rate."""
+    lines = []
+    for name, rows, _ in contests(dtype):
+        cells = [name]
+        for kind in ("ours", "packed"):
+            for rate in ("", *RATES):
+                row = rows.get(f"{kind} {rate}".strip())
+                cells.append("–" if row is None else f"{row['speed_up_over_authors_at_this_rate']:.2f}")
+        lines.append(cells)
+    return lines
+
+
+def contenders(dtype: str, tokens: int, batch: int) -> list[list[str]]:
+    """Everyone at one setting."""
+    found = read()[f"forward {dtype} {tokens}×{batch}"]
+    return [
+        [
+            row["contender"],
+            f"{row['macs'] / 1e9:.1f}" if "macs" in row else "",
+            f"{row['latency_ms']:.0f}",
+            f"{row['speed_up_over_ours_unpruned']:.2f}×",
+        ]
+        for row in found["rows"]
+    ]
+
+
+def quarters() -> list[list[str]]:
+    """The recommended setting at a quarter of the MACs."""
+    lines = []
+    for dtype in ("float32", "bfloat16"):
+        for name, rows, _ in contests(dtype):
+            pair = [rows.get(f"{kind}recommended quarter") for kind in ("", "packed ")]
+            cells = ["–" if row is None else f"{row['speed_up']:.2f}×" for row in pair]
+            lines.append([dtype, name, *cells])
+    return lines
