@@ -9,6 +9,7 @@ handle.remove()
 
 from .adapters import UnsupportedModelError
 from .audio import AudioError, Clip, load_audio
+from .calibration import Calibration, calibrate
 from .cost import macs
 from .extractor import AudioMAEFeatureExtractor
 from .features import PRESETS, LogMel
@@ -35,10 +36,12 @@ from .methods import (
     UntrainedError,
     VisionZip,
 )
-from .models.loading import load, load_features
+from .models.loading import load_features
 from .models.weights import CheckpointError
+from .packing import Packed, pack
 from .pruning import AlreadyPrunedError, Pruned, handle, prune
 from .recommend import recommended
+from .saved import load
 from .trace import Trace, trace
 
 __version__ = "0.1.0"
@@ -55,6 +58,7 @@ __all__ = [
     "AudioError",
     "AudioMAEFeatureExtractor",
     "AveragePooling",
+    "Calibration",
     "CheckpointError",
     "Clip",
     "DivPrune",
@@ -64,6 +68,7 @@ __all__ = [
     "FastAdaSP",
     "LogMel",
     "Method",
+    "Packed",
     "Pruned",
     "SPViT",
     "SegmentwiseTopK",
@@ -75,11 +80,13 @@ __all__ = [
     "UnsupportedModelError",
     "UntrainedError",
     "VisionZip",
+    "calibrate",
     "handle",
     "load",
     "load_audio",
     "load_features",
     "macs",
+    "pack",
     "prune",
     "recommended",
     "trace",

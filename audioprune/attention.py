@@ -187,7 +187,7 @@ def attend_and_score(
     attention does not count, or None. cells: entries of the map in a piece, about.
     """
     n = query.shape[2]
-    votes = query.new_ones(len(query), n - special, dtype=_score_dtype(query)) if voters is None else voters
+    votes = query.new_ones(query.shape[0], n - special, dtype=_score_dtype(query)) if voters is None else voters
     counted = nn.functional.pad(votes.to(_score_dtype(query)), (special, 0))
     # A graph has a node for every piece, and their number must not hang on the batch.
     by_rows = torch.compiler.is_compiling() or query.device.type != "cpu"

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +79,39 @@ def in_turn(
         once, in an order of its own, so that drift and neighbours hit all alike; the first round is not counted.
     forward: what is timed, given an input; the model itself by default.
     """
+
+    def timed(model: PreTrainedModel, method: Method | None, inputs: Any) -> float:
+        with nullcontext() if method is None else prune(model, method):
+            start = time.perf_counter()
+            _forward(model, inputs, forward)
+            return time.perf_counter() - start
+
+    return take_turns([partial(timed, *setting) for setting in settings], seconds, advance)
+
+
+def take_turns(
+    calls: Sequence[Callable[[], float]], seconds: float, advance: Callable[[], Any] = lambda: None
+) -> list[list[float]]:
+    """The seconds that each call says it took, for about `seconds` a call and at least three times.
+
+    Each round makes every call once, in an order of its own; the first round is not counted.
+    """
     shuffle = random.Random(0).shuffle
-    order = list(range(len(settings)))
-    times: list[list[float]] = [[] for _ in settings]
+    order = list(range(len(calls)))
+    times: list[list[float]] = [[] for _ in calls]
     rounds, done, began = 0, 0, time.perf_counter()
-    while rounds < 4 or time.perf_counter() - began < seconds * len(settings):
+    while rounds < 4 or time.perf_counter() - began < seconds * len(calls):
         for i in order:
-            model, method, inputs = settings[i]
-            with nullcontext() if method is None else prune(model, method):
-                start = time.perf_counter()
-                _forward(model, inputs, forward)
-                if rounds:
-                    times[i].append(time.perf_counter() - start)
+            took = calls[i]()
+            if rounds:
+                times[i].append(took)
         rounds += 1
         shuffle(order)
-        due = min(len(settings), int((time.perf_counter() - began) / seconds))
+        due = min(len(calls), int((time.perf_counter() - began) / seconds))
         while done < due:
             advance()
             done += 1
-    for _ in range(len(settings) - done):
+    for _ in range(len(calls) - done):
         advance()
     return times
 

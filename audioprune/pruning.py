@@ -22,6 +22,8 @@ WEIGHTS = "pruning.safetensors"
 """Files that `Pruned.save` writes."""
 POSITIONS = "positions"
 """The one setting that is not the method's."""
+RECORD = "calibration"
+"""What a settings file may say of how its setting was found; nothing is set by it."""
 
 _HANDLE = "_audioprune_handle"
 
@@ -167,6 +169,19 @@ class Pruned:
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
         return folder / SETTINGS
 
+    def save_pretrained(self, folder: str | Path, extractor: Any = None) -> Path:
+        """Write the model in transformers' format and its pruning beside it: `audioprune.load(folder)` brings it back
+        pruned, and without audioprune it is the unpruned model.
+
+        extractor: the feature extractor that goes with it; by default the one that the model was loaded with, if any.
+        Raises `TypeError` where what was pruned is no model of transformers'.
+        """
+        from .saved import save_model
+
+        _ = self.attachment  # after `remove` there is nothing to bring back
+        save_model(self.model, folder, extractor)
+        return self.save(folder)
+
     def remove(self) -> None:
         """Restore the model exactly. Doing it twice does nothing the second time."""
         if self._attachment is not None:
@@ -295,6 +310,7 @@ def _read_settings(path: str | Path) -> tuple[Method, str | None]:
         raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
     method = METHODS[settings.pop("method")]
     positions = settings.pop(POSITIONS, None)
+    settings.pop(RECORD, None)
     if settings.get("weights"):  # lie beside the file
         settings["weights"] = str(path.parent / str(settings["weights"]))
     try:

@@ -89,7 +89,22 @@ def test_bench(run, tiny) -> None:
     assert rows[0]["speed_up"] == 1.0
     assert rows[1]["macs_ratio"] > 1.4
     assert rows[1]["tokens"] == [64, 32, 16, 8]
+    assert not result["packed"]
     assert "64→8" in run(*words)[1]
+    assert json.loads(run(*words, "--pack", "--json")[1])["packed"]
+    assert "float32, packed" in run(*words, "--pack")[1]
+
+
+def test_packing_changes_no_answer(run, tiny, clips) -> None:
+    rows = [
+        [json.loads(line) for line in run("tag", "--model", tiny, str(clips), "--json", *words)[1].splitlines()]
+        for words in ((), ("--no-pack",))
+    ]
+    assert len(rows[0]) == len(rows[1]) > 0
+    for packed, plain in zip(*rows, strict=True):
+        assert [label["label"] for label in packed["labels"]] == [label["label"] for label in plain["labels"]]
+        for one, other in zip(packed["labels"], plain["labels"], strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
 
 
 def test_convert(run, tiny) -> None:

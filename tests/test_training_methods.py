@@ -148,7 +148,7 @@ def test_a_training_leaves_what_runs_as_it_was_trained(name: str, asked, predict
 
     keys = set(load_file(task.out / "model.safetensors"))
     assert keys == set(load_file(Path(task.init) / "model.safetensors")), "a model as any other"
-    model = ap.load(task.out)
+    model = ap.load(task.out, pruned=False)
     (logits,) = predictions
     spectrograms = torch.stack([dataset_of(task)[i]["input_values"] for i in range(4)])
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_the_best_epoch_on_the_validation_clips(name: str, begin: int, asked, pr
     """Epochs are judged at the final keep rate, those before the shrink as well: a predictor must choose by then."""
     task = asked(name, "best=validation", "epochs=2", f"shrink.start={begin}", "shrink.epochs=1")
     fine_tune(task)
-    model, dataset = ap.load(task.out), dataset_of(task)
+    model, dataset = ap.load(task.out, pruned=False), dataset_of(task)
     with torch.no_grad(), ap.prune(model, task.out):
         logits = model(torch.stack([dataset[i]["input_values"] for i in range(4)])).logits
     assert torch.equal(logits, predictions[-1])

@@ -10,14 +10,17 @@ import typer
 from rich.text import Text
 
 from .analyze import analyze
+from .app import app as page
 from .ask import ask
 from .bench import bench
+from .calibrate import calibrate
 from .compare import compare
 from .console import err
 from .convert import convert
 from .demo import demo
 from .eval_lm import eval_lm
 from .explain import explain
+from .export import export
 from .tables import evaluate, sweep
 from .tag import tag
 from .training import pretrain, recipes, train
@@ -39,15 +42,35 @@ app = typer.Typer(
     - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
     - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
     - `audioprune ask my-sounds/two.wav "how many digits ?"` asks a model that reads a quarter of it
+    - `audioprune app` serves a page: record a sound, hear it with and without pruning
     - `audioprune bench --model MODEL` measures what pruning saves on this machine
+    - `audioprune calibrate --model MODEL --clips FOLDER --max-disagreement 0.02` chooses the rate on your own sounds,
+      without labels
     - `audioprune compare --model MODEL --data FOLDER` compares pruning methods on your labelled sounds
+    - `audioprune export MODEL OUT.onnx --keep-rate 0.5` writes a pruned model for onnxruntime
     - `audioprune analyze --model MODEL --data FOLDER --out REPORT` reports which tokens are kept and why they matter
     - `audioprune eval-lm --model MODEL --data FOLDER --out OUT` tests an audio-language model on the papers' benchmarks
     - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
     """,
 )
-for command in (tag, explain, ask, bench, compare, analyze, convert, demo, recipes, train, pretrain, sweep):
+for command in (
+    tag,
+    explain,
+    ask,
+    bench,
+    calibrate,
+    compare,
+    analyze,
+    convert,
+    export,
+    demo,
+    recipes,
+    train,
+    pretrain,
+    sweep,
+):
     app.command()(command)
+app.command("app")(page)
 app.command("eval")(evaluate)
 app.command("eval-lm")(eval_lm)
 
@@ -55,6 +78,8 @@ app.command("eval-lm")(eval_lm)
 EXTRAS = {
     "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
     "lm": ("pycocoevalcap",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "app": ("gradio",),
 }
 """Extra to the modules that it installs."""
 

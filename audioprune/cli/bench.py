@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 def bench(
     model: o.ModelOption = "esc10",
-    method: o.MethodOption = "topk",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{o.METHOD_HELP} [default: that of a --model that was saved with its pruning, else topk]",
+            show_default=False,
+        ),
+    ] = None,
     keep_rates: Annotated[
         str | None,
         typer.Option(
             help="Keep rates to compare; 1.0, the unpruned model, is added. [default: 1.0,0.7,0.5; for recommended, "
-            "which works in every block, 1.0,0.95,0.88,0.73]",
+            "which works in every block, 1.0,0.95,0.88,0.73; of a model that was saved with its pruning, its own]",
             show_default=False,
         ),
     ] = None,
@@ -41,6 +47,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 2.0,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
+    pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Measure what pruning saves on this machine: MACs, latency, clips per second, memory, and ratios.
@@ -57,49 +64,75 @@ def bench(
     from ..models.loading import is_language_model
     from ..pruning import describe
 
-    if keep_rates is None:
-        keep_rates = "1.0,0.95,0.88,0.73" if method == o.RECOMMENDED else "1.0,0.7,0.5"
-    rates = o.parse_rates(keep_rates, "--keep-rates")
-    unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
-    methods = [o.build_method(method, str(rate), score, segments, dropped, layers) for rate in unique]
+    methods = _methods(model, method, keep_rates, (score, segments, dropped, layers))
+    unique = [one.keep_rate for one in methods]
     sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     measured = (
-        _prefill(model, device, dtype, clip_seconds) if is_language_model(model) else _forward(model, device, dtype)
+        _prefill(model, device, dtype, pack, clip_seconds)
+        if is_language_model(model)
+        else _forward(model, device, dtype, pack)
     )
     rows: list[dict[str, Any]] = []
     with progress("settings") as bar:
-        task = bar.add_task("Measuring", total=len(sizes) * len(unique))
+        task = bar.add_task("Measuring", total=len(sizes) * len(methods))
         for size in sizes:
             rows += measured(methods, size, seconds, lambda: bar.advance(task))
     setting = describe(methods[0]) | {"keep_rate": unique}
     if as_json:
         command = shlex.join(["audioprune", *sys.argv[1:]])
-        found = {"command": command, "model": model, "setting": setting, "dtype": dtype, "machine": machine()}
+        found = {
+            "command": command,
+            "model": model,
+            "setting": setting,
+            "dtype": dtype,
+            "packed": pack,
+            "machine": machine(),
+        }
         print(json.dumps({**found, "rows": rows}))
         return
     words = [
         f"{key}={value}" for key, value in setting.items() if value is not None and key not in ("keep_rate", "seed")
     ]
-    out.print(_table(rows, f"{model}, {dtype}, {', '.join(words)}"))
+    out.print(_table(rows, f"{model}, {dtype}{', packed' * pack}, {', '.join(words)}"))
     err.print(machine()["processor"])
 
 
-def _forward(model: str, device: str, dtype: str) -> Callable[..., list[dict[str, Any]]]:
+def _methods(model: str, method: str | None, keep_rates: str | None, choices: tuple[Any, ...]) -> list[Method]:
+    """What is measured, the unpruned model first."""
+    given = [choice for choice in (method, keep_rates, *choices) if choice is not None]
+    if not given and o.saved_pruning(model) is not None:
+        saved = o.build_method(None, model=model)
+        return [saved.with_keep_rate(1.0), saved]
+    if keep_rates is None:
+        keep_rates = "1.0,0.95,0.88,0.73" if method == o.RECOMMENDED else "1.0,0.7,0.5"
+    rates = o.parse_rates(keep_rates, "--keep-rates")
+    unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
+    return [o.build_method(method or "topk", str(rate), *choices) for rate in unique]
+
+
+def _forward(model: str, device: str, dtype: str, pack: bool) -> Callable[..., list[dict[str, Any]]]:
     """What measures a classifier's forward."""
     from ..benchmark import measure
 
-    return partial(measure, o.open_model(model, device, dtype)[0])
+    loaded, _ = o.open_model(model, device, dtype)
+    if pack:
+        o.pack_on_cpu(loaded)
+    return partial(measure, loaded)
 
 
-def _prefill(model: str, device: str, dtype: str, clip_seconds: float) -> Callable[..., list[dict[str, Any]]]:
+def _prefill(
+    model: str, device: str, dtype: str, pack: bool, clip_seconds: float
+) -> Callable[..., list[dict[str, Any]]]:
     """What measures an audio-language model's time to the first token."""
     from ..lm.loading import load_lm
     from ..lm.prefill import measure_prefill
 
     o.quiet()
     loaded, processor = load_lm(model, o.pick_device(device), dtype)
+    if pack:
+        o.pack_on_cpu(loaded)
 
     def measured(methods: Sequence[Method], size: int, seconds: float, advance: Callable[[], Any]) -> Any:
         return measure_prefill(loaded, processor, methods, clip_seconds, "what was heard ?", size, seconds, advance)
@@ -115,7 +148,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
         memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
         table.add_row(
             str(row["batch_size"]),
-            f"{row['keep_rate']:g}",
+            _rate(row["keep_rate"]),
             f"{row['tokens'][0]}→{row['tokens'][-1]}",
             f"{row['macs'] / 1e9:.2f}",
             f"{row['macs_ratio']:.2f}×",
@@ -125,3 +158,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
             memory,
         )
     return table
+
+
+def _rate(rate: Any) -> str:
+    return ",".join(f"{one:g}" for one in rate) if isinstance(rate, list | tuple) else f"{rate:g}"

@@ -45,10 +45,11 @@ def explain(
     from ..pruning import prune
     from ..tagging import Tagger
 
-    settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
+    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
     target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
     if is_language_model(model):
-        if method is None:
+        given = any(choice is not None for choice in (keep_rate, score, segments, dropped, layers))
+        if method is None and (given or o.saved_pruning(model) is None):
             settings = o.build_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
         _explain_moments(clip, model, settings, target, o.pick_device(device), dtype, as_json)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,8 @@ MethodOption = Annotated[str, typer.Option(help=METHOD_HELP)]
 DefaultMethodOption = Annotated[
     str | None,
     typer.Option(
-        help=f"{METHOD_HELP} [default: recommended; topk where a keep rate or another of its options is given]",
+        help=f"{METHOD_HELP} [default: that of a --model that was saved with its pruning, else recommended; topk where "
+        "a keep rate or another of its options is given]",
         show_default=False,
     ),
 ]
@@ -103,6 +105,7 @@ LayersOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help='"auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …')]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+PACK_HELP = "Lay the weights out for this CPU's fastest kernels: the same answers to rounding, more memory."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
 
@@ -113,12 +116,12 @@ def build_method(
     segments: int | None = None,
     dropped: str | None = None,
     layers: str | None = None,
+    model: str | None = None,
 ) -> Method:
-    """A method from the command line's words; without a name "recommended", or "topk" where one of its settings is
-    given. Raises `ValueError` for words that make no sense."""
+    """A method from the command line's words; without a name "topk" where one of its settings is given, else that of
+    the model's folder, or "recommended". Raises `ValueError` for words that make no sense."""
     from ..methods import METHODS, ToMe
     from ..pruning import read_method
-    from ..recommend import recommended_at
 
     given: dict[str, Any] = {
         "keep_rate": None if keep_rate is None else parse_rates(keep_rate),
@@ -129,10 +132,10 @@ def build_method(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if name is None:
-        name = "topk" if given else RECOMMENDED
+        name = "topk" if given else saved_pruning(model) or RECOMMENDED
     if name == RECOMMENDED:
         _check_taken(name, ToMe, given)
-        return replace(recommended_at(), **given)
+        return replace(_default(), **given) if given else _default()
     if name in METHOD_NAMES:
         kind = METHODS[METHOD_NAMES[name]]
         _check_taken(name, kind, given)
@@ -147,11 +150,27 @@ def build_method(
     )
 
 
+def saved_pruning(model: str | None) -> str | None:
+    """The folder of a model that was saved with its pruning, None where it was not."""
+    from ..saved import settings_folder
+
+    folder = None if model is None else settings_folder(model)
+    return None if folder is None else str(folder)
+
+
 def fitted(method: Method, model: PreTrainedModel) -> Method:
     """The recommended method, where no keep rate was given, at the one that leaves half of this model's work."""
-    from ..recommend import recommended, recommended_at
+    from ..recommend import recommended
 
-    return recommended(model) if method == recommended_at() else method
+    # By identity: a settings file may ask for just this rate, and is taken at its word.
+    return recommended(model) if method is _default() else method
+
+
+@cache
+def _default() -> Method:
+    from ..recommend import recommended_at
+
+    return recommended_at()
 
 
 def _trained(name: str, method: Method) -> Method:
@@ -220,7 +239,7 @@ def quiet() -> None:
 
 
 def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
-    """A model on its device and in its dtype, and its front end."""
+    """A model on its device and in its dtype, unpruned even where it was saved with its pruning, and its front end."""
     import torch
 
     from ..models.loading import load, load_features
@@ -234,3 +253,11 @@ def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tup
     front = load_features(source, model)
     moved: Any = model
     return moved.to(device=device, dtype=dtypes[dtype]), front.to(device)
+
+
+def pack_on_cpu(model: PreTrainedModel) -> None:
+    """Pack a model where that can be: in the dtypes and on the device that `audioprune.pack` is for."""
+    from ..packing import DTYPES, available, pack
+
+    if available() and model.device.type == "cpu" and model.dtype in DTYPES:
+        pack(model)

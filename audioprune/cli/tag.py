@@ -28,6 +28,7 @@ def tag(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 8,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
+    pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
     result_file: Annotated[
         Path | None,
         typer.Option("--out", help="Append results to this JSON Lines file. Run again to finish what is missing."),
@@ -51,7 +52,7 @@ def tag(
     if passed:
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
-    settings = o.build_method(method, keep_rate, score, segments, dropped, layers)
+    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
     setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
     with ExitStack() as stack:
         log = None if result_file is None else stack.enter_context(ResultLog(result_file, setting))
@@ -61,6 +62,8 @@ def tag(
         loaded, front = o.open_model(model, device, dtype)
         settings = o.fitted(settings, loaded)
         prune(loaded, settings)
+        if pack:
+            o.pack_on_cpu(loaded)
         err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
         truncated = 0

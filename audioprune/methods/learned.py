@@ -35,8 +35,9 @@ class Learned(nn.Module):
 
     @property
     def ready(self) -> bool:
-        # On the meta device, where models are counted, nothing has a value.
-        return self.trained.is_meta or bool(self.trained)
+        # On the meta device, where models are counted, and under torch.export, nothing has a value.
+        exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+        return self.trained.is_meta or exporting or bool(self.trained)
 
 
 @dataclass(frozen=True)

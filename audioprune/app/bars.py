@@ -1,0 +1,86 @@
+"""Tokens, multiply-accumulates and milliseconds as bars, in HTML."""
+
+from __future__ import annotations
+
+from .answer import Answer, Side
+
+MOST_NUMBERED = 16
+"""Blocks up to which each column of the tokens has room for its number."""
+
+
+def bars(answer: Answer) -> str:
+    """Three panels; the classes are those of page.css. All text is ours, so nothing needs escaping but `measured`."""
+    full, pruned = answer.unpruned, answer.pruned
+    panels = [
+        _panel("Tokens that leave each block", _columns(full.tokens, pruned.tokens)),
+        _panel(
+            "Multiply-accumulates of this clip",
+            _pair(full.macs, pruned.macs, magnitude(full.macs), f"{magnitude(pruned.macs)} · {_share(full, pruned)}"),
+        ),
+        _panel(
+            "Milliseconds of this clip",
+            _pair(
+                full.milliseconds,
+                pruned.milliseconds,
+                duration(full.milliseconds),
+                f"{duration(pruned.milliseconds)} · {faster(full.milliseconds / pruned.milliseconds)}",
+            ),
+        ),
+    ]
+    return f'<div class="ap-bars">{_legend()}{"".join(panels)}</div>'
+
+
+def magnitude(macs: int) -> str:
+    """Three digits with their unit: 803 M, 51.5 G."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if macs >= 0.9995 * unit:
+            return f"{float(f'{macs / unit:.3g}'):g} {name}"
+    return str(macs)
+
+
+def duration(milliseconds: float) -> str:
+    return f"{milliseconds:.{2 if milliseconds < 10 else 1}f} ms"
+
+
+def faster(ratio: float) -> str:
+    """Of the unpruned time to the pruned."""
+    if 0.98 < ratio < 1.02:
+        return "no difference"
+    return f"{ratio:.2f}× faster" if ratio > 1 else f"{1 / ratio:.2f}× slower"
+
+
+def _share(full: Side, pruned: Side) -> str:
+    return f"{100 * pruned.macs / full.macs:.0f} %"
+
+
+def _legend() -> str:
+    return (
+        '<div class="ap-legend"><span class="ap-key ap-full"></span>without pruning'
+        '<span class="ap-key ap-pruned"></span>with pruning</div>'
+    )
+
+
+def _panel(title: str, inside: str) -> str:
+    return f'<div class="ap-panel"><div class="ap-title">{title}</div>{inside}</div>'
+
+
+def _columns(full: tuple[int, ...], pruned: tuple[int, ...]) -> str:
+    columns = []
+    for block, (all_, some) in enumerate(zip(full, pruned, strict=True), start=1):
+        shown = len(full) <= MOST_NUMBERED or block in (1, len(full))
+        number, name = (some, block) if shown else ("", "")
+        columns.append(
+            f'<div class="ap-column" title="block {block}: {some} of {all_} tokens">'
+            f'<div>{number}</div><div class="ap-well"><div class="ap-some" style="height:{100 * some / all_:.1f}%">'
+            f'</div></div><div class="ap-block">{name}</div></div>'
+        )
+    return f'<div class="ap-columns">{"".join(columns)}</div>'
+
+
+def _pair(full: float, pruned: float, full_text: str, pruned_text: str) -> str:
+    most = max(full, pruned)
+    return "".join(
+        f'<div class="ap-row"><div class="ap-track"><div class="ap-bar {kind}" style="width:{100 * value / most:.1f}%">'
+        f'</div></div><div class="ap-number">{text}</div></div>'
+        for kind, value, text in (("ap-full", full, full_text), ("ap-pruned", pruned, pruned_text))
+    )

@@ -1,0 +1,47 @@
+"""What a listener should know of a sound before believing the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ..audio import SAMPLE_RATE, Clip
+
+SILENCE = 1e-4
+"""Greatest distance from the mean of a sound that nobody hears: -80 dB of full scale."""
+
+
+def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:
+    """Sentences on a sound's length, loudness and format. window: seconds that the model hears at once."""
+    found = [_silence(clip), _length(clip, window), *_format(path)]
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _silence(clip: Clip) -> str:
+    if np.abs(clip.waveform - clip.waveform.mean()).max() > SILENCE:
+        return ""
+    part = "The part that was heard" if clip.seconds > clip.heard_seconds + 0.01 else "This sound"
+    return f"{part} is silent: the model has to name something all the same, and its answer means nothing."
+
+
+def _length(clip: Clip, window: float) -> str:
+    if clip.seconds > clip.heard_seconds + 0.01:
+        return (
+            f"Heard: the first {clip.heard_seconds:.1f} s of {clip.seconds:.1f} s, which is all that the model takes."
+        )
+    if clip.heard_seconds < window / 2:
+        return f"Only {clip.heard_seconds:.2f} s of sound; the rest of the model's {window:.1f} s is padding."
+    return ""
+
+
+def _format(path: Path) -> list[str]:
+    info = soundfile.info(path)
+    found = [f"{info.channels} channels, heard as their mean."] if info.channels > 1 else []
+    if info.samplerate < SAMPLE_RATE:
+        found.append(
+            f"Sampled at {info.samplerate / 1000:g} kHz: above {info.samplerate / 2000:g} kHz there is nothing to "
+            f"hear, and the model was made for {SAMPLE_RATE / 1000:g} kHz."
+        )
+    return found

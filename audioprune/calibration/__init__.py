@@ -1,0 +1,7 @@
+"""Which setting keeps a model's answers on one's own sounds, found without labels and stated with its certainty."""
+
+from .bounds import clips_needed, upper_bound
+from .report import Calibration
+from .run import calibrate
+
+__all__ = ["Calibration", "calibrate", "clips_needed", "upper_bound"]

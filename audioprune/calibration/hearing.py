@@ -1,0 +1,173 @@
+"""A model's answers on clips, unpruned and pruned, each computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ..methods import Method
+from ..pruning import prune
+from .ledger import Ledger
+
+Inputs = dict[str, Tensor]
+Batches = Tensor | Mapping[str, Tensor] | Sequence[Tensor | Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a setting made of so many clips. kl: mean KL(unpruned ‖ pruned) of the outputs, in nats."""
+
+    clips: int
+    disagreements: int
+    kl: float
+
+    @property
+    def share(self) -> float:
+        return self.disagreements / self.clips
+
+    @property
+    def risk(self) -> tuple[float, float]:
+        """By which settings are ranked: KL tells those apart that disagree equally often."""
+        return self.share, self.kl
+
+
+class ClipSet:
+    """Clips as a model's forward takes them, in batches of any size.
+
+    batches: (clips, …), the model's main input; or the arguments of its forward, a clip a row; or several of either.
+    Raises `ValueError` where the tensors of a batch differ in their number of clips, `TypeError` where they are none.
+    """
+
+    def __init__(self, batches: Batches, name: str) -> None:
+        self._rows: list[Inputs] = []
+        for batch in [batches] if isinstance(batches, Tensor | Mapping) else batches:
+            tensors = {name: batch} if isinstance(batch, Tensor) else {k: v for k, v in batch.items() if k != "labels"}
+            if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+                raise TypeError('clips must be tensors; an extractor makes them with return_tensors="pt"')
+            if len({len(tensor) for tensor in tensors.values()}) != 1:
+                shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+                raise ValueError(f"a batch has tensors of {shapes}; each must have one row a clip")
+            count = len(next(iter(tensors.values())))
+            self._rows += [{key: tensor[i] for key, tensor in tensors.items()} for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, model: PreTrainedModel, indices: Sequence[int], size: int) -> Iterator[tuple[list[int], Inputs]]:
+        """Clips of equal shape together, at most `size` at once, on the model's device and in its dtype."""
+        groups: dict[Any, list[int]] = {}
+        for index in indices:
+            groups.setdefault(tuple((key, row.shape) for key, row in self._rows[index].items()), []).append(index)
+        for group in groups.values():
+            for first in range(0, len(group), size):
+                chosen = group[first : first + size]
+                stacked = {key: torch.stack([self._rows[i][key] for i in chosen]) for key in self._rows[chosen[0]]}
+                yield chosen, {key: _placed(tensor, model) for key, tensor in stacked.items()}
+
+    @property
+    def digest(self) -> str:
+        """Of all their numbers."""
+        return digest(tensor for row in self._rows for tensor in row.values())
+
+
+def _placed(tensor: Tensor, model: PreTrainedModel) -> Tensor:
+    return tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
+
+
+def digest(tensors: Any) -> str:
+    """Of tensors' numbers, whatever they are."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def divergences(logits: Tensor, full: Tensor, multi_label: bool = False) -> Tensor:
+    """KL(full ‖ logits) of each clip in nats: of the softmax over classes, or where a clip may have several labels, of
+    each label's own probability, summed. logits, full: (clips, classes) → (clips,) float64."""
+    logits, full = logits.double(), full.double()
+    if not multi_label:
+        p, q = full.log_softmax(1), logits.log_softmax(1)
+        return (p.exp() * (p - q)).sum(1)
+    yes = full.sigmoid() * (F.logsigmoid(full) - F.logsigmoid(logits))
+    no = (-full).sigmoid() * (F.logsigmoid(-full) - F.logsigmoid(-logits))
+    return (yes + no).sum(1)
+
+
+class Hearing:
+    """One model on one set of clips, in a fixed order.
+
+    order: the clips' numbers; what is asked for is a stretch of it. advance: called with the clips of each batch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        clips: ClipSet,
+        order: Sequence[int],
+        batch_size: int,
+        ledger: Ledger,
+        advance: Callable[[int], Any] = lambda clips: None,
+    ) -> None:
+        self.model, self.clips, self.order, self.batch_size = model, clips, list(order), batch_size
+        self._ledger, self.advance = ledger, advance
+        self.multi_label = model.config.problem_type == "multi_label_classification"
+        self.full = self._logits(range(len(order)))
+        if self.full.shape[1] < 2:
+            raise ValueError("the model has a single label, so that no setting could give another one")
+        broken = int((~self.full.isfinite().all(1)).sum())
+        if broken:
+            raise ValueError(
+                f"the unpruned model gives no finite answer on {broken} of {len(order)} clips; leave them out"
+            )
+
+    def hear(self, method: Method, first: int, last: int) -> Heard:
+        """A setting on the clips from `first` to before `last`; only what was not heard yet is computed.
+
+        What the method refuses (too few tokens left, as a rule) counts as apart on every clip.
+        """
+        known = self._ledger.outcomes(method)
+        missing = [place for place in range(first, last) if place not in known]
+        if missing:
+            full = self.full[missing]
+            try:
+                with prune(self.model, method):
+                    logits = self._logits(missing)
+            except ValueError:
+                logits = torch.full_like(full, math.nan)
+            apart = (logits.argmax(1) != full.argmax(1)) | ~logits.isfinite().all(1)
+            kl = divergences(logits, full, self.multi_label).nan_to_num(nan=math.inf)
+            self._ledger.note(method, missing, apart.tolist(), kl.tolist())
+            known = self._ledger.outcomes(method)
+        found = [known[place] for place in range(first, last)]
+        kls = [kl for _, kl in found]
+        return Heard(last - first, sum(apart for apart, _ in found), math.fsum(kls) / len(kls))
+
+    @torch.inference_mode()
+    def _logits(self, places: Sequence[int]) -> Tensor:
+        """(places, classes) in float32 on the CPU."""
+        call: Any = self.model
+        where = {self.order[place]: row for row, place in enumerate(places)}
+        found: Tensor | None = None
+        for chosen, inputs in self.clips.batches(self.model, list(where), self.batch_size):
+            logits = self._logits_of(call(**inputs)).float().cpu()
+            if found is None:
+                found = logits.new_empty(len(where), logits.shape[1])
+            found[[where[index] for index in chosen]] = logits
+            self.advance(len(chosen))
+        assert found is not None
+        return found
+
+    def _logits_of(self, output: Any) -> Tensor:
+        logits = getattr(output, "logits", None)
+        if logits is None or logits.ndim != 2:
+            raise ValueError(f"{type(self.model).__name__} gives a clip no labels; give the model with its head")
+        return logits

@@ -1,0 +1,107 @@
+"""What a calibration has heard so far, in a file that a run which was stopped goes on with."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..methods import Method
+from ..pruning import describe
+
+Outcomes = dict[int, tuple[bool, float]]
+"""Place of a clip → whether the top label is another one, and the KL in nats."""
+
+
+class Ledger:
+    """JSON Lines: first what the run is, then what each setting made of some clips, and what was timed.
+
+    path: None keeps all in memory. run: what must be the same for the rows to be of use. `is_other`: the file was of
+    another run, and is begun anew. A last line that a kill has torn is done again.
+    """
+
+    def __init__(self, path: Path | None = None, run: dict[str, Any] | None = None) -> None:
+        self.path, self.is_other = path, False
+        self._outcomes: dict[str, Outcomes] = {}
+        self.times: dict[str, float] = {}
+        self._file: TextIO | None = None
+        if path is None:
+            return
+        head = json.dumps({"run": run}, sort_keys=True)
+        rows = _complete_lines(path)
+        self.is_other = bool(rows) and rows[0] != head
+        rows = rows if rows and not self.is_other else [head]
+        for row in rows[1:]:
+            self._take(json.loads(row))
+        write_text(path, "".join(f"{row}\n" for row in rows))
+        self._file = open(path, "a")  # noqa: SIM115  (closed by `close` and `remove`)
+
+    def outcomes(self, method: Method) -> Outcomes:
+        return self._outcomes.get(_key(method), {})
+
+    def note(self, method: Method, places: Sequence[int], apart: Sequence[bool], kl: Sequence[float]) -> None:
+        # JSON knows no infinity.
+        shown = [value if math.isfinite(value) else None for value in kl]
+        self._write({"setting": describe(method), "clips": list(places), "apart": list(map(int, apart)), "kl": shown})
+
+    def note_times(self, times: dict[str, float]) -> None:
+        self._write({"times": times})
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """At the end of a run there is nothing to go on with."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        text = json.dumps(row)
+        self._take(json.loads(text))
+        if self._file is not None:
+            self._file.write(text + "\n")
+            self._file.flush()
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if "times" in row:
+            self.times |= row["times"]
+            return
+        known = self._outcomes.setdefault(json.dumps(row["setting"], sort_keys=True), {})
+        for place, apart, kl in zip(row["clips"], row["apart"], row["kl"], strict=True):
+            known[place] = bool(apart), math.inf if kl is None else kl
+
+
+def _key(method: Method) -> str:
+    return json.dumps(describe(method), sort_keys=True)
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """The lines of JSON up to the first that is none."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for line in text.splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith("\n"):
+            break
+        found.append(line.rstrip("\n"))
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,165 @@
+"""calibrate(model, clips): the fastest setting that keeps the model's answers, or the most faithful that is fast."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..adapters import find_adapter
+from ..benchmark import machine
+from ..pruning import AlreadyPrunedError, describe, handle
+from . import choose
+from .bounds import clips_needed
+from .hearing import Batches, ClipSet, digest
+from .ledger import Ledger
+from .report import Calibration, least_clips, rows_of
+from .space import MECHANISMS
+from .trial import ModelTrial, Stage
+
+FEWEST = 16
+"""Clips that a calibration hears at least."""
+
+
+def calibrate(
+    model: PreTrainedModel,
+    clips: Batches,
+    *,
+    max_disagreement: float | None = None,
+    speed_up: float | None = None,
+    methods: Sequence[str] = MECHANISMS,
+    batch_size: int = 8,
+    bench_seconds: float = 1.0,
+    seed: int = 0,
+    stage: Stage = lambda name, steps: lambda done: None,
+    state: str | Path | None = None,
+) -> Calibration:
+    """Find the fastest setting that gives the unpruned model's top label on all but a share of clips, or of those that
+    are so fast the one that does so most often. No labels are needed.
+
+        found = ap.calibrate(model, spectrograms, max_disagreement=0.05)
+        ap.prune(model, found.method)
+
+    The search (`audioprune.calibration.search`) tries a small part of score × spending × fate × layers × keep rate on
+    part of the clips. What is stated of the chosen setting comes from the other clips, and a limit is shown by tests
+    whose chance to let a worse setting pass is 5 % (`audioprune.calibration.choose`). Speed is measured, in turn.
+
+    Args:
+        model: a classifier, unpruned; it is left as it was.
+        clips: the sounds, as the model's forward takes them: (clips, …), a dict of its arguments, or several of such.
+            They should be of the kind that the model will hear, and not those that it was trained on.
+        max_disagreement: the greatest share of clips that may get another top label, in (0, 1).
+        speed_up: how many times as fast as unpruned, more than 1.
+        methods: what to choose from: "discard", "fuse", "merge" (`TopK`), "tome" (merging), or settings files, whose
+            keep rate is searched.
+        batch_size: clips per forward, in the measurement of speed too.
+        bench_seconds: of timing each of the settings that are measured.
+        seed: of the choice of the clips that are kept from the search.
+        stage: told of progress.
+        state: file that holds what was heard so far, so that a run that is stopped goes on; removed at the end.
+
+    Raises:
+        ValueError: not exactly one of both aims, too few clips, or a model without labels.
+        AlreadyPrunedError, UnsupportedModelError: as `prune`.
+    """
+    check_aim(max_disagreement, speed_up)
+    _check_model(model)
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        found = ClipSet(clips, model.main_input_name)
+        if len(found) < FEWEST:
+            raise ValueError(
+                f"there are {len(found)} clips, and a calibration needs {FEWEST} at least; {least_clips(0.05)} can "
+                "show 5 % of disagreement, if none of those that are tested disagrees"
+            )
+        order = random.Random(seed).sample(range(len(found)), len(found))
+        searching = len(found) - confirming(len(found), max_disagreement)
+        run = {
+            "model": digest(model.state_dict().values()),
+            "clips": found.digest,
+            "seed": seed,
+            "searching": searching,
+            "batch_size": batch_size,
+            "dtype": str(model.dtype),
+            "machine": machine(),
+        }
+        ledger = Ledger(None if state is None else Path(state), run)
+        if ledger.is_other:
+            warnings.warn(f"{state}: of another model, other clips or another machine; begun anew", stacklevel=2)
+        try:
+            trial = ModelTrial(model, found, order, searching, batch_size, ledger, stage)
+            trial.enter(methods, find_adapter(model).special > 0, bench_seconds)
+            if speed_up is not None:
+                choice = choose.at_speed(trial, speed_up)
+            else:
+                choice = choose.within(trial, max_disagreement or 0.0)
+            ratios = trial.ratios([one.method for one in choice.finalists])
+        except BaseException:
+            ledger.close()
+            raise
+        ledger.remove()
+        rows = rows_of(choice, trial.heard, ratios)
+        method = None if choice.chosen is None else choice.chosen.method
+        return Calibration(
+            method,
+            choice.shown,
+            max_disagreement,
+            speed_up,
+            next((row for row in rows if method is not None and row["setting"] == describe(method)), None),
+            rows,
+            {
+                "clips": len(found),
+                "searching": searching,
+                "confirming": trial.confirming,
+                "settings": trial.settings,
+                "batch_size": trial.batch_size,
+                "seed": seed,
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "machine": machine(),
+            },
+        )
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def check_aim(
+    max_disagreement: float | None,
+    speed_up: float | None,
+    names: tuple[str, str] = ("max_disagreement", "speed_up"),
+) -> None:
+    """Raise `ValueError`, with the aims called so, unless one of them is there and can be met."""
+    if (max_disagreement is None) == (speed_up is None):
+        raise ValueError(f"give either {names[0]}, such as 0.02, or {names[1]}, such as 2, and not both")
+    if max_disagreement is not None and not 0 < max_disagreement < 1:
+        raise ValueError(
+            f"{names[0]} is {max_disagreement}; it is the share of clips that may get another top label, more than 0 "
+            "(which no number of clips could show) and less than 1: 0.02 is one in fifty"
+        )
+    if speed_up is not None and not 1 < speed_up < math.inf:
+        raise ValueError(f"{names[1]} is {speed_up}; it is how many times as fast, more than 1: 2 is twice as fast")
+
+
+def _check_model(model: Any) -> None:
+    pruned = handle(model)
+    if pruned is not None:
+        raise AlreadyPrunedError(
+            f"this model is pruned with {pruned.method}, and what is calibrated is compared with the unpruned one; "
+            "call remove() on its handle first (audioprune.handle(model) finds it)"
+        )
+    if find_adapter(model).once:
+        raise ValueError(f"{type(model).__name__} is an audio-language model, which has no labels to compare")
+
+
+def confirming(clips: int, limit: float | None) -> int:
+    """How many of the clips are kept from the search: half of them, and more where that shows the limit."""
+    half = clips - clips // 2
+    if limit is None or least_clips(limit) > clips:
+        return half
+    return max(half, clips_needed(limit))

@@ -1,0 +1,103 @@
+"""`audioprune app`."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as o
+from .console import err, out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..app.studio import Choice
+    from ..methods import Method
+    from ..tagging import Tagger
+
+EMBEDDED = "esc10"
+RATES = (0.1, 0.5)
+"""Where the slider of keep rates may begin: methods that merge pairs cannot go under a half."""
+
+
+def app(
+    model: o.ModelOption = EMBEDDED,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets in whoever reaches this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
+    device: o.DeviceOption = "auto",
+    dtype: o.DtypeOption = "float32",
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """A page in the browser: record or upload a sound, and see what a model hears with and without pruning.
+
+    Labels side by side, the spectrogram with what each stage kept, and tokens, multiply-accumulates and milliseconds
+    as bars. It works without a network. Audio-language models have `audioprune ask` instead.
+
+        audioprune app --open
+    """
+    from ..app.page import page
+    from ..app.server import free_port, is_local, serve
+    from ..app.studio import Studio
+    from ..tagging import Tagger
+
+    def open_model(source: str) -> Tagger:
+        loaded, front = o.open_model(source, device, dtype)
+        return Tagger(loaded, front)
+
+    port = free_port(host, port)
+    studio = Studio(open_model, build)
+    studio.open(model)
+
+    def ready(address: str) -> None:
+        out.print(address, soft_wrap=True)
+        if not is_local(host):
+            err.print("Whoever reaches this machine can use the page; models are those that were named here.")
+        err.print("Ctrl-C stops it.")
+
+    models = list(dict.fromkeys([model, EMBEDDED]))
+    # Loading a model reads files: only who sits at this machine may name others.
+    blocks = page(studio, models, choices(), any_model=is_local(host))
+    serve(blocks, host=host, port=port, ready=ready, browser=browser)
+
+
+def build(name: str, keep_rate: float, score: str | None, model: PreTrainedModel) -> Method:
+    """A method from the page's words; the recommended one, where its rate was left alone, fitted to the model."""
+    untouched = name == o.RECOMMENDED and keep_rate == choices()[0].keep_rate
+    return o.fitted(o.build_method(name, None if untouched else str(keep_rate), score), model)
+
+
+@cache
+def choices() -> tuple[Choice, ...]:
+    """The methods that need no training, the recommended one first."""
+    from ..methods import METHODS, LearnedMethod
+
+    trained = {name for name, kind in o.METHOD_NAMES.items() if issubclass(METHODS[kind], LearnedMethod)}
+    return tuple(_choice(name) for name in (o.RECOMMENDED, *o.METHOD_NAMES) if name not in trained)
+
+
+def _choice(name: str) -> Choice:
+    from ..app.studio import Choice
+
+    method = o.build_method(name)
+    rate = method.keep_rate
+    assert isinstance(rate, float)
+    return Choice(
+        name=name,
+        title=o.METHOD_NAMES.get(name, name),
+        keep_rate=rate,
+        least=next(least for least in RATES if _takes(name, least)),
+        scored=any(field.name == "score" for field in dataclasses.fields(method)),
+    )
+
+
+def _takes(name: str, keep_rate: float) -> bool:
+    try:
+        o.build_method(name, str(keep_rate))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,231 @@
+"""`audioprune calibrate`."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from . import options as o
+from . import training_options as t
+from .console import err, out, progress
+from .tag import count
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..calibration.sounds import Sounds
+
+
+def calibrate(
+    clips: Annotated[
+        list[Path],
+        typer.Option("--clips", "-c", help="Sound files, and folders that are searched for them. Repeatable."),
+    ],
+    model: o.ModelOption = "esc10",
+    max_disagreement: Annotated[
+        float | None,
+        typer.Option(help="Greatest share of clips that may get another top label, such as 0.02.", show_default=False),
+    ] = None,
+    speed_up: Annotated[
+        float | None, typer.Option(help="How many times as fast as unpruned, such as 2.", show_default=False)
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="What to choose from, with commas: discard, fuse, merge (what TopK does with tokens that it drops), "
+            "tome (similar ones are merged); JSON files and folders with a pruning.json, whose keep rate is searched."
+        ),
+    ] = "discard,fuse,merge,tome",
+    limit: Annotated[int, typer.Option(min=1, help="Clips to hear at most, drawn at random.")] = 2000,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Clips per forward, in which the speed-up is measured as well.")
+    ] = 8,
+    bench_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a setting.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the clips that are kept from the search.")] = 0,
+    accept_estimate: Annotated[
+        bool,
+        typer.Option("--accept-estimate", help="Write a setting that keeps the limit by its estimate alone as well."),
+    ] = False,
+    pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
+    device: o.DeviceOption = "auto",
+    dtype: o.DtypeOption = "float32",
+    out_file: Annotated[Path, typer.Option("--out", "-o", help="Settings file to write.")] = Path("pruning.json"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="JSON file to write with every setting that was heard.", show_default=False)
+    ] = None,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Choose what to prune, and how much, on your own sounds: no labels are needed.
+
+    The fastest setting whose top label is the unpruned model's on all but 2 % of the clips, shown with 95 % confidence:
+
+        audioprune calibrate --model esc10 --clips my-sounds/ --max-disagreement 0.02
+
+    Or what disagrees least at three times the speed:
+
+        audioprune calibrate --model esc10 --clips my-sounds/ --speed-up 3 --out fast.json
+
+    Part of the clips is searched on; the others, which the search never hears, show what is stated. To show 2 % takes
+    199 clips, 5 % 79, 10 % 39, and more where some disagree. They should be sounds as the model will hear them, not
+    those that it was trained on, and each its own recording. What was written is for `--method` of every command:
+
+        audioprune tag more-sounds/ --model esc10 --method pruning.json
+
+    Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
+    A run that is stopped goes on with the same command.
+    """
+    from ..calibration import calibrate as choose
+    from ..calibration.ledger import write_text
+    from ..calibration.report import least_clips
+    from ..calibration.run import check_aim
+    from ..tagging import find_clips
+
+    check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
+    if out_file.suffix != ".json":
+        raise ValueError(f"--out is {str(out_file)!r}; --method reads settings from files that end in .json")
+    if out_file.exists() and not force:
+        raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
+    found, passed = find_clips(clips)
+    if not found:
+        raise FileNotFoundError(f"no sound files in {', '.join(map(str, clips))}")
+    if passed:
+        err.print(f"Passing over {len(passed)} files that are no sounds by their names")
+    if len(found) > limit:
+        err.print(f"{limit} of {count(len(found))} are heard, drawn at random (--limit)")
+        found = sorted(random.Random(seed).sample(found, limit))
+    loaded, front = o.open_model(model, device, dtype)
+    if pack:  # as `tag` does, since it changes what is gained
+        o.pack_on_cpu(loaded)
+    sounds = _read(found, front)
+    heard = len(sounds.spectrograms)
+    if not heard:
+        raise ValueError(f"none of {count(len(found))} can be used: {len(sounds.failed)} cannot be decoded, "
+                         f"{len(sounds.silent)} are silent")  # fmt: skip
+    if max_disagreement is not None and least_clips(max_disagreement) > heard:
+        err.print(
+            f"note: {least_clips(max_disagreement)} clips are needed to show {100 * max_disagreement:g} %, even if all "
+            f"agree that are tested; there are {heard}. What is found is an estimate",
+            soft_wrap=True,
+        )
+    state = out_file.with_name(f"{out_file.name}.partial.jsonl")
+    with progress("") as bar, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+        stages = _Stages(bar)
+        try:
+            result = choose(
+                loaded,
+                sounds.spectrograms,
+                max_disagreement=max_disagreement,
+                speed_up=speed_up,
+                methods=t.words(methods),
+                batch_size=batch_size,
+                bench_seconds=bench_seconds,
+                seed=seed,
+                stage=stages,
+                state=state,
+            )
+        except KeyboardInterrupt:
+            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
+            raise
+        stages.end()
+    is_written = result.method is not None and (result.shown or accept_estimate)
+    whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
+    if report is not None:
+        write_text(report, json.dumps(whole, indent=1) + "\n")
+    if is_written:
+        result.save(out_file, model=model, packed=pack)
+    if as_json:
+        print(json.dumps(whole))
+    else:
+        _print(result, model)
+    for path in ((out_file,) if is_written else ()) + (() if report is None else (report,)):
+        err.print(f"→ {path}", soft_wrap=True)
+    if not is_written:
+        hint = "; --accept-estimate writes the setting above all the same" if result.method is not None else ""
+        err.print(f"{out_file} was not written{hint}", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+class _Stages:
+    """A bar for each part of the work. What ends early had less to do than it might."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._done = bar, 0
+        self._task: TaskID | None = None
+
+    def __call__(self, name: str, steps: int) -> Callable[[int], Any]:
+        self.end()
+        self._done, self._task = 0, self._bar.add_task(name, total=steps)
+        return self._advance
+
+    def _advance(self, steps: int) -> None:
+        self._done += steps
+        if self._task is not None:
+            self._bar.update(self._task, completed=self._done)
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, total=self._done, completed=self._done)
+
+
+def _read(paths: list[Path], front: Any) -> Sounds:
+    from ..calibration.sounds import read_sounds
+
+    with progress("clips") as bar:
+        task = bar.add_task("Reading clips", total=len(paths))
+        sounds = read_sounds(paths, front, lambda: bar.advance(task))
+    for error in sounds.failed[:5]:
+        err.print(error, style="red", soft_wrap=True)
+    if len(sounds.failed) > 5:
+        err.print(f"… and {len(sounds.failed) - 5} more", style="red")
+    left_out = {"cannot be decoded": len(sounds.failed), "silent": len(sounds.silent), "copies": len(sounds.copies)}
+    for why, clips in left_out.items():
+        if clips:
+            err.print(f"{count(clips)} left out: {why}")
+    if sounds.cut:
+        err.print(f"{count(len(sounds.cut))} longer than the model's window: the first {front.max_seconds:.2f} s heard")
+    return sounds
+
+
+def _print(result: Calibration, model: str) -> None:
+    table = Table(
+        title=f"{model}: {len(result.rows)} of {result.about['settings']} settings were heard; up for the choice:",
+        title_justify="left",
+        caption=f"other top label: of {result.about['searching']} clips of the search, and of "
+        f"{result.about['confirming']} others; faster: in batches of {result.about['batch_size']}; •: chosen",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("setting", overflow="fold")
+    for column in ("fewer", "faster", "search", "test", "bound, %", "KL", ""):
+        table.add_column(column, justify="right")
+    for row in (row for row in result.rows if "speed_up" in row):
+        test = row.get("confirmed")
+        table.add_row(
+            row["name"],
+            f"{row['macs_ratio']:.2f}×",
+            f"{row['speed_up']:.2f}×",
+            str(row["searched"]["disagreements"]),
+            "–" if test is None else str(test["disagreements"]),
+            "–" if test is None else f"{100 * row['bound']:.1f}",
+            _kl(row["searched"] if test is None else test),
+            "•" if row is result.chosen else "",
+        )
+    out.print(table)
+    for sentence in result.sentences:
+        out.print(sentence, soft_wrap=True)
+
+
+def _kl(counts: dict[str, Any]) -> str:
+    return "∞" if counts["kl"] is None else f"{counts['kl']:.2g}"

@@ -1,0 +1,187 @@
+"""`audioprune export`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import options as o
+from .console import err, out, progress
+from .demo import CLIPS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ..export import Exported
+    from ..features import LogMel
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="esc10 (shipped), a folder, a weight file, or a hub id.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write.")],
+    method: o.DefaultMethodOption = None,
+    keep_rate: o.KeepRateOption = None,
+    score: o.ScoreOption = None,
+    segments: o.SegmentsOption = None,
+    dropped: o.DroppedOption = None,
+    layers: o.LayersOption = None,
+    clip_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="For a model over waveforms: length of every clip.", show_default=False),
+    ] = None,
+    opset: Annotated[
+        int, typer.Option(min=18, help="Version of ONNX's operators; from 23 on attention is one of them.")
+    ] = 18,
+    overwrite: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="Measure PyTorch and onnxruntime in turn.")] = True,
+    compare: Annotated[bool, typer.Option(help="Measure the unpruned model in onnxruntime too.")] = False,
+    batch_sizes: Annotated[str, typer.Option(help="Clips per forward to measure.")] = "1,4",
+    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 1.0,
+    as_json: o.JsonOption = False,
+) -> None:
+    """Write a pruned classifier as an ONNX file, for onnxruntime and other runtimes; at --keep-rate 1.0 unpruned.
+
+    Its answers are compared with PyTorch's before it is put in place, and both are timed in turn. The labels, the
+    setting and what makes the spectrogram are in the file's metadata.
+
+        audioprune export esc10 esc10.onnx --keep-rate 0.5 --compare
+    """
+    from ..benchmark import machine
+    from ..export import STEPS, check_target, export_onnx, import_packages
+    from ..pruning import describe, prune
+
+    target = check_target(destination, overwrite)
+    import_packages()
+    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, source)
+    sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
+    if min(sizes) < 1:
+        raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
+    model, front = _open(source)
+    settings = o.fitted(settings, model)
+    samples = None if clip_seconds is None else round(16_000 * clip_seconds)
+    clips = None if front is None else _examples(front)
+    write = partial(export_onnx, model, samples=samples, front=front, clips=clips, opset=opset)
+    rows: list[dict[str, Any]] = []
+    with progress("steps") as bar, prune(model, settings) as handle, TemporaryDirectory() as folder:
+        cells = len(sizes) * (2 + compare) if timed else 0
+        task = bar.add_task("Writing and checking", total=STEPS * (1 + (timed and compare)) + cells)
+
+        advance = partial(bar.advance, task)
+        found = write(target, overwrite=overwrite, advance=advance)
+        files = {"onnx": found.path}
+        if timed and compare:
+            handle.keep_rate = 1.0
+            files["unpruned_onnx"] = Path(folder) / "unpruned.onnx"
+            write(files["unpruned_onnx"], advance=advance)
+            handle.keep_rate = settings.keep_rate
+        if timed:
+            rows = _measure(model, found, files, sizes, seconds, advance)
+    if as_json:
+        command = shlex.join(["audioprune", *sys.argv[1:]])
+        facts = {**asdict(found), "path": str(found.path), "model": source, "setting": describe(settings)}
+        print(json.dumps({"command": command, **facts, "times": rows, "machine": machine()}))
+        return
+    out.print(f"{type(model).__name__}, {settings} → {found.path} ({found.size / 2**20:.1f} MiB)", soft_wrap=True)
+    out.print(_checked(found), soft_wrap=True)
+    if rows:
+        out.print(_table(rows))
+        err.print(f"{machine()['processor']}, {machine()['threads']} threads", style="dim")
+
+
+def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:
+    """A classifier on the CPU, and its front end where it hears log-mel spectrograms of Kaldi's."""
+    from ..models.loading import is_language_model, load, load_features
+
+    if is_language_model(source):
+        raise ValueError(
+            f"{source}: an audio-language model, which answers by running again and again, with a prompt whose length "
+            "depends on the sound; one graph holds no such thing, and classifiers alone can be exported"
+        )
+    o.quiet()
+    model = load(source)
+    spectrograms = hasattr(model.config, "max_length") and hasattr(model.config, "num_mel_bins")
+    return model, load_features(source, model) if spectrograms else None
+
+
+def _examples(front: LogMel) -> Tensor:
+    """The shipped clips as the model hears them, (batch, frames, mels)."""
+    from ..audio import load_audio
+
+    return front([load_audio(clip, max_seconds=front.max_seconds).waveform for clip in sorted(CLIPS.glob("*.ogg"))])
+
+
+def _checked(found: Exported) -> str:
+    ties = ""
+    if found.ties:
+        ties = f"; of {found.ties} PyTorch's own answer hangs on the last digit of two scores, and they are left out"
+    return (
+        f"onnxruntime and PyTorch differ by {found.difference:.1e} of the greatest logit on {found.clips} clips{ties}"
+    )
+
+
+def _measure(
+    model: PreTrainedModel,
+    found: Exported,
+    files: dict[str, Path],
+    sizes: list[int],
+    seconds: float,
+    advance: Callable[[], Any],
+) -> list[dict[str, Any]]:
+    """A row for each batch size: median milliseconds of the pruned model in PyTorch, and of the files."""
+    from ..benchmark import take_turns
+    from ..export import noise, open_session
+
+    sessions = {name: open_session(path) for name, path in files.items()}
+    rows = []
+    for size in sizes:
+        batch = noise(size, found.shape)
+        calls = {"torch": partial(_forward, model, {found.input: batch})}
+        calls |= {name: partial(session.run, None, {found.input: batch.numpy()}) for name, session in sessions.items()}
+        times = take_turns([partial(_clocked, call) for call in calls.values()], seconds, advance)
+        medians = {f"{name}_ms": 1000 * statistics.median(t) for name, t in zip(calls, times, strict=True)}
+        rows.append({"batch_size": size, **medians, "runs": len(times[0])})
+    return rows
+
+
+def _forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model(**inputs)
+
+
+def _clocked(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    compared = "unpruned_onnx_ms" in rows[0]
+    table = Table(title="Milliseconds of a batch", title_justify="left")
+    unpruned = ("unpruned onnxruntime", "pruning saves") if compared else ()
+    for column in ("batch", "PyTorch", "onnxruntime", "faster", *unpruned):
+        table.add_column(column, justify="right")
+    for row in rows:
+        torch_ms, onnx_ms = row["torch_ms"], row["onnx_ms"]
+        cells = [str(row["batch_size"]), f"{torch_ms:.1f}", f"{onnx_ms:.1f}", f"{torch_ms / onnx_ms:.2f}×"]
+        if compared:
+            cells += [f"{row['unpruned_onnx_ms']:.1f}", f"{row['unpruned_onnx_ms'] / onnx_ms:.2f}×"]
+        table.add_row(*cells)
+    return table
