@@ -191,9 +191,11 @@ def attend_and_score(
     counted = nn.functional.pad(votes.to(_score_dtype(query)), (special, 0))
     # A graph has a node for every piece, and their number must not hang on the batch.
     by_rows = torch.compiler.is_compiling() or query.device.type != "cpu"
-    attend = _attend_to_rows if by_rows else _attend_to_heads
-    context, received = attend(query, key, value, scaling, mask, counted, dropout, cells)
-    assert received is not None
+    if by_rows:
+        context, received = _attend_to_rows(query, key, value, scaling, mask, counted, dropout, cells)
+    else:
+        of_patches = None if voters is None else counted
+        context, received = _attend_to_heads(query, key, value, scaling, mask, special, of_patches, dropout, cells)
     return context, received[..., special:] / votes.sum(dim=1)[:, None, None]
 
 
@@ -230,12 +232,16 @@ def _attend_to_heads(
     value: Tensor,
     scaling: float,
     mask: Tensor | None,
+    special: int | None = None,
     votes: Tensor | None = None,
     dropout: float = 0.0,
     cells: int = CELLS,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """As `_attend_to_rows`, but some heads at a time, and of long clips some of their queries, so that a piece of the
-    map is still in cache when it is normalised, summed and multiplied: `cells` in all. votes: None for no scores."""
+    map is still in cache when it is normalised, summed and multiplied: `cells` in all.
+
+    special: leading queries that do not vote, None for no scores, which are then 0. votes: None where all others count
+    alike."""
     batch, heads, n, dim = query.shape
     if torch.is_grad_enabled():  # what a backward pass needs is kept anyway
         cells = batch * heads * n * n
@@ -243,7 +249,7 @@ def _attend_to_heads(
     bias = None if mask is None else mask.to(query.dtype).expand(batch, heads, -1, n)
     # As the next layer reads it: heads beside each other.
     context = value.new_empty(batch, n, heads, dim)
-    received = None if votes is None else votes.new_zeros(batch, heads, n)
+    received = query.new_zeros(batch, heads, n, dtype=_score_dtype(query))
     for clips, some in _boxes(batch, heads, group=max(1, round(cells / (rows * n)))):
         q, k, v = (x[clips, some].flatten(0, 1) for x in (query, key.transpose(2, 3), value))
         b = None if bias is None else bias[clips, some].flatten(0, 1)
@@ -252,8 +258,10 @@ def _attend_to_heads(
             of = slice(start, start + rows)
             logits = _logits(q[:, of], k, scaling, b if b is None or b.shape[1] == 1 else b[:, of])
             weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
-            if received is not None and votes is not None:
-                received[clips, some] += (votes[clips, None, None, of] @ weights.unflatten(0, box)).squeeze(2)
+            if votes is not None:
+                received[clips, some] += (weights.unflatten(0, box) * votes[clips, None, of, None]).sum(dim=2)
+            elif special is not None:  # no product, which would be counted as work
+                received[clips, some] += weights[:, max(special - start, 0) :].sum(dim=1).unflatten(0, box)
             weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
             context[clips, of, some] = (weights @ v).unflatten(0, box).transpose(1, 2)
     return context.transpose(1, 2), received
