@@ -354,7 +354,7 @@ def test_a_keep_rate_that_was_chosen_stays() -> None:
     defaults = [choice.keep_rate for choice in offered.values()]
 
     def rate(name: str, before: float) -> float:
-        return _adjusted(offered[name], before, defaults)[0]["value"]
+        return _adjusted(offered[name], before, defaults)[0]
 
     assert rate("topk", 0.88) == 0.7, "nobody chose the recommended method's rate"
     assert rate("recommended", 0.7) == offered["recommended"].keep_rate

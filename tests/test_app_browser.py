@@ -20,7 +20,10 @@ from .conftest import tone
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 GUARDED = """
+import signal
 import sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell begin deaf to it
 
 def guard(event, arguments):
     if event == "socket.connect" and isinstance(arguments[1], tuple):
@@ -68,7 +71,10 @@ def address(tmp_path: Path) -> Iterator[str]:
             process.kill()
             raise
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
     said = (tmp_path / "errors.txt").read_text()
     assert "Stopped." in said
     assert "ABROAD" not in said
@@ -178,6 +184,12 @@ def test_the_page(visitor: Visitor, tmp_path: Path) -> None:
     rate.fill("0.6")
     rate.press("Enter")
     expect(verdict).to_contain_text("ToMe(0.6,")
+    rate.fill("0.2")
+    rate.press("Enter")
+    expect(message).to_contain_text("keep_rate is 0.2, but ToMe merges pairs")
+    rate.fill("0.6")
+    rate.press("Enter")
+    expect(message).to_be_hidden()
     visitor.choose("#method", "TopK")
     expect(verdict).to_contain_text("TopK(0.6)")
     visitor.choose("#score", "intensity")

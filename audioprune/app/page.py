@@ -25,6 +25,7 @@ CSS = Path(__file__).with_name("page.css")
 SCORES = ["attention", "cls", "intensity", "variation", "random"]
 OWN_SCORE = "the method's own"
 SHOWN_LABELS = 4
+LEAST = 0.1
 YEAR = 365 * 24 * 3600
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 """What the library raises where the listener can mend it."""
@@ -119,8 +120,9 @@ def _controls(
         visible=first.scored,
         elem_id="score",
     )
+    # The bounds stay what they are, whatever a method takes: what was sent before they moved would be refused.
     keep_rate = gr.Slider(
-        first.least,
+        LEAST,
         1.0,
         value=first.keep_rate,
         step=0.01,
@@ -193,11 +195,10 @@ def _wire(
     parts.stage.input(trigger_mode="always_last", **drawn)
 
 
-def _adjusted(choice: Choice, keep_rate: float, defaults: Sequence[float]) -> tuple[Any, Any]:
+def _adjusted(choice: Choice, keep_rate: float, defaults: Sequence[float]) -> tuple[float, Any]:
     """Keep rate and score as this method takes them: a rate that nobody chose gives way to the method's own."""
     chosen = keep_rate not in defaults and keep_rate >= choice.least
-    rate = gr.update(minimum=choice.least, value=keep_rate if chosen else choice.keep_rate)
-    return rate, gr.update(visible=choice.scored, value=OWN_SCORE)
+    return keep_rate if chosen else choice.keep_rate, gr.update(visible=choice.scored, value=OWN_SCORE)
 
 
 def _listen(

@@ -22,8 +22,8 @@ MODELS = 2
 class Choice:
     """A method that the page offers.
 
-    name: as `Build` takes it. keep_rate: where its slider starts, and `least` where it begins. scored: whether it
-    takes a score.
+    name: as `Build` takes it. keep_rate: where its slider starts. least: the least keep rate that it takes. scored:
+    whether it takes a score.
     """
 
     name: str
