@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/performance.md from the JSON files under results/.
+"""Write the tables of README.md, docs/results.md, docs/performance.md and docs/choose-a-rate.md from the JSON files under results/.
 
     python scripts/render_results.py [--check]
 
@@ -324,7 +324,29 @@ def what_to_choose() -> str:
     return table(header, rows)
 
 
+def calibrated() -> str:
+    rows = []
+    for row in read("calibrate-esc10")["rows"]:
+        asked = row["asked"]
+        line = [
+            f"{row['model']}, {row['calibrated_on']}",
+            f"{100 * asked['max_disagreement']:.0f} %" if "max_disagreement" in asked else f"{asked['speed_up']:g}×",
+        ]
+        if row["setting"] is None:
+            rows.append([*line, "none found", *["–"] * 4])
+            continue
+        check = row["check"]
+        accuracy = f"{100 * check['unpruned_accuracy']:.1f} → {100 * check['accuracy']:.1f}"
+        setting = f"`{row['setting']}`{'' if row['shown'] else ' (estimate)'}"
+        percents = [f"{100 * row['bound']:.1f}", f"{100 * check['disagreement']:.1f}"]
+        rows.append([*line, setting, f"{row['speed_up']:.2f}×", *percents, accuracy])
+    header = ["model, calibrated on", "asked", "chosen", "faster", "bound, %", "on the others, %", "accuracy there, %"]
+    return table(header, rows)
+
+
+PAGES = ("results.md", "performance.md", "choose-a-rate.md")
 TABLES = {
+    "calibrate": calibrated,
     "fine-tuned-esc10": lambda: fine_tuned("esc10"),
     "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
     "fine-tuned-fsdd-speakers": lambda: fine_tuned("fsdd-speakers"),
@@ -370,7 +392,7 @@ def render(text: str) -> str:
 def main() -> None:
     check = "--check" in sys.argv[1:]
     stale = []
-    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in ("results.md", "performance.md"))):
+    for path in (ROOT / "README.md", *(ROOT / "docs" / name for name in PAGES)):
         text = path.read_text()
         if render(text) != text:
             stale.append(path.name)
