@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md, docs/performance.md and docs/choose-a-rate.md from the JSON files under results/.
+"""Write the tables of README.md and docs/ from the JSON files under results/.
 
     python scripts/render_results.py [--check]
 

@@ -1,0 +1,117 @@
+"""Draw what each method keeps of one example clip: docs/methods/NAME.png, all of one size, so that they compare by eye.
+
+    python scripts/method_pictures.py [NAME …] [--trained FOLDER]
+
+The shipped model hears the clip, at keep rate 0.5 in three blocks. FOLDER is what `scripts/method_tables.sh train`
+made for that model (RUNS/audiomae-esc10): methods that learn are drawn from their folder there, with the weights that
+were fine-tuned with them, and are passed over without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+import audioprune as ap
+from audioprune.cli.options import METHOD_NAMES
+from audioprune.methods import METHODS
+from audioprune.plots import _draw_tokens, _finish, _spectrogram
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "audioprune/assets/clips/baby.ogg"
+TARGET = ROOT / "docs/methods"
+LEARNT = ("FastAST", "DynamicViT", "SPViT", "AViT", "METR")
+"""Drawn from a model that was fine-tuned with them: they choose by what they learnt, or are nothing new without."""
+COARSER = (4, 2)
+"""Frames and mels that are averaged for drawing: noise makes a PNG large, and patches are 16 of each."""
+COLOURS, DPI = 32, 100
+
+
+def models(names: list[str], trained: Path | None) -> Iterator[tuple[str, torch.nn.Module, str]]:
+    """Name, pruned model, and what the picture says above."""
+    folders = {method: name for name, method in METHOD_NAMES.items()}
+    for name in names:
+        if name in LEARNT:
+            if trained is None:
+                print(f"{name}: passed over; --trained gives the folder of its model")
+                continue
+            model = ap.load(trained / folders[name])
+            handle = ap.handle(model)
+            assert handle is not None
+            yield name, model, f"{name}({handle.keep_rate}), in the model that was fine-tuned with it"
+        else:
+            model = ap.load("esc10")
+            method = ap.recommended(model) if name == "recommended" else METHODS[name](0.5)
+            ap.prune(model, method)
+            yield name, model, f"{'ap.recommended(model): ' if name == 'recommended' else ''}{method}"
+
+
+def coarser(log_mel: np.ndarray) -> np.ndarray:
+    """The same shape, in cells of `COARSER` at their mean."""
+    frames, mels = (length // step for length, step in zip(log_mel.shape, COARSER, strict=True))
+    means = log_mel.reshape(frames, COARSER[0], mels, COARSER[1]).mean(axis=(1, 3))
+    return means.repeat(COARSER[0], axis=0).repeat(COARSER[1], axis=1)
+
+
+def draw(log_mel: np.ndarray, trace: ap.Trace, title: str, seconds: float) -> Figure:
+    """The input, and three stages: all there are, or the last and two evenly before it."""
+    count = len(trace.kept)
+    stages = [count * i // 3 - 1 for i in (1, 2, 3)]
+    figure = Figure(figsize=(9, 4.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
+    _spectrogram(panels[0], log_mel)
+    said = ["the input: 256 patches"]
+    for axes, stage in zip(panels[1:], stages, strict=True):
+        drawn = _draw_tokens(axes, log_mel, trace, stage)
+        said.append(f"{trace.place(stage)}: {drawn}")
+    for axes, text in zip(panels, said, strict=True):
+        _finish(axes, log_mel, text, seconds)
+    for axes in panels[2:]:
+        axes.set_xlabel("time (s)", fontsize=8)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A PNG of few colours."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    figure.set_dpi(DPI)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+@torch.no_grad()
+def main() -> None:
+    every = ["recommended", *METHODS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(every)}; all by default")
+    parser.add_argument("--trained", type=Path, help="folder of the fine-tuned models")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(every):
+        parser.error(f"no such method as {', '.join(sorted(unknown))}")
+    sound = ap.load_audio(CLIP)
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name, model, title in models(given.names or every, given.trained):
+        spectrogram = ap.load_features("esc10", model)([sound.waveform])
+        with ap.trace(model) as trace:
+            probabilities = model(spectrogram).logits.softmax(dim=1)[0]
+        label = model.config.id2label[int(probabilities.argmax())]
+        title = f"{title}\nheard: {label}, {float(probabilities.max()):.2f}"
+        path = TARGET / f"{name}.png"
+        save(draw(coarser(spectrogram[0].numpy()), trace, title, sound.heard_seconds), path)
+        kept = [int((stage[0] >= 0).sum()) for stage in trace.kept]
+        print(f"{name}: {label}; {kept}; {path.stat().st_size // 1024} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What mkdocs.yml adds to MkDocs: files of the repository that pages link to, and docstrings laid out for Markdown."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+import griffe
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+OUTSIDE = "repository"
+"""Where the site has what lies outside docs/ in the repository."""
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the files of the repository that pages link to, and those that these link to."""
+    sources = {file.src_uri: Path(str(file.abs_src_path)) for file in files if file.src_uri.endswith(".md")}
+    while sources:
+        uri, path = sources.popitem()
+        for target in _targets(uri, path.read_text()):
+            if target.startswith(f"{OUTSIDE}/") and files.get_file_from_path(target) is None:
+                source = ROOT / target.removeprefix(f"{OUTSIDE}/")
+                if source.is_file():
+                    files.append(File.generated(config, target, abs_src_path=str(source)))
+                    if target.endswith(".md"):
+                        sources[target] = source
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Lead links that leave docs/ to where the site has these files. Others stay as they are on disk."""
+
+    def moved(match: re.Match[str]) -> str:
+        target = _on_site(page.file.src_uri, match[1])
+        return match[1] if target is None else posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or ".")
+
+    return LINK.sub(moved, markdown)
+
+
+def _targets(uri: str, markdown: str) -> list[str]:
+    return [target for link in LINK.findall(markdown) if (target := _on_site(uri, link)) is not None]
+
+
+def _on_site(uri: str, link: str) -> str | None:
+    """The site's name of what a page links to; None where that needs no change."""
+    if uri.startswith(f"{OUTSIDE}/"):  # a file of the repository, whose links are seen from where it lies
+        here = posixpath.dirname(uri.removeprefix(f"{OUTSIDE}/"))
+        target = posixpath.normpath(posixpath.join(here, link))
+        return target.removeprefix("docs/") if target.startswith("docs/") else f"{OUTSIDE}/{target}"
+    target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(uri), link))
+    return None if target.startswith("docs/") else f"{OUTSIDE}/{target}"
+
+
+class Docstrings(griffe.Extension):
+    """Lays docstrings out for Markdown: lines that each say what one name is become a list, and Google's sections for
+    them are left alone."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = "\n\n".join(map(listed, obj.docstring.value.split("\n\n")))
+
+
+ENTRY = re.compile(r"^([a-z_][\w\[\]]*(?:, [a-z_][\w\[\]]*)*): (?=\S)", re.M)
+
+
+def listed(paragraph: str) -> str:
+    """A paragraph of `name: what it is` lines as a list; any other as it is."""
+    if paragraph.startswith((" ", "\t")) or not ENTRY.match(paragraph):
+        return paragraph
+    lines = [line if ENTRY.match(line) else f"  {line.strip()}" for line in paragraph.splitlines()]
+    return "\n".join(ENTRY.sub(lambda m: f"- **{m[1]}**: ", line) for line in lines)
