@@ -57,9 +57,12 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
     """
     path = Path(path)
     if not path.is_file():
-        raise AudioError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
+        wrong = "is not a file; name the sound itself" if path.exists() else "no such file; see to its name and folder"
+        raise AudioError(f"{path}: {wrong}")
     if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
+        raise AudioError(f"{path}: the file is empty (0 bytes); record or copy it again")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{path}: may not be read; change its rights (chmod u+r)")
     try:
         # Bytes, because a name may be no valid Unicode.
         with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
@@ -67,8 +70,16 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
             frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
             samples = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        raise AudioError(f"{path}: cannot be decoded as audio ({error}); convert it to WAV or FLAC") from error
+        raise undecodable(path, error) from error
     return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds, sample_rate)
+
+
+def undecodable(path: Path, error: Exception) -> AudioError:
+    """What is said of a file that libsndfile does not decode, by its own reason."""
+    reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
+    return AudioError(
+        f"{path}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is torn"
+    )
 
 
 def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -82,7 +93,7 @@ def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_ra
     if samples.ndim != 1:
         raise AudioError(f"{name}: expected (samples,) or (samples, channels), got shape {samples.shape}")
     if not len(samples):
-        raise AudioError(f"{name}: holds no samples")
+        raise AudioError(f"{name}: holds no samples; record or copy it again")
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: holds NaN or infinite samples; repair or re-export the file")
     if len(samples) < MIN_SECONDS * rate:

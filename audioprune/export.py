@@ -115,6 +115,7 @@ def export_onnx(
     adapter = check_exportable(model)
     shape = _shape_of_clip(model, adapter, samples)
     import_packages()
+    _check_known(opset)
     name, device = adapter.encoder.main_input_name, next(model.parameters()).device
     with undisturbed(model), torch.no_grad(), TemporaryDirectory(prefix=".onnx-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
@@ -129,7 +130,7 @@ def export_onnx(
         nodes = len(program.model.graph)
         del program  # it holds the weights once more
         advance()
-        found = _compare(model, open_session(draft), name, batches, expected)
+        found = _compare(model, _opened(draft, opset), name, batches, expected)
         size = _move(draft, target)
         advance()
     return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *found)
@@ -140,6 +141,13 @@ def import_packages() -> None:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import onnxscript  # noqa: F401
+
+
+def _check_known(opset: int) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if opset > onnx_opset_version():
+        raise ValueError(f"opset is {opset}; the onnx that is installed knows {OPSET} to {onnx_opset_version()}")
 
 
 def check_target(path: str | Path, overwrite: bool = False) -> Path:
@@ -217,6 +225,14 @@ def open_session(path: str | Path, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # its warnings are about its own choices
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _opened(path: Path, opset: int) -> Any:
+    """A session of a file that was just written. Raises `ExportError` where onnxruntime does not take it."""
+    try:
+        return open_session(path)
+    except Exception as error:  # onnxruntime's errors have no class in common
+        raise ExportError(f"onnxruntime does not take the file, of opset {opset}: {_reason(error)}") from error
 
 
 def noise(batch: int, shape: Sequence[int]) -> Tensor:

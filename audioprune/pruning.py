@@ -26,6 +26,7 @@ RECORD = "calibration"
 """What a settings file may say of how its setting was found; nothing is set by it."""
 
 _HANDLE = "_audioprune_handle"
+_EXAMPLE = 'it should hold such as {"method": "TopK", "keep_rate": 0.5}'
 
 
 class AlreadyPrunedError(RuntimeError):
@@ -226,8 +227,11 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
         ValueError: a layer does not exist in this model, or the setting is invalid.
     """
     if isinstance(method, str | Path):
-        method, saved = _read_settings(method)
-        positions = positions or saved
+        read, saved = _read_settings(method)
+        try:
+            return prune(model, read, positions=positions or saved)
+        except ValueError as error:  # what does not fit this model stands in that file
+            raise ValueError(f"{method}: {error}") from error
     if not isinstance(method, Method):
         hint = f"; did you mean {method.__name__}(keep_rate=0.7)?" if isinstance(method, type) else ""
         raise TypeError(f"expected a method such as TopK(keep_rate=0.7), got {method!r}{hint}")
@@ -305,7 +309,7 @@ def _read_settings(path: str | Path) -> tuple[Method, str | None]:
         hint = f"; the method of that name is audioprune.{named}(keep_rate=…)" if named else ""
         raise ValueError(f"{path}: no such settings file or folder{hint}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON settings file ({error})") from error
+        raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
         raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
     method = METHODS[settings.pop("method")]
@@ -315,7 +319,11 @@ def _read_settings(path: str | Path) -> tuple[Method, str | None]:
         settings["weights"] = str(path.parent / str(settings["weights"]))
     try:
         return method(**settings), positions
-    except (TypeError, ValueError) as error:
+    except TypeError as error:  # a setting that is unknown or missing
+        reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
+        taken = ", ".join(field.name for field in dataclasses.fields(method))
+        raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -251,6 +251,17 @@ def test_a_tie_is_told_from_an_error(spectrogram) -> None:
     assert not exporting._is_tie(model, "input_values", even, model(even[None]).logits[0], 1e-3)
 
 
+def test_a_runtime_that_is_too_old(tmp_path, monkeypatch) -> None:
+    model = audiomae(num_hidden_layers=1).eval()
+
+    def refuse(path: Path) -> None:
+        raise RuntimeError("ONNX Runtime only *guarantees* support for opset 18\nand more")
+
+    monkeypatch.setattr(exporting, "open_session", refuse)
+    with pytest.raises(ExportError, match="does not take the file, of opset 18: ONNX Runtime only .* opset 18$"):
+        export_onnx(model, tmp_path / "a.onnx")
+
+
 def test_the_exporters_failure_is_one_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(exporting, "translations", dict)
     model = audiomae(**TWO_BLOCKS).eval()
@@ -371,11 +382,12 @@ def test_command_compares_with_the_unpruned_model(run, tiny) -> None:
 
 def test_command_for_a_waveform(run) -> None:
     wav2vec2(**TWO_BLOCKS).save_pretrained("speech")
-    words = ("export", "speech", "a.onnx", "--keep-rate", "0.5", "--no-time")
+    words = ("export", "speech", "a.onnx", "--no-time")
     assert "--clip-seconds 5" in run(*words)[2]
     code, out, err = run(*words, "--clip-seconds", "0.32", "--json")
     assert code == 0, err
-    assert json.loads(out)["shape"] == [5120]
+    found = json.loads(out)
+    assert (found["shape"], found["setting"]["method"]) == ([5120], "ToMe")
 
 
 @pytest.mark.parametrize(
@@ -387,6 +399,7 @@ def test_command_for_a_waveform(run) -> None:
         (("esc10", "a.onnx", "--method", "dynamicvit"), "train a model with it first"),
         (("esc10", "a.onnx", "--batch-sizes", "0"), "--batch-sizes is '0'"),
         (("esc10", "a.onnx", "--opset", "17"), "greater than or equal to 18"),
+        (("esc10", "a.onnx", "--compare", "--no-time"), "leave one of them out"),
         (("esc10", "a.onnx", "--clip-seconds", "5"), "takes spectrograms of one length"),
         (("esc10", "."), "is a folder"),
         (("none.pth", "a.onnx"), "none.pth: no such file"),

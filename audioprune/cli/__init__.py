@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -18,6 +21,7 @@ from .compare import compare
 from .console import err
 from .convert import convert
 from .demo import demo
+from .doctor import doctor
 from .eval_lm import eval_lm
 from .explain import explain
 from .export import export
@@ -38,41 +42,61 @@ app = typer.Typer(
 
     Five minutes, with the small model that ships with it:
 
-    - `audioprune demo` tags example clips at two keep rates and draws what was kept
-    - `audioprune tag my-sounds/ --keep-rate 0.5` tags your own
-    - `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
-    - `audioprune ask my-sounds/two.wav "how many digits ?"` asks a model that reads a quarter of it
-    - `audioprune app` serves a page: record a sound, hear it with and without pruning
-    - `audioprune bench --model MODEL` measures what pruning saves on this machine
-    - `audioprune calibrate --model MODEL --clips FOLDER --max-disagreement 0.02` chooses the rate on your own sounds,
-      without labels
-    - `audioprune compare --model MODEL --data FOLDER` compares pruning methods on your labelled sounds
-    - `audioprune export MODEL OUT.onnx --keep-rate 0.5` writes a pruned model for onnxruntime
-    - `audioprune analyze --model MODEL --data FOLDER --out REPORT` reports which tokens are kept and why they matter
-    - `audioprune eval-lm --model MODEL --data FOLDER --out OUT` tests an audio-language model on the papers' benchmarks
-    - `audioprune train --recipe RECIPE --data FOLDER` fine-tunes with pruning; `audioprune recipes` lists recipes
+    1. `audioprune demo` tags example clips, pruned and not, and draws what was kept
+    2. `audioprune tag my-sounds/ --out results.jsonl` tags your own
+    3. `audioprune explain my-sounds/dog.wav` draws which patches of one sound were kept
+    4. `audioprune calibrate --clips my-sounds/ --max-disagreement 0.1` chooses on your own sounds, without labels, how
+       much to prune; every command takes what it writes: `--method pruning.json`
+    5. `audioprune app --open` serves a page: record a sound, hear it with and without pruning
+
+    Then, on sounds with labels:
+
+    - `audioprune compare --data my-labelled-sounds/` compares methods
+    - `audioprune analyze --data my-labelled-sounds/ --out report/` tells which tokens are kept, and why they matter
+    - `audioprune train --recipe esc10-audiomae --data my-labelled-sounds/ --out run/` trains with pruning
+
+    With a model of your own, give `--model`: a folder, a weight file, or a hub id. `audioprune COMMAND --help` has an
+    example of each command.
+
+    Exit codes: 0 all well, 1 some clips failed, 2 a mistake that the message tells how to mend, 130 stopped by Ctrl-C.
     """,
 )
-for command in (
-    tag,
-    explain,
-    ask,
-    bench,
-    calibrate,
-    compare,
-    analyze,
-    convert,
-    export,
-    demo,
-    recipes,
-    train,
-    pretrain,
-    sweep,
-):
-    app.command()(command)
-app.command("app")(page)
-app.command("eval")(evaluate)
-app.command("eval-lm")(eval_lm)
+
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {"demo": demo, "tag": tag, "explain": explain, "doctor": doctor},
+    "Choose": {"calibrate": calibrate, "bench": bench, "compare": compare},
+    "Serve and export": {"app": page, "export": export, "convert": convert},
+    "Audio-language models": {"ask": ask, "eval-lm": eval_lm},
+    "Train and analyse": {
+        "recipes": recipes,
+        "train": train,
+        "pretrain": pretrain,
+        "sweep": sweep,
+        "eval": evaluate,
+        "analyze": analyze,
+    },
+}
+"""Every command by what it is for, in the order of `--help`."""
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        print(f"audioprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """What the commands have in common."""
 
 
 EXTRAS = {
@@ -80,8 +104,23 @@ EXTRAS = {
     "lm": ("pycocoevalcap",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "app": ("gradio",),
+    "ray": ("ray", "pyarrow"),
 }
 """Extra to the modules that it installs."""
+
+REMEDIES: dict[int, str] = {
+    errno.EEXIST: "is a file where a folder is needed; choose another path",
+    errno.ENOTDIR: "is a file where a folder is needed; choose another path",
+    errno.EISDIR: "is a folder; name a file",
+    errno.ENOENT: "no such file or folder; see to its name and folder",
+    errno.EACCES: "permission denied; choose a place that you may use, or change its rights",
+    errno.EPERM: "permission denied; choose a place that you may use, or change its rights",
+    errno.EROFS: "cannot be written to; choose another path",
+    errno.ENOSPC: "no space is left; make room and run the same command again",
+    errno.EDQUOT: "no space is left; make room and run the same command again",
+    errno.EFBIG: "files may not grow so large here (ulimit -f); raise that and run the same command again",
+}
+"""What the system refuses, and what to do about it."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""
@@ -89,7 +128,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line on stderr and exit code 2."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not err.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
@@ -112,5 +152,16 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("AUDIOPRUNE_DEBUG") or not isinstance(error, EXPECTED):
             raise
-        err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
+        err.print(Text.assemble(("error:", "bold red"), f" {_said(error)}"), soft_wrap=True)
         sys.exit(2)
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the system's own errors and of a full memory, with what to do about it."""
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        place = "the disk" if error.filename is None else os.fsdecode(error.filename)
+        return f"{place}: {REMEDIES[error.errno]}"
+    text = str(error)
+    if "out of memory" in text or "can't allocate memory" in text:
+        return f"{text.splitlines()[0].split('. ')[0]}; take a smaller --batch-size, or --dtype bfloat16"
+    return text

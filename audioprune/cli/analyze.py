@@ -159,11 +159,10 @@ def _draw_moments(
     from ..analysis import report
     from ..analysis.pictures import moments
     from ..benchmark import machine
-    from ..lm.loading import load_lm
     from ..methods import SegmentwiseTopK
 
     pruning = [SegmentwiseTopK(rate) for rate in sorted(set(rates) - {1.0}, reverse=True)]
-    loaded, processor = load_lm(source, o.pick_device(device))
+    loaded, processor = o.open_lm(source, device)
     found = []
     with progress("pictures") as bar:
         task = bar.add_task("Drawing", total=len(rows) * len(pruning))

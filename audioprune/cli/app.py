@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .console import err, out
+from .console import err, out, progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "esc10"
 RATES = (0.1, 0.5)
-"""Where the slider of keep rates may begin: methods that merge pairs cannot go under a half."""
+"""The least that methods take: those that merge pairs cannot go under a half, and the page's slider begins at 0.1."""
 
 
 def app(
@@ -36,14 +36,16 @@ def app(
     """A page in the browser: record or upload a sound, and see what a model hears with and without pruning.
 
     Labels side by side, the spectrogram with what each stage kept, and tokens, multiply-accumulates and milliseconds
-    as bars. It works without a network. Audio-language models have `audioprune ask` instead.
+    as bars. It works without a network, and keeps nothing. Audio-language models have `audioprune ask` instead.
 
         audioprune app --open
     """
-    from ..app.page import page
-    from ..app.server import free_port, is_local, serve
-    from ..app.studio import Studio
-    from ..tagging import Tagger
+    with progress("", brief=True) as bar:
+        bar.add_task("Starting", total=None)
+        from ..app.page import page
+        from ..app.server import free_port, is_local, serve
+        from ..app.studio import Studio
+        from ..tagging import Tagger
 
     def open_model(source: str) -> Tagger:
         loaded, front = o.open_model(source, device, dtype)

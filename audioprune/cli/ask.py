@@ -39,7 +39,7 @@ LMDtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16; 
 
 
 def ask(
-    clip: Annotated[Path, typer.Argument(help="A sound file.")],
+    clip: Annotated[Path, typer.Argument(readable=False, help="A sound file.")],
     question: Annotated[str, typer.Argument(help='What to ask of it, such as "how many digits ?".')],
     model: LMModelOption = "listener",
     method: LMMethodOption = "segmentwise",
@@ -57,7 +57,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     compare: Annotated[bool, typer.Option("--compare", help="Ask the unpruned model too, before.")] = False,
     picture: Annotated[
-        Path | None, typer.Option("--out", help="Also draw which moments were kept: .png, .svg or .pdf.")
+        Path | None, typer.Option("--out", "-o", help="Also draw which moments were kept: .png, .svg or .pdf.")
     ] = None,
     device: o.DeviceOption = "auto",
     dtype: LMDtypeOption = "auto",
@@ -65,31 +65,39 @@ def ask(
 ) -> None:
     """Ask an audio-language model about a sound, of which it reads only a part of the tokens.
 
-    The answer is printed as it comes; after it, how many tokens of sound there were and how many were read, the time
-    to the first token, and the memory. Scores do not depend on the question.
+    With the small model that ships with audioprune, and with one from the hub:
+
+        audioprune ask my-sounds/talk.wav "how many digits ?"
 
         audioprune ask interview.wav "What is it about?" --model Qwen/Qwen2-Audio-7B-Instruct --keep-rate 0.25
+
+    The answer is printed as it comes; after it, how many tokens of sound there were and how many were read, the time
+    to the first token, and the memory. Scores do not depend on the question. Nothing is written without --out.
     """
-    from ..lm.answering import answer
-    from ..lm.loading import load_lm
+    from ..lm.loading import unknown_words
     from ..lm.settings import method as named
     from ..plots import check_suffix
     from ..pruning import describe, prune, read_method
 
+    if not question.strip():
+        raise ValueError('the question is empty; ask something, such as "how many digits ?"')
     if keep_rate is None and method.endswith(".json"):
         setting = read_method(method)
     else:
         setting = named(method, KEEP_RATE if keep_rate is None else keep_rate)
     if picture is not None:
         check_suffix(picture)
-    o.quiet()
-    loaded, processor = load_lm(model, o.pick_device(device), dtype)
+    loaded, processor = o.open_lm(model, device, dtype)
     waveform = heard(clip, processor)
+    unknown = unknown_words(processor, question)
+    if unknown:
+        err.print(f"note: {model} has no word for {', '.join(unknown)}: its answer may mean nothing", soft_wrap=True)
 
     def asked(title: str) -> Answer:
         if not as_json:
             err.print(title, soft_wrap=True)
-        said = answer(
+        said = answered(
+            clip,
             loaded,
             processor,
             waveform,
@@ -105,7 +113,7 @@ def ask(
     rows: dict[str, Any] = {}
     if compare:
         # The first of a process is slow whatever it is.
-        answer(loaded, processor, waveform, question, max_new_tokens=1)
+        answered(clip, loaded, processor, waveform, question, max_new_tokens=1)
         rows["unpruned"] = asked("unpruned:").as_row()
     prune(loaded, setting, positions=positions)
     written = f"{setting}" if positions == "renumber" else f"{setting}, positions kept"
@@ -127,6 +135,17 @@ def heard(clip: Path, processor: Any) -> np.ndarray:
     from ..lm.loading import sampling_rate
 
     return load_audio(clip, sample_rate=sampling_rate(processor)).waveform
+
+
+def answered(clip: Path, *given: Any, **options: Any) -> Answer:
+    """As `answer`; an `AudioError` names the clip."""
+    from ..audio import AudioError
+    from ..lm.answering import answer
+
+    try:
+        return answer(*given, **options)
+    except AudioError as error:
+        raise AudioError(f"{clip}: {error}") from None
 
 
 def note_cut(clip: Path, waveform: np.ndarray, processor: Any, said: Answer) -> None:

@@ -36,15 +36,19 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    batch_sizes: Annotated[str, typer.Option(help="Clips per forward.")] = "1,4",
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-sizes", "--batch-size", help="Clips per forward, with commas.")
+    ] = "1,4",
     score: o.ScoreOption = None,
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
     clip_seconds: Annotated[
-        float, typer.Option(min=0.1, help="For an audio-language model: length of the sound in the prompt.")
+        float, typer.Option(min=0.1, help="For an audio-language model: seconds of the sound in the prompt.")
     ] = 10.0,
-    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", "--bench-seconds", min=0.05, help="Seconds to measure each cell for.")
+    ] = 2.0,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = False,
@@ -54,7 +58,8 @@ def bench(
 
     Of an audio-language model the prefill is measured: the time from a prompt with a sound in it to the first token.
 
-    Settings take turns within one run and medians are reported, so that a machine that slows down slows them all.
+    Settings take turns within one run and medians are reported, so that a machine that slows down slows them all. The
+    input is noise. Nothing is written; --json prints the rows.
 
         audioprune bench --model MODEL --keep-rates 1.0,0.7,0.5 --batch-sizes 1,4,16
 
@@ -126,11 +131,9 @@ def _prefill(
     model: str, device: str, dtype: str, pack: bool, clip_seconds: float
 ) -> Callable[..., list[dict[str, Any]]]:
     """What measures an audio-language model's time to the first token."""
-    from ..lm.loading import load_lm
     from ..lm.prefill import measure_prefill
 
-    o.quiet()
-    loaded, processor = load_lm(model, o.pick_device(device), dtype)
+    loaded, processor = o.open_lm(model, device, dtype)
     if pack:
         o.pack_on_cpu(loaded)
 

@@ -58,7 +58,7 @@ def calibrate(
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     out_file: Annotated[Path, typer.Option("--out", "-o", help="Settings file to write.")] = Path("pruning.json"),
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", "--overwrite", help="Write over a file that is there.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="JSON file to write with every setting that was heard.", show_default=False)
     ] = None,
@@ -96,7 +96,9 @@ def calibrate(
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
     found, passed = find_clips(clips)
     if not found:
-        raise FileNotFoundError(f"no sound files in {', '.join(map(str, clips))}")
+        raise FileNotFoundError(
+            f"no sound files in {', '.join(map(str, clips))}; in folders they are found by their names (.wav, .mp3 …)"
+        )
     if passed:
         err.print(f"Passing over {len(passed)} files that are no sounds by their names")
     if len(found) > limit:

@@ -52,7 +52,10 @@ def compare(
     keep_rates: Annotated[str, typer.Option(help="Keep rates, with commas.")] = "0.9,0.7,0.5",
     fine_tuned: FineTunedOption = None,
     bench_seconds: Annotated[float, typer.Option(min=0, help="Seconds of timing a setting; 0 times nothing.")] = 1.0,
-    batch_size: Annotated[str, typer.Option(help="Clips per forward in the timing; several with commas.")] = "16",
+    batch_size: Annotated[
+        str,
+        typer.Option("--batch-size", "--batch-sizes", help="Clips per forward in the timing; several with commas."),
+    ] = "16",
     device: o.DeviceOption = "auto",
     cache: t.CacheOption = None,
     out_file: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
@@ -72,7 +75,7 @@ def compare(
 
     Agreement is the share of clips whose top label is the unpruned model's; KL is the mean KL(unpruned ‖ pruned) of the
     outputs, in nats. Random choices run with five seeds: mean ± standard deviation. A row with • costs least for its
-    accuracy: no other is better in one and as good in the other.
+    accuracy: no other is better in one and as good in the other. Nothing is written without --out or --picture.
     """
     from ..benchmark import machine
     from ..methods import TopK

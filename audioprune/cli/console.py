@@ -10,8 +10,11 @@ out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
 
-def progress(unit: str) -> Progress:
-    """A bar on stderr with counts, elapsed and remaining time; plain lines where stderr is no terminal."""
+def progress(unit: str, brief: bool = False) -> Progress:
+    """A bar on stderr with counts, elapsed and remaining time; plain lines where stderr is no terminal.
+
+    brief: for what takes seconds. Shown on a terminal alone, and gone at the end.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -21,5 +24,7 @@ def progress(unit: str) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=err,
+        disable=brief and not err.is_terminal,
+        transient=brief,
         redirect_stdout=False,  # results are not for the bar's console
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .console import out
+from .console import out, progress
 
 
 def convert(
@@ -26,12 +26,17 @@ def convert(
     preset: Annotated[
         str | None, typer.Option(help="Data set whose mean and std the front end uses: esc50, speech-commands, …")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Write into a folder that has something in it.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", "--force", help="Write into a folder that has something in it.")
+    ] = False,
     as_json: o.JsonOption = False,
 ) -> None:
     """Write an authors' weight file as a folder in transformers' format: safetensors, config, and front end.
 
-    audioprune convert finetuned.pth my-audiomae/ --preset esc50
+        audioprune convert finetuned.pth my-audiomae/ --preset esc50
+
+    Into the folder go config.json, model.safetensors and preprocessor_config.json; it is then a --model of every
+    command.
     """
     from ..features import PRESETS
     from ..models.loading import load, load_extractor
@@ -44,12 +49,16 @@ def convert(
         raise ValueError(f"--preset is {preset!r}; there are {', '.join(PRESETS)}")
     o.quiet()
     given = {"num_labels": num_labels, "num_attention_heads": num_attention_heads, "max_length": max_length}
-    model = load(source, pooling=pooling, **{key: value for key, value in given.items() if value is not None})
-    extractor = load_extractor(source, model)
-    if preset is not None:
-        extractor.mean, extractor.std = PRESETS[preset].mean, PRESETS[preset].std
-    model.save_pretrained(destination)
-    extractor.save_pretrained(destination)
+    with progress("steps", brief=True) as bar:
+        task = bar.add_task("Reading and writing", total=2)
+        model = load(source, pooling=pooling, **{key: value for key, value in given.items() if value is not None})
+        extractor = load_extractor(source, model)
+        bar.advance(task)
+        if preset is not None:
+            extractor.mean, extractor.std = PRESETS[preset].mean, PRESETS[preset].std
+        model.save_pretrained(destination)
+        extractor.save_pretrained(destination)
+        bar.advance(task)
     parameters = sum(p.numel() for p in model.parameters())
     if as_json:
         print(json.dumps({"path": str(destination), "model": type(model).__name__, "parameters": parameters}))

@@ -20,13 +20,18 @@ CLIPS = Path(__file__).parent.parent / "assets" / "clips"
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("audioprune-demo"),
-    keep_rate: Annotated[float, typer.Option(help="Keep rate to show beside 1.0.")] = 0.5,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("audioprune-demo"),
+    keep_rate: Annotated[
+        float, typer.Option(help="Share of tokens that stays at each of TopK's three layers, in (0, 1].")
+    ] = 0.5,
     as_json: o.JsonOption = False,
 ) -> None:
     """Tag the example clips that ship with audioprune, unpruned and pruned, and draw what was kept.
 
-    The clips are synthesised; the model (an AudioMAE of 5.4 million parameters) was trained on ESC-10.
+        audioprune demo --out pictures/
+
+    The clips are synthesised; the model (an AudioMAE of 2.4 million parameters) was trained on ESC-10. Two pictures are
+    written. It takes some twenty seconds and no network.
     """
     from ..benchmark import machine, measure
     from ..methods import TopK

@@ -76,7 +76,7 @@ def eval_lm(
     from ..lm.asking import Asker
     from ..lm.benchmarks import read
     from ..lm.evaluate import Evaluation
-    from ..lm.loading import load_lm, sampling_rate
+    from ..lm.loading import sampling_rate
     from ..lm.metrics import require
     from ..lm.settings import settings
 
@@ -86,8 +86,7 @@ def eval_lm(
     question = prompts.PROMPTS[items.name] if prompt is None else prompt
     prompts.check_prompt(items.name, question)
     require(items.name)
-    o.quiet()
-    loaded, processor = load_lm(model, o.pick_device(device), dtype)
+    loaded, processor = o.open_lm(model, device, dtype)
     if sampling_rate(processor) != 16_000:
         err.print(
             f"{type(processor).__name__} listens at {sampling_rate(processor):,} Hz: sounds are resampled to that"

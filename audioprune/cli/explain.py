@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as o
-from .console import out
+from .console import out, progress
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    clip: Annotated[Path, typer.Argument(help="A sound file.")],
+    clip: Annotated[Path, typer.Argument(readable=False, help="A sound file.")],
     model: o.ModelOption = "esc10",
     method: o.DefaultMethodOption = None,
     keep_rate: o.KeepRateOption = None,
@@ -30,7 +30,12 @@ def explain(
     dtype: o.DtypeOption = "float32",
     picture: Annotated[
         Path | None,
-        typer.Option("--out", help="Picture to write: .png, .svg or .pdf. [default: CLIP-kept.png here]"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Picture to write: .png, .svg or .pdf. [default: CLIP-kept.png here]",
+            show_default=False,
+        ),
     ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
@@ -38,7 +43,9 @@ def explain(
 
     Of an audio-language model: the moments that its language model reads, over waveform and spectrogram.
 
-    audioprune explain dog.wav --method topk --keep-rate 0.5 --out dog.png
+        audioprune explain my-sounds/dog.wav --method topk --keep-rate 0.5 --out dog.png
+
+    Written is the picture alone, over one of that name that is there.
     """
     from ..models.loading import is_language_model
     from ..plots import check_suffix
@@ -51,14 +58,19 @@ def explain(
         given = any(choice is not None for choice in (keep_rate, score, segments, dropped, layers))
         if method is None and (given or o.saved_pruning(model) is None):
             settings = o.build_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
-        _explain_moments(clip, model, settings, target, o.pick_device(device), dtype, as_json)
+        _explain_moments(clip, model, settings, target, device, dtype, as_json)
         return
-    loaded, front = o.open_model(model, device, dtype)
-    tagger = Tagger(loaded, front, top=1)
-    full = draw_label(tagger, clip)
-    settings = o.fitted(settings, loaded)
-    prune(loaded, settings)
-    label, record = draw(tagger, clip, target, f"{clip.name} · {settings}\nunpruned: {full}")
+    with progress("steps", brief=True) as bar:
+        task = bar.add_task("Drawing", total=3)
+        loaded, front = o.open_model(model, device, dtype)
+        bar.advance(task)
+        tagger = Tagger(loaded, front, top=1)
+        full = draw_label(tagger, clip)
+        bar.advance(task)
+        settings = o.fitted(settings, loaded)
+        prune(loaded, settings)
+        label, record = draw(tagger, clip, target, f"{clip.name} · {settings}\nunpruned: {full}")
+        bar.advance(task)
     if as_json:
         print(json.dumps({"picture": str(target), "label": label, "unpruned": full, **as_rows(record)}))
         return
@@ -74,17 +86,14 @@ def _explain_moments(
     clip: Path, model: str, method: Method, target: Path, device: str, dtype: str, as_json: bool
 ) -> None:
     """As `explain`, of an audio-language model. Scores do not depend on what is asked."""
-    from ..lm.answering import answer
-    from ..lm.loading import load_lm
     from ..pruning import prune
+    from .ask import answered, heard, note_cut
     from .ask import draw as draw_moments
-    from .ask import heard, note_cut
 
-    o.quiet()
-    loaded, processor = load_lm(model, device, dtype)
+    loaded, processor = o.open_lm(model, device, dtype)
     prune(loaded, method)
     waveform = heard(clip, processor)
-    said = answer(loaded, processor, waveform, "what was heard ?", max_new_tokens=1)
+    said = answered(clip, loaded, processor, waveform, "what was heard ?", max_new_tokens=1)
     note_cut(clip, waveform, processor, said)
     before, after = said.tokens
     draw_moments(target, clip, said, f"{clip.name} · {method}")

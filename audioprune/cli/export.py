@@ -42,16 +42,18 @@ def export(
     layers: o.LayersOption = None,
     clip_seconds: Annotated[
         float | None,
-        typer.Option(min=0.01, help="For a model over waveforms: length of every clip.", show_default=False),
+        typer.Option(min=0.01, help="For a model over waveforms: seconds of every clip.", show_default=False),
     ] = None,
     opset: Annotated[
         int, typer.Option(min=18, help="Version of ONNX's operators; from 23 on attention is one of them.")
     ] = 18,
-    overwrite: Annotated[bool, typer.Option(help="Write over a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", "--force", help="Write over a file that is there.")] = False,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="Measure PyTorch and onnxruntime in turn.")] = True,
     compare: Annotated[bool, typer.Option(help="Measure the unpruned model in onnxruntime too.")] = False,
-    batch_sizes: Annotated[str, typer.Option(help="Clips per forward to measure.")] = "1,4",
-    seconds: Annotated[float, typer.Option(min=0.05, help="Seconds to measure each cell for.")] = 1.0,
+    batch_sizes: Annotated[str, typer.Option(help="Clips per forward to measure, with commas.")] = "1,4",
+    seconds: Annotated[
+        float, typer.Option("--seconds", "--bench-seconds", min=0.05, help="Seconds to measure each cell for.")
+    ] = 1.0,
     as_json: o.JsonOption = False,
 ) -> None:
     """Write a pruned classifier as an ONNX file, for onnxruntime and other runtimes; at --keep-rate 1.0 unpruned.
@@ -65,6 +67,8 @@ def export(
     from ..export import STEPS, check_target, export_onnx, import_packages
     from ..pruning import describe, prune
 
+    if compare and not timed:
+        raise ValueError("--compare measures the unpruned model, and --no-time measures nothing; leave one of them out")
     target = check_target(destination, overwrite)
     import_packages()
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers, source)
@@ -72,19 +76,19 @@ def export(
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     model, front = _open(source)
-    settings = o.fitted(settings, model)
+    if front is not None:  # another model's work depends on the length of the clip
+        settings = o.fitted(settings, model)
     samples = None if clip_seconds is None else round(16_000 * clip_seconds)
     clips = None if front is None else _examples(front)
     write = partial(export_onnx, model, samples=samples, front=front, clips=clips, opset=opset)
     rows: list[dict[str, Any]] = []
     with progress("steps") as bar, prune(model, settings) as handle, TemporaryDirectory() as folder:
         cells = len(sizes) * (2 + compare) if timed else 0
-        task = bar.add_task("Writing and checking", total=STEPS * (1 + (timed and compare)) + cells)
-
+        task = bar.add_task("Writing and checking", total=STEPS * (1 + compare) + cells)
         advance = partial(bar.advance, task)
         found = write(target, overwrite=overwrite, advance=advance)
         files = {"onnx": found.path}
-        if timed and compare:
+        if compare:
             handle.keep_rate = 1.0
             files["unpruned_onnx"] = Path(folder) / "unpruned.onnx"
             write(files["unpruned_onnx"], advance=advance)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .console import progress
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -104,7 +106,9 @@ LayersOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help='"auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …')]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+DtypeOption = Annotated[
+    str, typer.Option(help="float32, bfloat16 or float16; audioprune doctor tells whether bfloat16 is faster here.")
+]
 PACK_HELP = "Lay the weights out for this CPU's fastest kernels: the same answers to rounding, more memory."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
@@ -231,9 +235,13 @@ def pick_device(device: str) -> str:
 
 def quiet() -> None:
     """Keep transformers' bars and reports out of a command's own output; TRANSFORMERS_VERBOSITY brings reports back."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
 
+    downloads_are_shown = not are_progress_bars_disabled()
     logging.disable_progress_bar()
+    if downloads_are_shown:  # which takes minutes, and of which nothing else tells
+        enable_progress_bars()
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
 
@@ -253,6 +261,19 @@ def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tup
     front = load_features(source, model)
     moved: Any = model
     return moved.to(device=device, dtype=dtypes[dtype]), front.to(device)
+
+
+def open_lm(source: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """An audio-language model on its device and in its dtype, and its processor."""
+    from ..lm.loading import load_lm
+
+    quiet()
+    device = pick_device(device)
+    if not Path(source).exists():  # shipped, or the hub's, whose downloads have bars of their own
+        return load_lm(source, device, dtype)
+    with progress("", brief=True) as bar:
+        bar.add_task(f"Loading {source}", total=None)
+        return load_lm(source, device, dtype)
 
 
 def pack_on_cpu(model: PreTrainedModel) -> None:

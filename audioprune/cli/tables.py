@@ -131,14 +131,17 @@ def evaluate(
         audioprune eval --model esc10 --data ESC-50 --data-name esc10 --folds 5
 
     Test clips are those of the fold, or of the test split. With several folds or seeds the mean and the sample
-    standard deviation are reported.
+    standard deviation are reported. Nothing is written without --out.
     """
+    from ..methods import TopK
     from ..training.table import cells, clips_of
     from ..training.table import evaluate as run
     from ..training.task import write_json
 
-    table, store = t.open_data(data, data_name, None, cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
+    for rate in rates:
+        TopK(rate)  # said before the data set is read
+    table, store = t.open_data(data, data_name, None, cache)
     if method == "trained" and "{rate}" not in model:
         raise ValueError("--method trained is for models that were trained for each keep rate: put {rate} in --model")
     chosen = None if method == "trained" else o.build_method(method, None, score, segments, dropped, layers)

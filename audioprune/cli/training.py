@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import options as o
@@ -23,8 +24,10 @@ def recipes(
 ) -> None:
     """List the recipes that come with audioprune, or print one: what it does, and every setting.
 
+        audioprune recipes esc10-audiomae-topk
+
     A recipe is YAML: what is trained, how long, with which augmentation and pruning. `--set` changes a setting; a file
-    of your own may say `extends: NAME` and give only what differs.
+    of your own may say `extends: NAME` and give only what differs. Nothing is written.
     """
     import yaml
 
@@ -37,9 +40,18 @@ def recipes(
     if name:
         out.print(yaml.safe_dump(found[0].model_dump(mode="json"), sort_keys=False, width=100), end="", soft_wrap=True)
         return
-    table = Table(title="Recipes (audioprune recipes NAME prints one)", title_justify="left")
-    for column in ("recipe", "model", "starts from", "frames", "epochs", "batch"):
-        table.add_column(column, justify="right" if column in ("frames", "epochs", "batch") else "left", no_wrap=True)
+    table = Table(
+        title="Recipes (audioprune recipes NAME prints one)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    # Where it is narrow, words wrap and no figure is cut.
+    for column in ("recipe", "model", "starts from"):
+        table.add_column(column, overflow="fold", no_wrap=column == "recipe")
+    for column in ("frames", "epochs", "batch"):
+        table.add_column(column, justify="right", no_wrap=True)
     for recipe in found:
         model = recipe.family + (", masked" if recipe.task == "pretrain" else "")
         start = recipe.init or ("--init" if recipe.needs_init else "random weights")

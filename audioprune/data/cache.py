@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio import AudioError, load_audio, to_mono
+from ..audio import AudioError, load_audio, to_mono, undecodable
 from ..features import LogMel
 from .table import ClipRow, DataError, report
 
@@ -197,5 +197,5 @@ def _decode(row: ClipRow, max_seconds: float) -> np.ndarray:
             file.seek(first)
             samples = file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        raise AudioError(f"{row.path}: cannot be decoded as audio ({error}); convert it to WAV or FLAC") from error
+        raise undecodable(row.path, error) from error
     return to_mono(samples, rate, name=f"{row.path} from {row.start} s")

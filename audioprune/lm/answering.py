@@ -66,7 +66,10 @@ def answer(
     before = audio_tokens(processor, model, inputs["input_ids"])[0]
     if before < 2:
         seconds = len(waveform) / sampling_rate(processor)
-        raise AudioError(f"the sound of {seconds:.2f} s is too short: it makes less than two tokens for this model")
+        raise AudioError(
+            f"the sound of {seconds:.2f} s is too short: it makes less than two tokens for this model; "
+            "take a longer one"
+        )
     words = _Words(processor, say, str(model.device))
     pruned = handle(model)
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}

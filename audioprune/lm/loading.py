@@ -49,7 +49,7 @@ def load_lm(source: str | Path, device: str = "cpu", dtype: str = AUTO) -> tuple
             f"{path}: no config.json; give the folder of a model in transformers' format, or a hub id"
         )
     config = listener(_read(path, "config", AutoConfig.from_pretrained))
-    kind = _class_of(path, config)
+    kind = _class_of(source, config)
     processor = _read(path, "processor", AutoProcessor.from_pretrained)
     _check_processor(path, processor)
     load = {"config": config, "dtype": DTYPES.get(dtype, AUTO), "output_loading_info": True}
@@ -79,8 +79,8 @@ def _class_of(path: str | Path, config: Any) -> Any:
     named = getattr(transformers, (config.architectures or [""])[0], None)
     if named is None or not callable(getattr(named, "generate", None)):
         raise CheckpointError(
-            f"{path}: {config.model_type} is no audio-language model that transformers knows; such are Qwen2-Audio, "
-            "Audio Flamingo 3, Voxtral and Qwen2.5-Omni"
+            f"{path}: {config.model_type} is no audio-language model that transformers knows; such are listener "
+            "(shipped), Qwen2-Audio, Audio Flamingo 3, Voxtral and Qwen2.5-Omni"
         )
     return named
 
@@ -203,6 +203,17 @@ def _prompt(processor: Any, question: str) -> str:
 def decoded(processor: Any, answers: Tensor) -> list[str]:
     """(clips, tokens) ids → what they say, without special tokens."""
     return [text.strip() for text in _tokenizer(processor).batch_decode(answers, skip_special_tokens=True)]
+
+
+def unknown_words(processor: Any, question: str) -> list[str]:
+    """Words of a question that the model's tokenizer has no token for."""
+    tokenizer = _tokenizer(processor)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    # Some models' fillers have the same number, and no word of theirs is unknown.
+    if unknown is None or unknown == tokenizer.pad_token_id:
+        return []
+    words = dict.fromkeys(question.split())
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
 def end_tokens(processor: Any, model: Any) -> dict[str, Any]:

@@ -41,8 +41,9 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
-        for rate in rates:
-            if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
+        given: list[Any] = list(rates) or [None]
+        for rate in given:
+            if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < float(rate) <= 1:
                 raise ValueError(
                     f"keep_rate is {self.keep_rate!r}; it is the share of tokens that stay at each pruned layer, "
                     "more than 0 and at most 1 (1.0 prunes nothing)"
@@ -80,7 +81,10 @@ class Method(ABC):
             layers = tuple(sorted({layer for i in (1, 2, 3) if (layer := round(depth * i / 4)) < depth}))
         assert not isinstance(layers, str)
         if layers[-1] >= depth:
-            raise ValueError(f"layer {layers[-1]} does not exist: the model has {depth} blocks, 0 … {depth - 1}")
+            raise ValueError(
+                f"layer {layers[-1]} does not exist: the model has {depth} blocks, 0 … {depth - 1}; name others, or "
+                "leave layers out"
+            )
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate] * len(layers)
         if len(rates) != len(layers):
             raise ValueError(f"{len(rates)} keep rates for {len(layers)} pruned layers {tuple(layers)}; give one each")

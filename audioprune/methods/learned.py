@@ -83,7 +83,7 @@ def _load(learned: Learned, path: Path) -> None:
     try:
         found = load_file(path)
     except FileNotFoundError:
-        raise ValueError(f"weights: no such file as {path}") from None
+        raise ValueError(f"weights: no such file as {path}; it belongs beside the pruning.json that names it") from None
     except Exception as error:  # safetensors has an exception of its own for each kind of damage
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
     try:

@@ -36,9 +36,9 @@ class TopK(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.score not in SCORES:
+        if self.score not in tuple(SCORES):  # a list cannot be looked up
             raise ValueError(f"score is {self.score!r}; there are {', '.join(SCORES)}")
-        if self.dropped not in FATES:
+        if self.dropped not in tuple(FATES):
             raise ValueError(f"dropped is {self.dropped!r}; there are {', '.join(FATES)}")
         if not isinstance(self.seed, int):
             raise ValueError(f"seed is {self.seed!r}; it is a whole number")

@@ -15,7 +15,10 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file
 
 from ..extractor import AudioMAEFeatureExtractor
@@ -53,8 +56,8 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
         return load_weights(path, pooling=pooling, **config)
     if is_language_model(source):
         raise CheckpointError(
-            f"{path}: an audio-language model, which answers questions and has no labels; ask it by `audioprune ask`, "
-            "or load it with transformers and prune it the same way"
+            f"{source}: an audio-language model, which answers questions and has no labels; ask it by `audioprune "
+            "ask`, or load it with transformers and prune it the same way"
         )
     return _load_pretrained(path, pooling, config)
 
@@ -85,7 +88,10 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     """
     length, bins = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", None)
     if length is None or bins is None:
-        raise ValueError(f"{type(model).__name__} does not take log-mel spectrograms of a fixed length")
+        raise ValueError(
+            f"{source}: {type(model).__name__} does not take log-mel spectrograms of a fixed length, as an AST or an "
+            "AudioMAE does; prune it in Python (audioprune.prune), and give it what its own extractor makes"
+        )
     path = resolve(source)
     if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
         return AudioMAEFeatureExtractor(length, num_mel_bins=bins)
@@ -132,10 +138,11 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        raise _unreadable(path, error) from error
+    _check_head(path, settings)
     is_ast = settings.model_type == "audio-spectrogram-transformer"
     if pooling is not None and not is_ast:
-        raise ValueError(f"{path}: a {settings.model_type} model; pooling={pooling!r} is for an AST")
+        raise ValueError(f"{path}: its model_type is {settings.model_type}, and pooling={pooling!r} is for an AST")
     loader: Any = AutoModelForAudioClassification
     if is_ast:
         # transformers renames older checkpoints' keys for its own class only: AST-MP is made of that.
@@ -157,7 +164,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             **config,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+        raise _unreadable(path, error) from error
     # A pre-trained file ends in a decoder and in a norm that the classifier replaces by its own.
     allowed = ("classifier.", "fc_norm.") if pre_trained else ("classifier.",) if new_head else ("\0",)
     leftovers = ("decoder.", "norm.") if pre_trained else ("\0",)
@@ -166,7 +173,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     # With a new head transformers would also replace whatever else does not fit, positions or the whole network.
     resized = sorted(str(entry[0]) for entry in report["mismatched_keys"] if not str(entry[0]).startswith(allowed))
     if resized:
-        raise CheckpointError(_misfit(path, resized))
+        raise CheckpointError(_misfit(path, resized, list(config)))
     if is_ast:
         model = _as_pooled(model, str(pooling or getattr(settings, "pooling", "cls")))
         model.classifier.layernorm.eps = getattr(settings, "classifier_layer_norm_eps", model.config.layer_norm_eps)
@@ -183,9 +190,36 @@ def _as_pooled(model: Any, pooling: str) -> Any:
     return pooled
 
 
-def _misfit(path: str | Path, keys: list[str]) -> str:
+def _misfit(path: str | Path, keys: list[str], overrides: list[str]) -> str:
     first = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+    wrong = f"{path}: {len(keys)} tensors do not have the shape that the config asked for ({first})"
+    if not overrides:
+        return f"{wrong}; config.json and weights are of different models: download or save them together"
     return (
-        f"{path}: {len(keys)} tensors do not have the shape that the config asked for ({first}). The length and shape "
-        "of a model in transformers' format are fixed; positions are only cut when an authors' weight file is read"
+        f"{wrong}. The length and shape of a model in transformers' format are fixed, so leave out "
+        f"{', '.join(overrides)}; positions are only cut when an authors' weight file is read"
     )
+
+
+def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    remedy = "download or save it again"
+    if isinstance(path, str):
+        remedy = f"give {EMBEDDED} (shipped), a folder or weight file that is here, or the id of a model on the hub"
+    return CheckpointError(f"{path}: cannot be loaded ({reason}); {remedy}")
+
+
+def _check_head(path: str | Path, settings: PreTrainedConfig) -> None:
+    """Raise `CheckpointError` where a model is no classifier of clips: transformers would draw a head at random."""
+    name = next(iter(settings.architectures or []), "")
+    if name.endswith(("ForCTC", "ForAudioFrameClassification")):
+        raise CheckpointError(
+            f"{path}: {name} answers for every frame, and pruned frames have no answer; give a model with a sequence "
+            "classification head"
+        )
+    ours = audiomae.AudioMAEConfig.model_type
+    if settings.model_type != ours and type(settings) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        raise CheckpointError(
+            f"{path}: its model_type is {settings.model_type}, which has no audio classifier; there are AST, AudioMAE, "
+            "Whisper, Wav2Vec2, HuBERT, Data2VecAudio and UniSpeech"
+        )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import pickle
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +42,11 @@ def read_state(path: Path) -> State:
             content: Any = load_file(path)
         else:
             # AudioMAE's pre-trained file also holds its training arguments.
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({reason[0][:200] if reason else type(error).__name__}). "
+            f"{path}: cannot be read as weights ({_reason(error)}). "
             "The file is truncated or not a checkpoint, or it holds more than tensors: download it again, or re-save "
             "its state dict with torch.save or safetensors"
         ) from error
@@ -53,8 +54,18 @@ def read_state(path: Path) -> State:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path}: holds no state dict (a mapping of names to tensors)")
+        raise CheckpointError(
+            f"{path}: holds no state dict (a mapping of names to tensors); save model.state_dict() by torch.save"
+        )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without PyTorch's advice to run whatever code the file holds."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "no pickle, or one of more than tensors, whose code was not run"
+    said = str(error).strip().splitlines()
+    return said[0].split(". ")[0][:200] if said else type(error).__name__
 
 
 def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
@@ -77,7 +88,7 @@ def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> Pr
     known = ", ".join(sorted(state)[:5])
     raise CheckpointError(
         f"{path}: neither AST ('v.cls_token' …) nor AudioMAE ('cls_token', 'patch_embed.proj.weight' …); "
-        f"it has {known} …"
+        f"it has {known} …; give a file of their authors' layouts, or a folder in transformers' format"
     )
 
 
@@ -330,4 +341,4 @@ def check_keys(source: str, missing: Iterable[str], unknown: Iterable[str]) -> N
     found = (("lacks", sorted(missing)), ("has unknown", sorted(unknown)))
     lists = [f"{what} {len(keys)} keys ({', '.join(keys)})" for what, keys in found if keys]
     if lists:
-        raise CheckpointError(f"{source}: " + "; ".join(lists))
+        raise CheckpointError(f"{source}: " + "; ".join(lists) + "; the weights are incomplete, or another model's")

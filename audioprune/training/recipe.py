@@ -212,8 +212,20 @@ def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{path}: " + "; ".join(problems)) from None
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}{_hint(e)}" for e in error.errors()]
+        raise ValueError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _hint(problem: Any) -> str:
+    """Settings that a misspelt one may have meant, or how to see those that there are."""
+    if problem["type"] != "extra_forbidden":
+        return ""
+    *outer, last = map(str, problem["loc"])
+    part: Any = Recipe
+    for name in outer:
+        part = part.model_fields[name].annotation if name in getattr(part, "model_fields", ()) else None
+    close = difflib.get_close_matches(last, list(getattr(part, "model_fields", ())), n=1)
+    return f"; did you mean {close[0]}?" if close else "; audioprune recipes NAME prints all settings"
 
 
 def find(source: str | Path) -> Path:
@@ -245,7 +257,10 @@ def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     settings.pop("name", None)  # a recipe is called as its file is
     if extended is None:
         return settings
-    below = find(path.parent / str(extended) if Path(str(extended)).suffix in YAML else str(extended))
+    try:
+        below = find(path.parent / str(extended) if Path(str(extended)).suffix in YAML else str(extended))
+    except ValueError as error:
+        raise ValueError(f"{path}: extends {extended}: {error}") from None
     if below in seen or below == path:
         raise ValueError(f"{path}: extends {extended}, which extends it in turn")
     return _merged(_settings(below, (*seen, path)), settings)

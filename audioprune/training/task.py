@@ -71,6 +71,7 @@ def masks_until(recipe: Recipe) -> float:
 def settle(task: Task) -> None:
     """Note in `task.json` what the folder is for. Raises `ValueError` where it was begun for something else: half a
     training by other settings must not be taken for this one."""
+    _ = task.split  # a fold that is not there is said before the folder is bound to it
     settings = {
         "recipe": task.recipe.model_dump(mode="json"),
         "data": task.table.name,

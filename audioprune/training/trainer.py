@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -47,6 +50,14 @@ class RecipeTrainer(Trainer):
             model: Any = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
             torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers warns and goes on with whatever weights there were.
@@ -157,6 +168,19 @@ def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **change
     if recipe.best == "validation":
         settings |= {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
     return TrainingArguments(**{**settings, "use_cpu": not torch.cuda.is_available(), **changes})
+
+
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Raise `ValueError` that names the checkpoint where a file in it is damaged."""
+    try:
+        yield
+    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"{checkpoint}: a file in it cannot be read ({reason}); remove this folder to go on from the checkpoint "
+            "before it, or from the start"
+        ) from error
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -1,0 +1,208 @@
+"""What this machine and this installation can do, found out in a few seconds and without a network."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from huggingface_hub import constants as hub
+from torch import nn
+
+from . import kernels, packing
+from .benchmark import machine, take_turns
+from .cost import synchronize
+from .models.loading import EMBEDDED, load, load_features
+from .pruning import prune
+from .recommend import recommended
+from .tagging import Tagger
+
+STEPS = 3
+"""How often `examine` calls `advance`."""
+REQUIRED = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "soundfile", "soxr", "typer")
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+"""What sounds come as, and libsndfile's names for it."""
+CLIP, LABEL = "chainsaw.ogg", "chainsaw"
+"""A clip that ships with the package, and what the shipped model says of it, pruned or not."""
+FAST = 1.1
+"""How many times as fast as float32 a product must be, to be called faster."""
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+
+
+def examine(extras: Mapping[str, Sequence[str]], advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """What was found, fit for JSON: "works" tells whether sounds can be tagged here, "next" what to do now.
+
+    extras: name of an extra → the modules that it installs.
+    """
+    found = {
+        "versions": versions(extras),
+        "machine": _machine(),
+        "sounds": sounds(),
+        "hub": {"cache": hub.HF_HUB_CACHE, "models": _cached(), "offline": hub.HF_HUB_OFFLINE},
+        "extras": {name: _extra(name, modules) for name, modules in extras.items()},
+        "kernels": _kernels(),
+    }
+    advance()
+    found["speed"] = {
+        device: speed(device) for device in ("cpu", "cuda") if device == "cpu" or torch.cuda.is_available()
+    }
+    advance()
+    found["shipped_model"] = self_test()
+    advance()
+    works = found["shipped_model"]["works"]
+    return found | {"works": works, "next": _next(works)}
+
+
+def versions(extras: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """Package → its version, None where it is not installed."""
+    from . import __version__
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "audioprune": __version__}
+    distributions = metadata.packages_distributions()
+    for module in (*REQUIRED, *(name for modules in extras.values() for name in modules), "triton"):
+        names = distributions.get(module, [module])
+        found[names[0]] = metadata.version(names[0]) if find_spec(module) and module in distributions else None
+    return found
+
+
+def sounds() -> dict[str, Any]:
+    """Which kinds of files can be decoded."""
+    decoded = {name: soundfile.check_format(*names) for name, names in FORMATS.items()}
+    return {"libsndfile": soundfile.__libsndfile_version__, "decoded": decoded}
+
+
+def speed(device: str, seconds: float = 0.25) -> dict[str, float]:
+    """How many times as fast as PyTorch's float32 a linear layer is in bfloat16 and, on a CPU, packed in float32.
+
+    Measured, as processors say they support bfloat16 that are slower in it. The layer is a ViT-Base's, for 512 tokens.
+    """
+    torch.manual_seed(0)
+    layers = {"float32": nn.Linear(768, 768, device=device), "bfloat16": nn.Linear(768, 768, device=device).bfloat16()}
+    if device == "cpu" and packing.available():
+        layers["packed"] = nn.Linear(768, 768)
+        packing.pack(nn.Sequential(layers["packed"]))
+    # So much that a GPU's launches do not hide what it computes.
+    tokens = torch.randn(512 if device == "cpu" else 32 * 512, 768, device=device)
+    times = take_turns(
+        [partial(_seconds, layer, tokens.to(layer.weight.dtype), device) for layer in layers.values()], seconds
+    )
+    medians = {name: statistics.median(took) for name, took in zip(layers, times, strict=True)}
+    return {name: round(medians["float32"] / took, 2) for name, took in medians.items() if name != "float32"}
+
+
+def self_test() -> dict[str, Any]:
+    """Whether the shipped model hears what it should in one clip, unpruned and pruned."""
+    clip = Path(__file__).parent / "assets" / "clips" / CLIP
+    began = time.perf_counter()
+    try:
+        model = load(EMBEDDED)
+        tagger = Tagger(model, load_features(EMBEDDED, model), top=1)
+        answers = [next(tagger([clip]))]
+        with prune(model, recommended(model)):
+            answers.append(next(tagger([clip])))
+    except Exception as error:  # whatever is broken here, the rest of the report is what helps to mend it
+        return {"works": False, "clip": CLIP, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    labels = [answer["labels"][0]["label"] if "labels" in answer else answer["error"] for answer in answers]
+    return {
+        "works": labels == [LABEL, LABEL],
+        "clip": CLIP,
+        "unpruned": labels[0],
+        "pruned": labels[1],
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+@torch.inference_mode()
+def _seconds(layer: nn.Module, tokens: torch.Tensor, device: str) -> float:
+    began = time.perf_counter()
+    layer(tokens)
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def _machine() -> dict[str, Any]:
+    devices = [
+        {
+            "name": f"cuda:{i}",
+            "kind": torch.cuda.get_device_name(i),
+            "memory_bytes": torch.cuda.get_device_properties(i).total_memory,
+        }
+        for i in range(torch.cuda.device_count())
+    ]
+    return {
+        "system": platform.platform(terse=True),
+        "processor": machine()["processor"],
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": _memory(),
+        "pytorch_kernels": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
+        "devices": devices,
+    }
+
+
+def _memory() -> int | None:
+    """Bytes of this machine, or of the container where that has fewer; None where the system does not tell."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return total
+
+
+def _instructions() -> list[str]:
+    """Of the processor's, those that matter to matrix products; none where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
+def _kernels() -> dict[str, Any]:
+    """Whether attention is scored by the kernels in Triton, and if not, why."""
+    if sys.platform != "linux" or find_spec("triton") is None:
+        return {"works": False, "why": "Triton is not installed"}
+    if not torch.cuda.is_available():
+        return {"works": False, "why": "they are for CUDA devices, and there is none"}
+    if not kernels.available(torch.empty(1, 1, 1, 64, device="cuda")):
+        return {"works": False, "why": "this GPU is older than Ampere"}
+    return {"works": True, "why": None}
+
+
+def _extra(name: str, modules: Sequence[str]) -> dict[str, Any]:
+    missing = [module for module in modules if find_spec(module) is None]
+    return {"missing": missing, "remedy": f"pip install 'audioprune[{name}]'" if missing else None}
+
+
+def _cached() -> int:
+    """How many models the hub's cache holds."""
+    return sum(path.is_dir() for path in Path(hub.HF_HUB_CACHE).glob("models--*"))
+
+
+def _next(works: bool) -> str:
+    if works:
+        return "audioprune demo (example clips), then audioprune tag MY-SOUNDS/ (your own)"
+    return "pip install --force-reinstall audioprune, then audioprune doctor again"
