@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -63,22 +64,32 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
         raise AudioError(f"{path}: the file is empty (0 bytes); record or copy it again")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path}: may not be read; change its rights (chmod u+r)")
+    # Bytes, because a name may be no valid Unicode.
+    return decode(
+        os.fsencode(path) if os.name == "posix" else path, str(path), max_seconds=max_seconds, sample_rate=sample_rate
+    )
+
+
+def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
+    """As `load_audio`, of a path or a binary file object that soundfile takes. name: what messages call it.
+
+    Raises `AudioError` for what is not audio, shorter than `MIN_SECONDS`, or holds NaN or infinite samples.
+    """
     try:
-        # Bytes, because a name may be no valid Unicode.
-        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path) as file:
+        with soundfile.SoundFile(source) as file:
             rate, seconds = file.samplerate, file.frames / file.samplerate
             frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
             samples = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        raise undecodable(path, error) from error
-    return Clip(to_mono(samples, rate, name=str(path), sample_rate=sample_rate), seconds, sample_rate)
+        raise undecodable(name, error) from error
+    return Clip(to_mono(samples, rate, name=name, sample_rate=sample_rate), seconds, sample_rate)
 
 
-def undecodable(path: Path, error: Exception) -> AudioError:
+def undecodable(name: str | Path, error: Exception) -> AudioError:
     """What is said of a file that libsndfile does not decode, by its own reason."""
     reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
     return AudioError(
-        f"{path}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is torn"
+        f"{name}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is torn"
     )
 
 

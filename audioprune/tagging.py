@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,6 +30,22 @@ Row = dict[str, Any]
 
 ROW_START = b'{"path": '
 """How every row begins: what is left of a torn last line must begin so too."""
+
+
+class Sound(Protocol):
+    """A sound that is no file of its own, such as a row of a table. `str()` is what messages call it."""
+
+    @property
+    def key(self) -> str:
+        """What its row gives as `path`: unlike that of every other sound of a run."""
+
+    def load(self, max_seconds: float) -> Clip:
+        """Decode the beginning. Raises `AudioError` where that cannot be."""
+
+
+def key(sound: Path | Sound) -> str:
+    """`path` of a sound's row: absolute for a file, so that a run may be taken up from another folder."""
+    return os.path.abspath(sound) if isinstance(sound, Path) else sound.key
 
 
 class ResultLogError(ValueError):
@@ -77,26 +94,24 @@ class Tagger:
     def device(self) -> torch.device:
         return self.model.device
 
-    def __call__(self, paths: Iterable[Path]) -> Iterator[Row]:
-        """A row for each path, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`.
-
-        Paths are absolute, so that a run may be taken up from another folder.
-        """
-        batch: list[tuple[Path, Clip | AudioError]] = []
-        for item in self._decoded(paths):
+    def __call__(self, sounds: Iterable[Path | Sound]) -> Iterator[Row]:
+        """A row for each sound, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`."""
+        batch: list[tuple[Path | Sound, Clip | AudioError]] = []
+        for item in self._decoded(sounds):
             batch.append(item)
             if len(batch) == self.batch_size:
                 yield from self._rows(batch)
                 batch = []
         yield from self._rows(batch)
 
-    def _decoded(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Clip | AudioError]]:
+    def _decoded(self, sounds: Iterable[Path | Sound]) -> Iterator[tuple[Path | Sound, Clip | AudioError]]:
         """Decode ahead of the model, two batches at most, in order."""
-        waiting: deque[tuple[Path, Future[Clip]]] = deque()
+        waiting: deque[tuple[Path | Sound, Future[Clip]]] = deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             try:
-                for path in paths:
-                    waiting.append((path, pool.submit(load_audio, path, max_seconds=self.front.max_seconds)))
+                for sound in sounds:
+                    load = partial(load_audio, sound) if isinstance(sound, Path) else sound.load
+                    waiting.append((sound, pool.submit(load, max_seconds=self.front.max_seconds)))
                     if len(waiting) > 2 * self.batch_size:
                         yield self._result(*waiting.popleft())
                 while waiting:
@@ -106,28 +121,28 @@ class Tagger:
                     future.cancel()
 
     @staticmethod
-    def _result(path: Path, future: Future[Clip]) -> tuple[Path, Clip | AudioError]:
+    def _result(sound: Path | Sound, future: Future[Clip]) -> tuple[Path | Sound, Clip | AudioError]:
         try:
-            return path, future.result()
+            return sound, future.result()
         except AudioError as error:
-            return path, error
+            return sound, error
         except Exception as error:  # one file's trouble, whatever it is, stops nobody
-            return path, AudioError(f"{path}: cannot be read ({type(error).__name__}: {error})")
+            return sound, AudioError(f"{sound}: cannot be read ({type(error).__name__}: {error})")
 
-    def _rows(self, batch: list[tuple[Path, Clip | AudioError]]) -> list[Row]:
+    def _rows(self, batch: list[tuple[Path | Sound, Clip | AudioError]]) -> list[Row]:
         clips = [item for _, item in batch if isinstance(item, Clip)]
         answers = iter(self.probabilities([clip.waveform for clip in clips]) if clips else ())
         rows: list[Row] = []
-        for path, item in batch:
+        for sound, item in batch:
             if isinstance(item, AudioError):
-                rows.append({"path": os.path.abspath(path), "error": str(item)})
+                rows.append({"path": key(sound), "error": str(item)})
                 continue
             probabilities = next(answers)
             if not torch.isfinite(probabilities).all():
-                rows.append({"path": os.path.abspath(path), "error": f"{path}: the model's answer is not finite"})
+                rows.append({"path": key(sound), "error": f"{sound}: the model's answer is not finite"})
                 continue
             seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
-            rows.append({"path": os.path.abspath(path), "labels": self._labels(probabilities), **seconds})
+            rows.append({"path": key(sound), "labels": self._labels(probabilities), **seconds})
         return rows
 
     @torch.inference_mode()
@@ -175,15 +190,15 @@ class ResultLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
-        if self.path.stat().st_size == 0:  # nothing came of it: leave no empty file behind
+        if self.path.is_file() and self.path.stat().st_size == 0:  # nothing came of it: leave no empty file behind
             self.path.unlink()
 
-    def is_done(self, path: Path) -> bool:
-        return os.path.abspath(path) in self._failed
+    def is_done(self, sound: Path | Sound) -> bool:
+        return key(sound) in self._failed
 
-    def failures(self, paths: Iterable[Path]) -> int:
+    def failures(self, sounds: Iterable[Path | Sound]) -> int:
         """How many of these clips have a row with an error."""
-        return sum(self._failed.get(os.path.abspath(path), False) for path in paths)
+        return sum(self._failed.get(key(sound), False) for sound in sounds)
 
     def write(self, row: Row) -> None:
         """Append a row in one write; on return it outlives the process."""
@@ -192,8 +207,13 @@ class ResultLog:
         self._file.flush()
         self._count(row)
 
+    def clear(self) -> None:
+        """Drop the rows: for who has put them elsewhere."""
+        self._file.truncate(0)
+        self._failed.clear()
+
     def _count(self, row: Row) -> None:
-        self._failed[os.path.abspath(row["path"])] = "error" in row
+        self._failed[row["path"]] = "error" in row
 
     def _lock(self) -> None:
         if fcntl is not None:
@@ -219,16 +239,12 @@ class ResultLog:
     def _check(self, number: int, line: bytes) -> None:
         try:
             row = json.loads(line)
-            setting, _ = row["setting"], row["path"]
-            differing = [key for key in {*setting, *self.setting} if setting.get(key) != self.setting.get(key)]
+            check_setting(self.path, row["setting"], self.setting)
+            self._count(row)
+        except ResultLogError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError):
             self._refuse(number)
-        if setting != self.setting:
-            was = ", ".join(f"{k} was {setting.get(k)!r} and is {self.setting.get(k)!r}" for k in sorted(differing))
-            raise ResultLogError(
-                f"{self.path}: was written under another setting ({was}); choose another --out, or run with the old one"
-            )
-        self._count(row)
 
     def _refuse(self, number: int) -> NoReturn:
         raise ResultLogError(
@@ -236,11 +252,43 @@ class ResultLog:
         ) from None
 
 
+def check_setting(path: Path, was: Row, now: Row) -> None:
+    """Raise `ResultLogError` that names what differs where a file was written under another setting."""
+    differing = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+    if differing:
+        words = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differing)
+        raise ResultLogError(
+            f"{path}: was written under another setting ({words}); choose another --out, or run with the old one"
+        )
+
+
+class Log(Protocol):
+    """What a run writes to: `ResultLog`, or another file that can be resumed."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+    def is_done(self, sound: Path | Sound) -> bool: ...
+
+    def failures(self, sounds: Iterable[Path | Sound]) -> int: ...
+
+    def write(self, row: Row) -> None: ...
+
+
 def run(
-    tagger: Tagger, paths: list[Path], log: ResultLog | None, report: Callable[[Row], None] = lambda row: None
+    tagger: Callable[[list[Path | Sound]], Iterable[Row]],
+    sounds: Sequence[Path | Sound],
+    log: Log | None,
+    report: Callable[[Row], None] = lambda row: None,
 ) -> tuple[int, int]:
-    """Tag what the log does not hold yet. Returns (rows written, failures in all, earlier ones included)."""
-    todo = [path for path in paths if log is None or not log.is_done(path)]
+    """Tag what the log does not hold yet. Returns (rows written, failures in all, earlier ones included).
+
+    tagger: a `Tagger`, or another engine that gives one row a sound, in any order.
+    """
+    todo = [sound for sound in sounds if log is None or not log.is_done(sound)]
     written = failures = 0
     for row in tagger(todo):
         if log is not None:
@@ -248,4 +296,4 @@ def run(
         written += 1
         failures += "error" in row
         report(row)
-    return written, failures if log is None else log.failures(paths)
+    return written, failures if log is None else log.failures(sounds)

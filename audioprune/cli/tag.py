@@ -16,7 +16,14 @@ from .console import err, out, progress
 
 
 def tag(
-    sources: Annotated[list[Path], typer.Argument(help="Sound files, and folders that are searched for them.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            readable=False,  # one that may not be read is a row with its error, as within a folder
+            help="Sound files, Parquet files with a column path, bytes or audio, and folders that are searched for "
+            "sound files, or where there are none for Parquet files.",
+        ),
+    ],
     model: o.ModelOption = "esc10",
     method: o.DefaultMethodOption = None,
     keep_rate: o.KeepRateOption = None,
@@ -31,41 +38,78 @@ def tag(
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
     result_file: Annotated[
         Path | None,
-        typer.Option("--out", help="Append results to this JSON Lines file. Run again to finish what is missing."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Append results to this JSON Lines file (.jsonl) or folder of Parquet files (.parquet). Run again to "
+            "finish what is missing.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help='"local" (this process) or "ray" (several processes, on this machine or a cluster; rows come in any '
+            "order). The rows are the same."
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes of --engine ray. [default: 2; on a cluster one for each of its CPUs or GPUs]",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help='Ray cluster for --engine ray, such as "auto" (the one that this machine is part of) or head:6379. '
+            "[default: RAY_ADDRESS where that is set, else Ray is started on this machine and stopped afterwards]",
+            show_default=False,
+        ),
     ] = None,
     as_json: o.JsonOption = False,
 ) -> None:
     """Tag sounds with a pruned model.
 
     Each result is written as it comes: a run that is killed goes on where it stopped when it is started again with
-    the same --out. A file that cannot be decoded gets a line with its error, stops nobody, and makes the exit code 1.
-    Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
+    the same --out, by either engine. A file that cannot be decoded gets a line with its error, stops nobody, and makes
+    the exit code 1. Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
 
         audioprune tag sounds/ --out results.jsonl
     """
+    _check_engine(engine, workers, address)
+    from ..bulk import find_sounds, open_log
     from ..pruning import describe, prune
-    from ..tagging import ResultLog, Tagger, find_clips, run
+    from ..tagging import Tagger, run
 
-    clips, passed = find_clips(sources)
+    clips, passed = find_sounds(sources, result_file)
     if not clips:
-        raise FileNotFoundError(f"no sound files in {', '.join(map(str, sources))}")
+        raise FileNotFoundError(
+            f"no sound files in {', '.join(map(str, sources))}; in folders they are found by their names (.wav, .mp3 …)"
+        )
     if passed:
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
     setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
     with ExitStack() as stack:
-        log = None if result_file is None else stack.enter_context(ResultLog(result_file, setting))
+        log = None if result_file is None else stack.enter_context(open_log(result_file, setting))
         todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
         if log is not None and not todo:
             _finish(0, len(clips), log.failures(clips), result_file)
-        loaded, front = o.open_model(model, device, dtype)
+        loaded, front = o.open_model(model, device if engine == "local" else "cpu", dtype)
         settings = o.fitted(settings, loaded)
         prune(loaded, settings)
-        if pack:
-            o.pack_on_cpu(loaded)
         err.print(f"Pruned by {settings}", soft_wrap=True)
-        tagger = Tagger(loaded, front, top=top, batch_size=batch_size)
+        tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
+        if engine == "ray":
+            from ..bulk_ray import RayTagger
+
+            tagger = stack.enter_context(RayTagger(tagger, workers, address, device, packed=pack))
+            err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
+        elif pack:
+            o.pack_on_cpu(loaded)
         truncated = 0
         bar = stack.enter_context(progress("clips"))
         task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
@@ -87,6 +131,17 @@ def tag(
     _finish(written, len(clips) - todo, failures, result_file)
 
 
+def _check_engine(engine: str, workers: int | None, address: str | None) -> None:
+    """Raise `ValueError` for an engine that is none, and `ModuleNotFoundError` where it is not installed."""
+    if engine == "ray":
+        import ray
+        import ray.data  # noqa: F401  (now, not after the model was loaded)
+    elif engine != "local":
+        raise ValueError(f"--engine is {engine!r}; there are local and ray")
+    elif workers is not None or address is not None:
+        raise ValueError("--workers and --address are for --engine ray")
+
+
 def _line(row: dict[str, Any]) -> Text:
     if "error" in row:
         return Text(_printable(row["error"]), style="red")
@@ -99,7 +154,8 @@ def count(clips: int) -> str:
 
 
 def _printable(text: str) -> str:
-    return text.encode(errors="replace").decode()
+    """For a terminal, one line of valid Unicode: names of files may be neither."""
+    return "⏎".join(text.encode(errors="replace").decode().splitlines())
 
 
 def _finish(written: int, before: int, failures: int, result_file: Path | None) -> NoReturn:
@@ -108,7 +164,6 @@ def _finish(written: int, before: int, failures: int, result_file: Path | None) 
     earlier = f", {before} were done before" if before else ""
     err.print(f"{count(written)} done{earlier}{where}")
     if failures:
-        err.print(
-            f"{count(failures)} failed; each row has its error, and a row that is deleted is tried again", style="red"
-        )
+        again = ", and a row that is deleted is tried again" if result_file and result_file.suffix == ".jsonl" else ""
+        err.print(f"{count(failures)} failed; each row has its error{again}", style="red")
     raise typer.Exit(1 if failures else 0)

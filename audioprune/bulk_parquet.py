@@ -1,0 +1,272 @@
+"""Sounds that stand in Parquet files, and results that go into them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .audio import AudioError, Clip, decode, load_audio
+from .tagging import ResultLog, ResultLogError, Row, Sound, check_setting, key
+
+UNREADABLE = (OSError, pa.ArrowException)
+"""What pyarrow raises for a damaged file."""
+
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "labels": pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()})),
+        "seconds": pa.float64(),
+        "heard_seconds": pa.float64(),
+        "error": pa.string(),
+    }
+)
+PART = re.compile(r"part-(\d+)\.parquet")
+SETTING = b"audioprune"
+"""Key of the run's setting, as JSON, in the metadata of the schema."""
+PARQUET = ".parquet"
+ROWS_A_PART = 10_000
+JOURNAL = "_rows.jsonl"
+"""Rows that are in no part yet; readers of Parquet folders pass over names that begin so."""
+
+
+@dataclass(frozen=True)
+class ParquetSound:
+    """A row of a Parquet file.
+
+    column: where the content of a sound file stands, such as "bytes" or "audio.bytes"; None: nowhere.
+    file: a sound file, for a row without content.
+    """
+
+    key: str
+    table: Path
+    group: int
+    row: int
+    column: str | None
+    file: Path | None
+
+    def __str__(self) -> str:
+        return self.key
+
+    def load(self, max_seconds: float) -> Clip:
+        content = None if self.column is None else _contents(self.table, self.group, self.column)[self.row].as_py()
+        if content is not None:
+            if not content:
+                raise AudioError(f"{self.key}: the sound is empty (0 bytes)")
+            return decode(io.BytesIO(content), self.key, max_seconds=max_seconds)
+        if self.file is None:
+            raise AudioError(f"{self.key}: the row holds neither a sound nor a path")
+        return load_audio(self.file, max_seconds=max_seconds)
+
+
+_reading = Lock()
+
+
+def _contents(table: Path, group: int, column: str) -> pa.ChunkedArray:
+    """The sounds of a row group; the last one stays in memory, because neighbours are asked for one by one."""
+    with _reading:
+        return _read_group(table, group, column)
+
+
+@lru_cache(maxsize=1)
+def _read_group(table: Path, group: int, column: str) -> pa.ChunkedArray:
+    try:
+        with pq.ParquetFile(table) as file:
+            return _flat(file.read_row_group(group, columns=[column]), column)
+    except UNREADABLE as error:
+        raise AudioError(f"{table}: row group {group} cannot be read ({_first_line(error)})") from error
+
+
+def _flat(read: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column, or a field of one: "audio.bytes"."""
+    outer, _, inner = column.partition(".")
+    return pc.struct_field(read.column(outer), inner) if inner else read.column(outer)
+
+
+def sounds_in(table: Path) -> list[Path | Sound]:
+    """The sounds of a Parquet file, one a row.
+
+    Its columns are `path` (of sound files; from the folder of the Parquet file where relative), or `bytes` (what sound
+    files hold) or `audio` (such bytes, or Hugging Face's struct of bytes and path). Beside bytes, a row's `path` in the
+    results says what `id` says where there is such a column, else the path, else file and number of the row.
+    Raises `ValueError` for a file that is damaged or has no such columns.
+    """
+    try:
+        with pq.ParquetFile(table) as file:
+            content, names = _columns(table, file.schema_arrow)
+            wanted = [name for name in names if name is not None]
+            sounds: list[Path | Sound] = []
+            for group in range(file.num_row_groups):
+                read = file.read_row_group(group, columns=wanted) if wanted else None
+                count = file.metadata.row_group(group).num_rows
+                ids, paths = (
+                    [None] * count if name is None or read is None else _flat(read, name).to_pylist() for name in names
+                )
+                sounds += [
+                    _sound(table, group, row, content, ids[row], paths[row], len(sounds) + row) for row in range(count)
+                ]
+            return sounds
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{table}: cannot be read as Parquet ({_first_line(error)}); fetch or write it again"
+        ) from error
+
+
+def _sound(
+    table: Path, group: int, row: int, content: str | None, identity: Any, path: str | None, number: int
+) -> Path | Sound:
+    file = None if path is None else table.parent / path
+    if content is None and file is not None:
+        return file
+    table = Path(os.path.abspath(table))
+    given = identity if identity is not None else path
+    name = f"{table}#{number}" if given is None else str(given)
+    return ParquetSound(name, table, group, row, content, None if file is None else Path(os.path.abspath(file)))
+
+
+def _columns(table: Path, schema: pa.Schema) -> tuple[str | None, tuple[str | None, str | None]]:
+    """Names of the columns with content, and with identity and path. Raises `ValueError` where there are none."""
+    kinds = {field.name: field.type for field in schema}
+    audio = kinds.get("audio")
+    fields = {field.name: field.type for field in audio} if audio is not None and pa.types.is_struct(audio) else {}
+    kinds |= {f"audio.{name}": kind for name, kind in fields.items()}
+    content = next((name for name in ("bytes", "audio", "audio.bytes") if _is_binary(kinds.get(name))), None)
+    path = next((name for name in ("path", "audio.path") if _is_text(kinds.get(name))), None)
+    if content is None and path is None:
+        there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise ValueError(
+            f"{table}: no column holds sounds; name one path (strings), bytes (what sound files hold) or audio (a "
+            f"struct of bytes and path). There are: {there or 'none'}"
+        )
+    named = content is not None and "id" in kinds and (_is_text(kinds["id"]) or pa.types.is_integer(kinds["id"]))
+    return content, ("id" if named else None, path)
+
+
+def _is_binary(kind: pa.DataType | None) -> bool:
+    return kind is not None and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType | None) -> bool:
+    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class ParquetLog:
+    """A folder of Parquet files that survives a kill: what every reader of Parquet takes as one table.
+
+    Rows are appended to a journal as they come, and become a part of the folder when there are many and at the end;
+    a part is written beside and renamed, so that it is whole or not there. The run's `setting` is in the metadata of
+    each; a folder written under another is refused. A name that is no valid Unicode is written with \\x escapes.
+    """
+
+    def __init__(self, path: Path, setting: Row) -> None:
+        self.path, self.setting = path, setting
+        self._failed: dict[str, bool] = {}
+        self._waiting: list[Row] = []
+        self._check_folder()
+        self._journal = ResultLog(path / JOURNAL, setting)
+        try:
+            for part in self._parts():
+                self._resume(part)
+            # A kill between a part and the end of its journal leaves rows in both.
+            journal = (json.loads(line) for line in (path / JOURNAL).read_bytes().splitlines())
+            for row in [row for row in journal if _text(row["path"]) not in self._failed]:
+                self._take(row)
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self._seal()
+        finally:
+            self._close()
+
+    def is_done(self, sound: Path | Sound) -> bool:
+        return _text(key(sound)) in self._failed
+
+    def failures(self, sounds: Iterable[Path | Sound]) -> int:
+        """How many of these clips have a row with an error."""
+        return sum(self._failed.get(_text(key(sound)), False) for sound in sounds)
+
+    def write(self, row: Row) -> None:
+        """Append a row to the journal in one write; on return it outlives the process."""
+        self._journal.write(row)
+        self._take(row)
+        if len(self._waiting) >= ROWS_A_PART:
+            self._seal()
+
+    def _take(self, row: Row) -> None:
+        text = {name: _text(row[name]) for name in ("path", "error") if name in row}
+        self._waiting.append({name: value for name, value in row.items() if name != "setting"} | text)
+        self._failed[text["path"]] = "error" in row
+
+    def _seal(self) -> None:
+        """Make a part of the rows that wait, and empty the journal."""
+        if self._waiting:
+            number = 1 + max(
+                (int(found[1]) for path in self._parts() if (found := PART.fullmatch(path.name))), default=-1
+            )
+            name = f"part-{number:05}{PARQUET}"
+            schema = SCHEMA.with_metadata({SETTING: json.dumps(self.setting)})
+            beside = self.path / f".{name}.tmp"
+            with open(beside, "wb") as file:
+                pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), file)
+                os.fsync(file.fileno())
+            beside.rename(self.path / name)
+            self._waiting = []
+        self._journal.clear()
+
+    def _close(self) -> None:
+        self._journal.__exit__(None, None, None)
+        if not any(self.path.iterdir()):  # nothing came of it: leave no empty folder behind
+            self.path.rmdir()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob(f"[!._]*{PARQUET}"))
+
+    def _check_folder(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ResultLogError(f"{self.path}: is a file, and results in Parquet are a folder; choose another --out")
+        for path in self.path.iterdir():
+            if path.suffix != PARQUET and not path.name.startswith((".", "_")):
+                raise ResultLogError(f"{self.path}: holds {path.name}, which is no result; choose another --out")
+
+    def _resume(self, part: Path) -> None:
+        try:
+            with pq.ParquetFile(part) as file:
+                metadata = file.schema_arrow.metadata or {}
+                if SETTING not in metadata:
+                    raise ResultLogError(f"{part}: is not a part of results; choose another --out, nothing was changed")
+                check_setting(self.path, json.loads(metadata[SETTING]), self.setting)
+                read = file.read(columns=["path", "error"])
+        except UNREADABLE as error:
+            raise ResultLogError(
+                f"{part}: cannot be read ({_first_line(error)}); delete it, and its clips are tagged again"
+            ) from error
+        failed = pc.is_valid(read["error"]).to_pylist()
+        self._failed |= dict(zip(read["path"].to_pylist(), failed, strict=True))
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
