@@ -1,0 +1,92 @@
+"""How long a newcomer takes, from a clean clone: the README's own commands, each timed.
+
+    python scripts/five_minutes.py --sounds SOUNDS --out results/five-minutes.json
+
+SOUNDS is a folder of sounds that the shipped model was not trained on. Nothing is taken from this working tree but what
+is committed; packages come from the index, or from pip's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    "first result": "make demo",
+    "own sound": "audioprune explain my-sounds/{first} --keep-rate 0.5 --method topk --out first.png",
+    "own folder": "audioprune tag my-sounds/ --out results.jsonl",
+    "calibrated": "audioprune calibrate --clips my-sounds/ --max-disagreement 0.1",
+    "tagged as calibrated": "audioprune tag my-sounds/ --method pruning.json --out calibrated.jsonl",
+}
+SERVED = "audioprune app --port 0"
+
+
+def timed(command: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Seconds, exit code, and the last lines of what a command says."""
+    start = time.perf_counter()
+    found = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    said = [line for line in (found.stdout + found.stderr).splitlines() if line.strip()]
+    return {"command": command, "seconds": round(seconds, 1), "exit_code": found.returncode, "said": said[-3:]}
+
+
+def served(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Seconds until the page answers."""
+    start = time.perf_counter()
+    with subprocess.Popen(
+        SERVED, shell=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            with urllib.request.urlopen(address, timeout=60) as page:
+                status, text = page.status, page.read().decode()
+            seconds = time.perf_counter() - start
+        finally:
+            os.killpg(process.pid, 15)
+    said = re.findall(r"<title>(.*?)</title>", text)
+    return {"command": SERVED, "seconds": round(seconds, 1), "status": status, "said": said}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sounds", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        clone = Path(temporary) / "audioprune"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        (clone / "my-sounds").symlink_to(args.sounds.resolve())
+        sounds = sorted(path.name for path in args.sounds.iterdir() if path.suffix in (".wav", ".ogg", ".flac"))
+        environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+        rows = {}
+        for name, command in COMMANDS.items():
+            rows[name] = timed(command.format(first=sounds[0]), clone, environment)
+            print(name, json.dumps(rows[name], indent=1), flush=True)
+        rows["served"] = served(clone, environment)
+        print("served", json.dumps(rows["served"], indent=1), flush=True)
+        about = "import json; from audioprune.benchmark import machine; print(json.dumps(machine()))"
+        machine = subprocess.run([clone / ".venv/bin/python", "-c", about], capture_output=True, text=True)
+    result = {
+        "command": "python scripts/five_minutes.py --sounds SOUNDS --out results/five-minutes.json",
+        "machine": json.loads(machine.stdout),
+        "commit": commit.stdout.strip(),
+        "sounds": len(sounds),
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=1).replace(str(clone), ".").replace(temporary, "")
+    args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
