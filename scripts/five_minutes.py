@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -31,12 +30,12 @@ SERVED = "audioprune app --port 0"
 
 
 def timed(command: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Seconds, exit code, and the last lines of what a command says."""
+    """Seconds, and the exit code."""
     start = time.perf_counter()
     found = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    said = [line for line in (found.stdout + found.stderr).splitlines() if line.strip()]
-    return {"command": command, "seconds": round(seconds, 1), "exit_code": found.returncode, "said": said[-3:]}
+    print(found.stdout[-500:], found.stderr[-500:])
+    return {"command": command, "seconds": round(seconds, 1), "exit_code": found.returncode}
 
 
 def served(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -49,12 +48,11 @@ def served(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
         try:
             address = process.stdout.readline().strip()
             with urllib.request.urlopen(address, timeout=60) as page:
-                status, text = page.status, page.read().decode()
+                status = page.status
             seconds = time.perf_counter() - start
         finally:
             os.killpg(process.pid, 15)
-    said = re.findall(r"<title>(.*?)</title>", text)
-    return {"command": SERVED, "seconds": round(seconds, 1), "status": status, "said": said}
+    return {"command": SERVED, "seconds": round(seconds, 1), "status": status}
 
 
 def main() -> None:
@@ -84,8 +82,7 @@ def main() -> None:
         "sounds": len(sounds),
         "rows": rows,
     }
-    text = json.dumps(result, indent=1).replace(str(clone), ".").replace(temporary, "")
-    args.out.write_text(text + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
