@@ -356,7 +356,10 @@ def bulk() -> str:
 def five_minutes() -> str:
     found = read("five-minutes")
     rows = [[name, f"`{row['command']}`", f"{row['seconds']:.0f} s"] for name, row in found["rows"].items()]
-    about = f"From a clean clone, on two cores of an AMD EPYC; my-sounds held {found['sounds']} clips of five seconds that the model was not trained on. Most of the first is pip, with an index nearby."
+    about = (
+        f"From a clean clone, on two cores of an AMD EPYC; my-sounds held {found['sounds']} clips of five seconds that "
+        "the model was not trained on. Most of the first is pip, with an index nearby."
+    )
     return table(["", "command", "took"], rows) + f"\n\n{about}"
 
 
