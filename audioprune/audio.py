@@ -15,6 +15,9 @@ import soxr
 SAMPLE_RATE = 16_000
 """Hertz. Every model here listens at this rate."""
 
+SILENCE = 1e-4
+"""Greatest distance from the mean of a sound that nobody hears: -80 dB of full scale."""
+
 MIN_SECONDS = 0.025
 """One Kaldi analysis frame: nothing shorter has a spectrogram."""
 
@@ -46,6 +49,11 @@ class Clip:
         """Seconds of sound in `waveform`."""
         return len(self.waveform) / self.sample_rate
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody hears anything: a model has to name something all the same."""
+        return float(np.abs(self.waveform - self.waveform.mean()).max()) <= SILENCE
+
 
 def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
     """Decode WAV, FLAC, OGG, MP3 … into a mono waveform.
@@ -54,8 +62,10 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
     only the beginning is decoded, so that a two-hour recording costs no more than its first window.
 
     Raises `AudioError` for a file that is missing, empty, not audio, shorter than `MIN_SECONDS`, or holds NaN or
-    infinite samples.
+    infinite samples, and `TypeError` for what is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"expected the path of one sound, got {type(path).__name__}; load several one by one")
     path = Path(path)
     if not path.is_file():
         wrong = "is not a file; name the sound itself" if path.exists() else "no such file; see to its name and folder"

@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         "labels": pa.list_(pa.struct({"label": pa.string(), "score": pa.float64()})),
         "seconds": pa.float64(),
         "heard_seconds": pa.float64(),
+        "silent": pa.bool_(),
         "error": pa.string(),
     }
 )

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .audio import SAMPLE_RATE
+from .audio import SAMPLE_RATE, Clip
 
 Padding = Literal["minimum"] | float
 
@@ -45,6 +46,13 @@ PRESETS = {
 }
 """Token Pruning in Audio Transformers (arXiv 2504.01690), Table 6; FSDD's figures are ours, of
 its training split at 64 mel channels."""
+
+
+def _samples(sound: Any) -> Any:
+    """What `forward` takes of one sound. Raises `TypeError` for a path."""
+    if isinstance(sound, str | Path):
+        raise TypeError(f"expected waveforms, got the path {str(sound)!r}; read it first: audioprune.load_audio(path)")
+    return sound.waveform if isinstance(sound, Clip) else sound
 
 
 class LogMel(nn.Module):
@@ -116,11 +124,12 @@ class LogMel(nn.Module):
         """Spectrograms of a batch of 16 kHz waveforms.
 
         Args:
-            waveforms: (batch, samples), (samples,), or a sequence of (samples,) of different lengths.
+            waveforms: (batch, samples), (samples,), or a sequence of (samples,) of different lengths, or of what
+                `load_audio` gives.
             lengths: (batch,) true samples of each row where a padded tensor is given.
 
         Returns (batch, max_length, num_mel_bins) float32, normalised, under autocast too.
-        Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame.
+        Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame; `TypeError` for a path.
         """
         waveforms, lengths = self._batch(waveforms, lengths)
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -141,6 +150,8 @@ class LogMel(nn.Module):
 
     def _batch(self, waveforms: Any, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         device = self.window.device
+        if isinstance(waveforms, Clip | str | Path):
+            waveforms = [waveforms]
         if isinstance(waveforms, np.ndarray | Tensor):
             batch = torch.as_tensor(waveforms, dtype=torch.float32, device=device)
             batch = batch[None] if batch.ndim == 1 else batch
@@ -153,7 +164,7 @@ class LogMel(nn.Module):
                 shortest = self._check_lengths(batch, lengths)
             lengths = lengths.to(device)
         else:
-            rows = [torch.as_tensor(row, dtype=torch.float32) for row in waveforms]
+            rows = [torch.as_tensor(_samples(row), dtype=torch.float32) for row in waveforms]
             if not rows or any(row.ndim != 1 for row in rows):
                 raise ValueError(f"expected a sequence of (samples,), got shapes {[tuple(r.shape) for r in rows]}")
             shortest = min(len(row) for row in rows)

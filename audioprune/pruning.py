@@ -158,7 +158,16 @@ class Pruned:
         return attachment.shorten(inputs)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the setting, and what the method has learnt, to a folder: `prune(model, folder)` reads them again."""
+        """Write the setting, and what the method has learnt, to a folder: `prune(model, folder)` reads them again.
+
+        Raises `ValueError` for a method of somebody's own that is not listed in `audioprune.methods.METHODS`.
+        """
+        name = type(self.method).__name__
+        if METHODS.get(name) is not type(self.method):
+            raise ValueError(
+                f"{name} is none of audioprune's methods, by whose names settings are read again; add it first, here "
+                f'and where it is read: audioprune.methods.METHODS["{name}"] = {name}'
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = describe(self.method)
@@ -180,8 +189,9 @@ class Pruned:
         from .saved import save_model
 
         _ = self.attachment  # after `remove` there is nothing to bring back
+        settings = self.save(folder)  # first, since it may be refused
         save_model(self.model, folder, extractor)
-        return self.save(folder)
+        return settings
 
     def remove(self) -> None:
         """Restore the model exactly. Doing it twice does nothing the second time."""
@@ -232,6 +242,8 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
             return prune(model, read, positions=positions or saved)
         except ValueError as error:  # what does not fit this model stands in that file
             raise ValueError(f"{method}: {error}") from error
+    if isinstance(model, Method) or (isinstance(model, type) and issubclass(model, Method)):
+        raise TypeError("the model comes first: prune(model, TopK(keep_rate=0.7))")
     if not isinstance(method, Method):
         hint = f"; did you mean {method.__name__}(keep_rate=0.7)?" if isinstance(method, type) else ""
         raise TypeError(f"expected a method such as TopK(keep_rate=0.7), got {method!r}{hint}")
@@ -246,10 +258,20 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
     if adapter.once:
         _check_once(method, adapter)
     method.schedule(len(adapter.layers))
+    _check_needs(method)
     adapter.check_method(method.needs)
     if positions is not None:
         adapter.positions = _checked_positions(positions, adapter)
     return Pruned(model, adapter, method)
+
+
+def _check_needs(method: Method) -> None:
+    """Raise `ValueError` where a method asks for what there is not."""
+    optional = [field.name for field in dataclasses.fields(Evidence) if field.default is None]
+    unknown = sorted(set(method.needs) - set(optional))
+    if unknown:
+        names = ", ".join(name for name in optional if name != "learned")
+        raise ValueError(f"{type(method).__name__}.needs names {', '.join(unknown)}; there are {names}")
 
 
 def _check_once(method: Method, adapter: Adapter) -> None:

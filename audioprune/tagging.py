@@ -95,7 +95,8 @@ class Tagger:
         return self.model.device
 
     def __call__(self, sounds: Iterable[Path | Sound]) -> Iterator[Row]:
-        """A row for each sound, in order: `path`, `labels`, `seconds`, `heard_seconds`, or `path` and `error`."""
+        """A row for each sound, in order: `path`, `labels`, `seconds`, `heard_seconds`, and `silent` where it is; or
+        `path` and `error`."""
         batch: list[tuple[Path | Sound, Clip | AudioError]] = []
         for item in self._decoded(sounds):
             batch.append(item)
@@ -142,7 +143,8 @@ class Tagger:
                 rows.append({"path": key(sound), "error": f"{sound}: the model's answer is not finite"})
                 continue
             seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
-            rows.append({"path": key(sound), "labels": self._labels(probabilities), **seconds})
+            silent = {"silent": True} if item.is_silent else {}
+            rows.append({"path": key(sound), "labels": self._labels(probabilities), **seconds, **silent})
         return rows
 
     @torch.inference_mode()

@@ -17,11 +17,11 @@ def read() -> dict[str, Any]:
 
 
 def contests(dtype: str) -> Iterator[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]]:
-    """Each setting's "tokens × batch", its rows by contender, and the whole."""
-    for key, found in read().items():
-        if key.startswith(f"forward {dtype} "):
-            name = f"{found['tokens']} × {found['batch_size']}"
-            yield name, {row["contender"]: row for row in found["rows"]}, found
+    """Each setting's "tokens × batch", its rows by contender, and the whole; the most work first."""
+    of_dtype = [found for key, found in read().items() if key.startswith(f"forward {dtype} ")]
+    for found in sorted(of_dtype, key=lambda found: (-found["tokens"], -found["batch_size"])):
+        name = f"{found['tokens']} × {found['batch_size']}"
+        yield name, {row["contender"]: row for row in found["rows"]}, found
 
 
 def speed_ups(dtype: str) -> list[list[str]]:

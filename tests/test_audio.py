@@ -12,6 +12,11 @@ from audioprune.audio import to_mono
 from .conftest import tone
 
 
+def test_one_sound_at_a_time() -> None:
+    with pytest.raises(TypeError, match="expected the path of one sound, got list"):
+        load_audio(["a.wav"])
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (16_000, 2), (44_100, 2), (96_000, 1)])
 def test_formats_rates_channels(tmp_path, suffix: str, rate: int, channels: int) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import audioprune as ap
 from audioprune.cli.demo import _counts
@@ -47,6 +49,33 @@ def test_tag_to_a_file_and_again(run, tiny, clips) -> None:
     assert code == 2
     assert "keep_rate was 0.5 and is 0.7" in err
     assert len(Path("results.jsonl").read_text().splitlines()) == 6
+
+
+def test_tag_notes_the_keep_rate_that_it_used(run, tiny, clips) -> None:
+    _, _, err = run("tag", clips, "--model", tiny, "--out", "results.jsonl")
+    row = json.loads(Path("results.jsonl").read_text().splitlines()[0])
+    assert f"ToMe({row['setting']['keep_rate']}, " in err
+    used = {name: row["setting"][name] for name in ("method", "layers", "metric")}
+    Path("other.json").write_text(json.dumps({**used, "keep_rate": row["setting"]["keep_rate"] - 0.001}))
+    assert run("tag", clips, "--model", tiny, "--method", "other.json", "--out", "results.jsonl")[0] == 2
+    Path("same.json").write_text(json.dumps({**used, "keep_rate": row["setting"]["keep_rate"]}))
+    assert (
+        "were done before" in run("tag", clips, "--model", tiny, "--method", "same.json", "--out", "results.jsonl")[2]
+    )
+
+
+def test_silence_is_said(run, tiny, clips) -> None:
+    soundfile.write("silent.wav", np.full(16_000, 0.25, np.float32), 16_000)
+    code, out, err = run("tag", clips, "silent.wav", "--model", tiny, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [Path(row["path"]).name for row in rows if row.get("silent")] == ["silent.wav"]
+    assert "1 clip silent" in err
+
+
+def test_methods_go_by_the_names_that_are_printed_too(run, tiny, clips) -> None:
+    assert build_method("ToMe", "0.8") == build_method("tome", "0.8")
+    assert "did you mean tome?" in run("tag", clips, "--model", tiny, "--method", "tomee")[2]
 
 
 def test_tag_reports_failures_with_exit_one(run, tiny, clips) -> None:
@@ -317,7 +346,8 @@ def setting(run, tiny, clips, *words: object) -> dict:
 
 
 def test_without_options_the_recommended_method_tags(run, tiny, clips) -> None:
-    assert setting(run, tiny, clips) == setting(run, tiny, clips, "--method", "recommended") == RECOMMENDED
+    half = {**RECOMMENDED, "keep_rate": ap.recommended(ap.load(tiny)).keep_rate}
+    assert setting(run, tiny, clips) == setting(run, tiny, clips, "--method", "recommended") == half
     tuned = setting(run, tiny, clips, "--method", "recommended", "--keep-rate", "0.9")
     assert tuned == {**RECOMMENDED, "keep_rate": 0.9}
     assert setting(run, tiny, clips, "--method", "recommended", "--layers", "1,2")["layers"] == [1, 2]

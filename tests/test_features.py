@@ -9,10 +9,21 @@ import pytest
 import torch
 from transformers import ASTFeatureExtractor, AutoFeatureExtractor
 
-from audioprune import PRESETS, AudioMAEFeatureExtractor, LogMel
+from audioprune import PRESETS, AudioMAEFeatureExtractor, LogMel, load_audio
 from audioprune.features import mel_frequencies
 
 from .conftest import tone
+
+
+def test_clips_are_taken_and_paths_are_not(clips) -> None:
+    front, (path, *_) = LogMel(128), sorted(clips.iterdir())
+    clip = load_audio(path)
+    expected = front(clip.waveform)
+    assert torch.equal(front(clip), expected)
+    assert torch.equal(front([clip]), expected)
+    for given in (path, str(path), [path]):
+        with pytest.raises(TypeError, match=r"got the path .*load_audio"):
+            front(given)
 
 
 def slow_log_mel(wave: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import audioprune as ap
+from audioprune.methods import METHODS
 from audioprune.pruning import describe, read_method
 
 from .families import ast, audiomae
@@ -307,6 +308,47 @@ def test_of_two_encoders_none_is_guessed() -> None:
         ap.prune(pair, ap.TopK(0.5))
     with ap.prune(pair["student"], ap.TopK(0.5)) as handle:
         assert ap.handle(pair) is handle
+
+
+class Mine(ap.Method):
+    """Somebody's own, which asks for what it is told."""
+
+    wanted = frozenset[str]()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.wanted
+
+    def reduce(self, tokens, evidence, keep_rate):
+        raise NotImplementedError
+
+
+def test_ones_own_method_is_not_saved_under_a_name_that_nobody_knows(tmp_path, monkeypatch) -> None:
+    handle = ap.prune(audiomae(), Mine(0.5))
+    with pytest.raises(ValueError, match=r'Mine is none of .*METHODS\["Mine"\] = Mine'):
+        handle.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(METHODS, "Mine", Mine)
+    handle.save_pretrained(tmp_path)
+    assert ap.handle(ap.load(tmp_path)).method == Mine(0.5)
+
+
+def test_evidence_that_there_is_not() -> None:
+    class Misspelt(Mine):
+        wanted = frozenset({"intensty"})
+
+    with pytest.raises(ValueError, match=r"Misspelt.needs names intensty; there are attention, .*intensity, variation"):
+        ap.prune(audiomae(), Misspelt(0.5))
+
+
+def test_natural_mistakes_are_told_what_was_meant(tmp_path) -> None:
+    with pytest.raises(TypeError, match="the model comes first"):
+        ap.prune(ap.TopK(0.5), audiomae())
+    with pytest.raises(TypeError, match=r"audioprune.load\('esc10'\)"):
+        ap.prune("esc10", ap.TopK(0.5))
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(ap.CheckpointError, match="a sound by its name, not a model"):
+        ap.load(tmp_path / "a.wav")
 
 
 def test_a_removed_handle_is_dead() -> None:

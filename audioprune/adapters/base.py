@@ -200,7 +200,8 @@ def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
 def find_adapter(model: nn.Module) -> Adapter:
     """The adapter that enters this model. Raises `UnsupportedModelError` where there is none."""
     if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"expected a PyTorch model, got {type(model).__name__}")
+        hint = f"; load it first: audioprune.load({model!r})" if isinstance(model, str) else ""
+        raise UnsupportedModelError(f"expected a PyTorch model, got {type(model).__name__}{hint}")
     found = [adapter for family in _REGISTRY for adapter in family.find(model)]
     if len(found) > 1:
         raise UnsupportedModelError(

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import soundfile
 
 from ..audio import SAMPLE_RATE, Clip
-
-SILENCE = 1e-4
-"""Greatest distance from the mean of a sound that nobody hears: -80 dB of full scale."""
 
 
 def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:
@@ -20,7 +16,7 @@ def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:
 
 
 def _silence(clip: Clip) -> str:
-    if np.abs(clip.waveform - clip.waveform.mean()).max() > SILENCE:
+    if not clip.is_silent:
         return ""
     part = "The part that was heard" if clip.seconds > clip.heard_seconds + 0.01 else "This sound"
     return f"{part} is silent: the model has to name something all the same, and its answer means nothing."

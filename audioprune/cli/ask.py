@@ -76,6 +76,7 @@ def ask(
     """
     from ..lm.loading import unknown_words
     from ..lm.settings import method as named
+    from ..models.loading import LISTENER
     from ..plots import check_suffix
     from ..pruning import describe, prune, read_method
 
@@ -91,7 +92,10 @@ def ask(
     waveform = heard(clip, processor)
     unknown = unknown_words(processor, question)
     if unknown:
-        err.print(f"note: {model} has no word for {', '.join(unknown)}: its answer may mean nothing", soft_wrap=True)
+        hint = "; write small letters, and spaces around , and ?" if model == LISTENER else ""
+        err.print(
+            f"note: {model} has no word for {', '.join(unknown)}: its answer may mean nothing{hint}", soft_wrap=True
+        )
 
     def asked(title: str) -> Answer:
         if not as_json:

@@ -187,9 +187,11 @@ def _percent(figure: dict[str, float]) -> str:
 def _table(result: dict[str, Any]) -> Table:
     unpruned, clips = result["unpruned"], result["clips"]
     is_map = result["metric"] == "map"
-    error = 100 * math.sqrt(unpruned["score"] * (1 - unpruned["score"]) / clips)
+    rows = [row for row in result["rows"] if "refused" not in row]
+    scores = [unpruned["score"], *(row["score"]["mean"] for row in rows)]
+    error = 100 * math.sqrt(max(score * (1 - score) for score in scores) / clips)
     unit, size = ("GMACs", 1e9) if unpruned["macs"] > 1e9 else ("MMACs", 1e6)
-    caption = f"{clips} clips" + ("" if is_map else f": accuracy ± {error:.1f} (standard error)")
+    caption = f"{clips} clips" + ("" if is_map else f": accuracy ± {error:.1f} at most (standard error)")
     table = Table(
         title=f"{result['model']} on {result['data']}",
         title_justify="left",
@@ -205,7 +207,6 @@ def _table(result: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     first = ["unpruned", "–", f"{100 * unpruned['score']:.1f}", "100.0", "0", "100.0"]
     table.add_row(*first, *_times(unpruned), "")
-    rows = [row for row in result["rows"] if "refused" not in row]
     rows.sort(key=lambda row: (-_mean_rate(row), -row["agreement"]["mean"], row["kl"]["mean"]))
     for row in rows:
         table.add_row(

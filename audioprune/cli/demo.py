@@ -65,7 +65,7 @@ def demo(
     out.print(_costs(results))
     for picture in pictures:
         out.print(f"What was kept of {clips[0].name}: {picture}", soft_wrap=True)
-    err.print(f"{machine()['processor']}, {machine()['threads']} threads", style="dim")
+    err.print(f"{machine()['processor']}, threads: {machine()['threads']}", style="dim")
 
 
 def _tag(tagger: Any, clips: list[Path], method: Method) -> dict[str, Any]:

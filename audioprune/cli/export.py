@@ -104,7 +104,7 @@ def export(
     out.print(_checked(found), soft_wrap=True)
     if rows:
         out.print(_table(rows))
-        err.print(f"{machine()['processor']}, {machine()['threads']} threads", style="dim")
+        err.print(f"{machine()['processor']}, threads: {machine()['threads']}", style="dim")
 
 
 def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:

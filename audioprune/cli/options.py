@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import fields, replace
 from functools import cache
@@ -140,7 +141,8 @@ def build_method(
     if name == RECOMMENDED:
         _check_taken(name, ToMe, given)
         return replace(_default(), **given) if given else _default()
-    if name in METHOD_NAMES:
+    if name.lower() in METHOD_NAMES:
+        name = name.lower()
         kind = METHODS[METHOD_NAMES[name]]
         _check_taken(name, kind, given)
         return _trained(name, kind(**{"keep_rate": DEFAULT_KEEP_RATE, **given}))
@@ -148,9 +150,11 @@ def build_method(
         method = read_method(name)
         _check_taken(name, type(method), given)
         return _trained(name, replace(method, **given))
+    close = difflib.get_close_matches(name.lower(), [RECOMMENDED, *METHOD_NAMES], n=1)
+    hint = f"did you mean {close[0]}? It" if close else "it"
     raise ValueError(
-        f"--method is {name!r}; it is {RECOMMENDED}, {', '.join(METHOD_NAMES)}, or the path of a .json file or of a "
-        "folder with a pruning.json"
+        f"--method is {name!r}; {hint} is {RECOMMENDED}, {', '.join(METHOD_NAMES)}, or the path of a .json file or of "
+        "a folder with a pruning.json"
     )
 
 

@@ -92,14 +92,14 @@ def tag(
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
-    setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
     with ExitStack() as stack:
+        loaded, front = o.open_model(model, device if engine == "local" else "cpu", dtype)
+        settings = o.fitted(settings, loaded)
+        setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         log = None if result_file is None else stack.enter_context(open_log(result_file, setting))
         todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
         if log is not None and not todo:
             _finish(0, len(clips), log.failures(clips), result_file)
-        loaded, front = o.open_model(model, device if engine == "local" else "cpu", dtype)
-        settings = o.fitted(settings, loaded)
         prune(loaded, settings)
         err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
@@ -110,12 +110,13 @@ def tag(
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
         elif pack:
             o.pack_on_cpu(loaded)
-        truncated = 0
+        truncated = silent = 0
         bar = stack.enter_context(progress("clips"))
         task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
 
         def report(row: dict[str, Any]) -> None:
-            nonlocal truncated
+            nonlocal truncated, silent
+            silent += row.get("silent", False)
             truncated += row.get("seconds", 0) > row.get("heard_seconds", 0) + 0.01
             if as_json:
                 print(json.dumps(row), flush=True)
@@ -128,6 +129,8 @@ def tag(
     if truncated:
         seconds = f"{front.max_seconds:.2f} s"
         err.print(f"{count(truncated)} longer than the model's window: the first {seconds} heard of each")
+    if silent:
+        err.print(f"{count(silent)} silent: the model has to name something all the same, and it means nothing")
     _finish(written, len(clips) - todo, failures, result_file)
 
 

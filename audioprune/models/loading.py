@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
+from ..audio import EXTENSIONS
 from ..extractor import AudioMAEFeatureExtractor
 from ..features import LogMel
 from . import audiomae
@@ -53,6 +54,8 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
         raise ValueError(f"pooling is {pooling!r}; an AST pools by 'cls' or 'mean'")
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
+        if path.suffix.lower() in EXTENSIONS:
+            raise CheckpointError(f"{path}: a sound by its name, not a model; audioprune.load_audio reads sounds")
         return load_weights(path, pooling=pooling, **config)
     if is_language_model(source):
         raise CheckpointError(
