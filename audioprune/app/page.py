@@ -61,6 +61,15 @@ class Heard:
     answer: Answer
 
 
+class _Rate(gr.Slider):
+    """A slider whose number may be typed as it likes: what no method takes gets the page's words, not Gradio's."""
+
+    is_template = True  # drawn as the slider that it is
+
+    def preprocess(self, payload: float) -> float:
+        return payload
+
+
 def theme() -> gr.themes.Base:
     """Fonts of the system: nothing is fetched."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
@@ -121,7 +130,7 @@ def _controls(
         elem_id="score",
     )
     # The bounds stay what they are, whatever a method takes: what was sent before they moved would be refused.
-    keep_rate = gr.Slider(
+    keep_rate = _Rate(
         LEAST,
         1.0,
         value=first.keep_rate,
