@@ -61,15 +61,6 @@ class Heard:
     answer: Answer
 
 
-class _Rate(gr.Slider):
-    """A slider whose number may be typed as it likes: what no method takes gets the page's words, not Gradio's."""
-
-    is_template = True  # drawn as the slider that it is
-
-    def preprocess(self, payload: float) -> float:
-        return payload
-
-
 def theme() -> gr.themes.Base:
     """Fonts of the system: nothing is fetched."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
@@ -130,7 +121,7 @@ def _controls(
         elem_id="score",
     )
     # The bounds stay what they are, whatever a method takes: what was sent before they moved would be refused.
-    keep_rate = _Rate(
+    keep_rate = gr.Slider(
         LEAST,
         1.0,
         value=first.keep_rate,
@@ -139,6 +130,9 @@ def _controls(
         info="share of tokens that each pruned block keeps",
         elem_id="keep-rate",
     )
+    # A number that no method takes gets the page's words, not Gradio's. (A subclass would make Gradio write a file
+    # beside this one.)
+    keep_rate.preprocess = lambda payload: payload  # type: ignore[method-assign]
     model = gr.Dropdown(
         list(models),
         value=models[0],
