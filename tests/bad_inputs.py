@@ -420,7 +420,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "an unknown method",
             f"tag a.wav {TAG} --method topkk",
-            r"--method is 'topkk'; it is recommended, topk, .* or the path of a \.json file",
+            r"--method is 'topkk'; did you mean topk\? It is recommended, topk, .* or the path of a \.json file",
             lambda: pruned("topkk"),
             "topkk: no such settings file or folder",
         ),
@@ -576,7 +576,7 @@ CASES: dict[str, list[Case]] = {
         bad_model(
             "a sound",
             "a.wav",
-            r"a\.wav: cannot be read as weights \((?P<theirs>.+)\)\. The file is truncated or not a checkpoint",
+            r"a\.wav: a sound by its name, not a model; audioprune\.load_audio reads sounds",
         ),
         bad_model(
             "a BERT", "bert", "bert: its model_type is bert, which has no audio classifier; there are AST, AudioMAE"
