@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
 import soxr
+
+Sound = TypeVar("Sound")
+Decoded = TypeVar("Decoded")
 
 SAMPLE_RATE = 16_000
 """Hertz. Every model here listens at this rate."""
@@ -93,6 +99,42 @@ def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_r
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise undecodable(name, error) from error
     return Clip(to_mono(samples, rate, name=name, sample_rate=sample_rate), seconds, sample_rate)
+
+
+def decode_ahead(
+    sounds: Iterable[Sound],
+    load: Callable[[Sound], Decoded],
+    *,
+    ahead: int,
+    workers: int = 2,
+    name: Callable[[Sound], Any] = str,
+) -> Iterator[tuple[Sound, Decoded | AudioError]]:
+    """Each sound, in order, with what `load` makes of it or the error that it raises.
+
+    ahead: how many are decoded, in `workers` threads, before they are asked for. name: what errors call a sound. One
+    sound's trouble, whatever it is, stops nobody.
+    """
+
+    def outcome(sound: Sound, future: Future[Decoded]) -> tuple[Sound, Decoded | AudioError]:
+        try:
+            return sound, future.result()
+        except AudioError as error:
+            return sound, error
+        except Exception as error:
+            return sound, AudioError(f"{name(sound)}: cannot be read ({type(error).__name__}: {error})")
+
+    waiting: deque[tuple[Sound, Future[Decoded]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for sound in sounds:
+                waiting.append((sound, pool.submit(load, sound)))
+                if len(waiting) > ahead:
+                    yield outcome(*waiting.popleft())
+            while waiting:
+                yield outcome(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
 
 
 def undecodable(name: str | Path, error: Exception) -> AudioError:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .audio import EXTENSIONS, AudioError, Clip, load_audio
+from .audio import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
 from .features import LogMel
 
 try:
@@ -107,28 +105,12 @@ class Tagger:
 
     def _decoded(self, sounds: Iterable[Path | Sound]) -> Iterator[tuple[Path | Sound, Clip | AudioError]]:
         """Decode ahead of the model, two batches at most, in order."""
-        waiting: deque[tuple[Path | Sound, Future[Clip]]] = deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            try:
-                for sound in sounds:
-                    load = partial(load_audio, sound) if isinstance(sound, Path) else sound.load
-                    waiting.append((sound, pool.submit(load, max_seconds=self.front.max_seconds)))
-                    if len(waiting) > 2 * self.batch_size:
-                        yield self._result(*waiting.popleft())
-                while waiting:
-                    yield self._result(*waiting.popleft())
-            finally:
-                for _, future in waiting:
-                    future.cancel()
 
-    @staticmethod
-    def _result(sound: Path | Sound, future: Future[Clip]) -> tuple[Path | Sound, Clip | AudioError]:
-        try:
-            return sound, future.result()
-        except AudioError as error:
-            return sound, error
-        except Exception as error:  # one file's trouble, whatever it is, stops nobody
-            return sound, AudioError(f"{sound}: cannot be read ({type(error).__name__}: {error})")
+        def load(sound: Path | Sound) -> Clip:
+            read = partial(load_audio, sound) if isinstance(sound, Path) else sound.load
+            return read(max_seconds=self.front.max_seconds)
+
+        return decode_ahead(sounds, load, ahead=2 * self.batch_size, workers=self.workers)
 
     def _rows(self, batch: list[tuple[Path | Sound, Clip | AudioError]]) -> list[Row]:
         clips = [item for _, item in batch if isinstance(item, Clip)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ..audio import AudioError, load_audio
+from ..audio import AudioError, decode_ahead, load_audio
 from ..cost import synchronize
 from ..trace import Trace
 from .answers import Row
@@ -59,19 +58,9 @@ class Asker:
 
     def _decoded(self, items: Sequence[Item]) -> Iterator[tuple[Item, np.ndarray | AudioError]]:
         """Decode ahead of the model, in order."""
-        rate = sampling_rate(self.processor)
-        waiting: deque[tuple[Item, Future[np.ndarray]]] = deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            try:
-                for item in items:
-                    waiting.append((item, pool.submit(waveform, item, rate)))
-                    if len(waiting) > AHEAD * self.batch_size:
-                        yield _result(*waiting.popleft())
-                while waiting:
-                    yield _result(*waiting.popleft())
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+        load = partial(waveform, rate=sampling_rate(self.processor))
+        ahead = AHEAD * self.batch_size
+        return decode_ahead(items, load, ahead=ahead, workers=self.workers, name=lambda item: item.path)
 
     def _rows(self, batch: Sequence[tuple[Item, np.ndarray | AudioError]], trace: Trace | None) -> list[Row]:
         heard = [(item, sound) for item, sound in batch if not isinstance(sound, AudioError)]
@@ -121,15 +110,6 @@ def waveform(item: Item, rate: int) -> np.ndarray:
     if not len(sound):
         raise AudioError(f"{item.path}: starts at {item.start} s, but ends before")
     return sound
-
-
-def _result(item: Item, future: Future[np.ndarray]) -> tuple[Item, np.ndarray | AudioError]:
-    try:
-        return item, future.result()
-    except AudioError as error:
-        return item, error
-    except Exception as error:  # one file's trouble, whatever it is, stops nobody
-        return item, AudioError(f"{item.path}: cannot be read ({type(error).__name__}: {error})")
 
 
 class _FirstToken(StoppingCriteria):
