@@ -18,18 +18,8 @@ from audioprune.benchmark import in_turn, mean_macs
 from audioprune.data import ClipRow, ClipTable, DataError
 from audioprune.plots import pareto_figure
 from audioprune.training import comparison
-from audioprune.training.comparison import (
-    COMPARED,
-    FineTuned,
-    agreement,
-    choose_clips,
-    compare,
-    divergence,
-    named,
-    pareto,
-    passes,
-    targets_of,
-)
+from audioprune.training.compared import COMPARED, FineTuned, choose_clips, named, targets_of
+from audioprune.training.comparison import agreement, compare, divergence, pareto, passes
 
 from .conftest import class_folders
 from .families import ast, audiomae

@@ -112,7 +112,7 @@ def analyze(
     from ..analysis import subject
     from ..analysis.run import Analysis, Settings, write_answers
     from ..models.loading import is_language_model
-    from ..training import comparison as c
+    from ..training import compared as c
 
     if split not in (None, "test", "validation", "train", "all"):
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")

@@ -80,7 +80,8 @@ def compare(
     from ..benchmark import machine
     from ..methods import TopK
     from ..plots import check_suffix, pareto_figure, save
-    from ..training import comparison as c
+    from ..training import compared as c
+    from ..training import comparison
     from ..training.task import write_json
 
     chosen = c.named(t.words(methods))
@@ -104,7 +105,7 @@ def compare(
     labels = c.targets_of(loaded, table, rows)
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
     clips = c.ReadClips(rows, front, store)
-    passes = c.passes(chosen, rates, tuned)
+    passes = comparison.passes(chosen, rates, tuned)
     with progress("") as bar:
         heard = bar.add_task("Hearing clips", total=passes * len(rows))
         timing = bar.add_task("Timing settings", total=None, visible=False)
@@ -119,7 +120,7 @@ def compare(
             "folds": list(t.words(folds)),
             "split": split,
             "machine": machine(),
-        } | c.compare(
+        } | comparison.compare(
             loaded,
             clips,
             labels,

@@ -1,0 +1,210 @@
+"""What is compared: methods by name, models that were trained with one, and labelled clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..data import ClipRow, ClipTable, DataError, SoundCache
+from ..features import LogMel
+from ..methods import (
+    ATS,
+    DPP,
+    EVS,
+    AToMe,
+    AveragePooling,
+    DivPrune,
+    EViT,
+    FastAdaSP,
+    Method,
+    SegmentwiseTopK,
+    ToFu,
+    ToMe,
+    TopK,
+    UniformStride,
+    VisionZip,
+)
+from ..models.loading import load, load_features
+from ..pruning import SETTINGS, read_method
+from ..recommend import recommended_at
+
+SEEDS = range(5)
+"""Of the random scores: figures are their mean and standard deviation."""
+
+COMPARED: dict[str, Callable[[float], Method | list[Method]]] = {
+    "topk": lambda rate: TopK(rate),
+    "topk-cls": lambda rate: TopK(rate, score="cls"),
+    "random": lambda rate: [TopK(rate, score="random", seed=seed) for seed in SEEDS],
+    "intensity": lambda rate: TopK(rate, score="intensity"),
+    "variation": lambda rate: TopK(rate, score="variation"),
+    "uniform": lambda rate: UniformStride(rate),
+    "pooling": lambda rate: AveragePooling(rate),
+    "evit": lambda rate: EViT(rate),
+    "ats": lambda rate: ATS(rate),
+    "tome": lambda rate: ToMe(rate),
+    "tome-unweighted": lambda rate: ToMe(rate, proportional=False),
+    "tofu": lambda rate: ToFu(rate),
+    "visionzip": lambda rate: VisionZip(rate),
+    "evs": lambda rate: EVS(rate),
+    "divprune": lambda rate: DivPrune(rate),
+    "dpp": lambda rate: DPP(rate),
+    "atome": lambda rate: AToMe(rate),
+    "fastadasp": lambda rate: FastAdaSP(rate),
+    "segments": lambda rate: SegmentwiseTopK(rate),
+    "topk-merged": lambda rate: TopK(rate, dropped="merge"),
+    "cls-merged": lambda rate: TopK(rate, score="cls", dropped="merge"),
+    "random-merged": lambda rate: [TopK(rate, score="random", dropped="merge", seed=seed) for seed in SEEDS],
+    "segments-merged": lambda rate: SegmentwiseTopK(rate, dropped="merge"),
+    "recommended": recommended_at,
+}
+"""Methods that need no training, by the names that a comparison gives them: keep rate to method, or one a seed.
+"recommended", which merges in every block, is run where it costs what "topk" costs at the keep rate."""
+
+_WITHOUT_TRAINING = {"metr": "evit", "fastast": "tome"}
+_LEARNED = ("dynamicvit", "spvit", "avit")
+
+
+class Clips(Protocol):
+    """Spectrograms of clips, each (frames, mels): a tensor (clips, frames, mels), or whatever reads them one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ReadClips:
+    """Clips of a table, read as they are asked for."""
+
+    rows: Sequence[ClipRow]
+    front: LogMel
+    cache: SoundCache
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.cache.features(self.rows[index], self.front)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A model that was trained with a method, and the clips by its own front end."""
+
+    model: PreTrainedModel
+    features: Clips
+    method: Method
+
+
+def named(words: Sequence[str]) -> dict[str, list[Method]]:
+    """Methods by name: those of `COMPARED`, "all" of them, JSON files, and folders with a `pruning.json`.
+
+    Raises `ValueError` for an unknown name, and for a method that must be trained first.
+    """
+    found: dict[str, list[Method]] = {}
+    for word in words:
+        word = "segments" if word == "segmentwise" else word  # as --method calls it elsewhere
+        if word == "all":
+            found |= {name: several(make(1.0)) for name, make in COMPARED.items()}
+        elif word in COMPARED:
+            found[word] = several(COMPARED[word](1.0))
+        elif word.endswith(".json") or Path(word).is_dir():
+            path = Path(word)
+            name = path.stem if path.suffix == ".json" and path.name != SETTINGS else path.absolute().parent.name
+            name = path.absolute().name if path.is_dir() else name
+            found[word if name in found or name in COMPARED else name] = [read_method(path)]
+        elif word in _WITHOUT_TRAINING:
+            raise ValueError(
+                f"{word} chooses as {_WITHOUT_TRAINING[word]} does until a model is trained with it: compare "
+                f"{_WITHOUT_TRAINING[word]}, or give what was trained by --fine-tuned {word}=FOLDER"
+            )
+        elif word in _LEARNED:
+            raise ValueError(
+                f"{word} chooses by what it has learnt: train a model with it first (audioprune train), and give what "
+                f"was trained by --fine-tuned {word}=FOLDER"
+            )
+        else:
+            raise ValueError(
+                f"no method {word!r} to compare; there are {', '.join(COMPARED)}, all of them by all, JSON files and "
+                f"folders with a {SETTINGS}"
+            )
+    return found
+
+
+def open_fine_tuned(folder: str | Path, like: PreTrainedModel, rows: Sequence[ClipRow], cache: SoundCache) -> FineTuned:
+    """A model that was trained with the method that its `pruning.json` names, on the device of `like`.
+
+    Raises `ValueError` where the folder has no such file, or the model answers in other labels than `like`.
+    """
+    method = read_method(Path(folder) / SETTINGS)
+    model: Any = load(folder)
+    if _labels(model) != _labels(like):
+        raise ValueError(
+            f"{folder}: answers in {_some(_labels(model))}, the model that it is compared with in "
+            f"{_some(_labels(like))}; both must have been trained for the same labels"
+        )
+    front = load_features(folder, model)
+    return FineTuned(model.to(like.device, like.dtype), ReadClips(rows, front, cache), method)
+
+
+def choose_clips(table: ClipTable, folds: Sequence[str] = (), part: str | None = None) -> tuple[ClipRow, ...]:
+    """Clips to compare on: of these folds together, or of a part ("train", "validation", "test" or "all").
+
+    By default the test clips. Where clips are of no part at all, as those of a plain folder of class folders, all.
+    Raises `DataError` where none are left or it must be said which.
+    """
+    if folds and part is not None:
+        raise DataError(f"give folds ({', '.join(folds)}) or a part of the data ({part}), not both")
+    if folds:
+        return tuple(row for fold in dict.fromkeys(folds) for row in table.split(fold).test)
+    if part == "all":
+        return table.rows
+    if table.folds:
+        raise DataError(
+            f"{table.name} has the folds {', '.join(table.folds)}; choose those that the model never heard "
+            "(--folds), or all clips (--split all)"
+        )
+    if part is None and all(row.part == "train" for row in table.rows):
+        return table.rows
+    rows = tuple(row for row in table.rows if row.part == (part or "test"))
+    if not rows:
+        raise DataError(f"{table.name}: has no {part or 'test'} clips; choose another part (--split), or all")
+    return rows
+
+
+def targets_of(model: PreTrainedModel, table: ClipTable, rows: Sequence[ClipRow]) -> Tensor:
+    """The clips' labels by the model's numbers: (clips,) int64, or (clips, classes) float32 where a clip may have
+    several. Raises `DataError` for a label that the model does not know; it may know others besides."""
+    known = _labels(model)
+    strange = sorted({label for row in rows for label in row.labels} - set(known))
+    if strange:
+        raise DataError(
+            f"{table.name}: has the labels {_some(strange)}, and the model knows {_some(known)}; name the classes as "
+            "the model does, or compare on what it was trained for"
+        )
+    places = [known.index(label) if label in known else -1 for label in table.labels]
+    if not table.multi_label:
+        return torch.tensor(places)[torch.as_tensor(table.targets(rows))]
+    targets = torch.zeros(len(rows), len(known))
+    there = [i for i, place in enumerate(places) if place >= 0]
+    targets[:, [places[i] for i in there]] = torch.as_tensor(table.targets(rows))[:, there]
+    return targets
+
+
+def several(methods: Method | Sequence[Method]) -> list[Method]:
+    return [methods] if isinstance(methods, Method) else list(methods)
+
+
+def _labels(model: PreTrainedModel) -> list[str]:
+    config: Any = model.config
+    return [str(config.id2label.get(i)) for i in range(config.num_labels)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
