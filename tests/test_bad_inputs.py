@@ -1,4 +1,4 @@
-"""Every bad input of `bad_inputs.py`, on the command line and through Python, and the page that tells of them."""
+"""Every bad input of `bad_inputs`, on the command line and through Python, and the page that tells of them."""
 
 from __future__ import annotations
 
