@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,10 @@ class Trace:
         self._grid, self._reduces_before = grid, before
         self._bounds: list[Tensor] | None = None
         self.layers: tuple[int, ...] = ()
-        self.kept: tuple[Tensor, ...] = ()
-        self.scores: tuple[Tensor, ...] = ()
-        self.candidates: tuple[Tensor, ...] = ()
-        self.holders: tuple[Tensor, ...] = ()
+        self.kept: tuple[Tensor, ...] = _NotYet()
+        self.scores: tuple[Tensor, ...] = _NotYet()
+        self.candidates: tuple[Tensor, ...] = _NotYet()
+        self.holders: tuple[Tensor, ...] = _NotYet()
 
     def place(self, stage: int) -> str:
         """Where a stage is, in words; blocks are 0-based in code and counted from 1 in the papers."""
@@ -114,6 +115,15 @@ class Trace:
         self.scores = tuple(stage.scores.detach() for stage in stages)
         self.candidates = tuple(stage.candidates for stage in stages)
         self.holders = tuple(_holders(stages, token_pass.grid.patches))
+
+
+class _NotYet(tuple[Tensor, ...]):
+    """The stages of a model that has not run: none, and asked for one it says so."""
+
+    def __getitem__(self, stage: Any) -> Any:
+        if isinstance(stage, slice):
+            return self
+        raise IndexError("nothing is traced yet: run the model within `with trace(model) as t`, then look at t")
 
 
 def _patches(stage: Stage) -> Tensor:

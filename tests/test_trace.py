@@ -162,3 +162,12 @@ def test_the_package_of_soft_pruning_holds_what_was_dropped() -> None:
     assert record.sources(0)[: len(kept)] == [[p] for p in kept]
     assert record.sources(0)[len(kept)] == [p for p in range(64) if p not in kept]
     assert states[0][1][0, len(kept)] == -1
+
+
+def test_a_trace_of_a_model_that_has_not_run_says_so(model) -> None:
+    with ap.prune(model, ap.TopK(0.5)), ap.trace(model) as record:
+        assert not record.kept
+        assert list(record.holders) == []
+        for look in (lambda: record.kept[0], lambda: record.mask(0), lambda: record.sources(0)):
+            with pytest.raises(IndexError, match=r"nothing is traced yet: run the model within"):
+                look()

@@ -67,17 +67,17 @@ def sweep(
     err.print(f"{len(steps)} trainings, {sum(step.done for step in steps)} of them done")
     with progress("trainings") as bar:
         total = bar.add_task("Sweep", total=len(steps), completed=sum(step.done for step in steps))
-        current = bar.add_task("", total=None, start=False)
+        current = bar.add_task("", total=None, visible=False)
 
         def begin(step: Any) -> None:
-            bar.reset(current, total=None, description=step.name)
+            bar.reset(current, total=None, description=step.name, visible=True)
 
         results = run(
             steps,
             begin,
             lambda *_: bar.update(total, completed=sum(step.done for step in steps)),
             lambda: t.ticking(lambda done, of: bar.update(current, completed=done, total=of)),
-            lambda: bar.reset(current, total=None, description="waiting for other processes"),
+            lambda: bar.reset(current, total=None, description="waiting for other processes", visible=True),
             WAIT_SECONDS if wait else None,
         )
     summary: dict[str, Any] = {"command": t.command(), "data": table.name, "rows": summarize(results)}
