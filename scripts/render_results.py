@@ -140,8 +140,18 @@ def fine_tuned(data: str) -> str:
         unpruned = tuned(data, "audiomae-topk") if recipe == "audiomae-cls" else result
         found = [at(unpruned, 1.0), *(at(result, rate) for rate in RATES[1:])]
         n = str(len(found[0]["scores"])) if found[0] else "0"
-        rows.append([name, n, *map(cell, found), cell(at(tuned(data, f"{recipe}-untuned"), 0.5))])
-    return table(["model", "n", *(f"{rate:g}" for rate in RATES), "0.5, not fine-tuned"], rows)
+        without = cell(at(tuned(data, f"{recipe}-untuned"), 0.5))
+        rows.append([name, n, *map(cell, found), difference(found[-1], found[0]), without])
+    return table(["model", "n", *(f"{rate:g}" for rate in RATES), "0.5 less 1", "0.5, not fine-tuned"], rows)
+
+
+def difference(row: dict[str, Any] | None, full: dict[str, Any] | None) -> str:
+    """Points between two rows of the same folds or seeds, mean ± standard deviation of the differences."""
+    if row is None or full is None:
+        return "–"
+    points = [100 * (score - full["scores"][name]) for name, score in row["scores"].items()]
+    text = f"{statistics.fmean(points):+.1f}".replace("-", "−")
+    return text + (f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else "")
 
 
 def costs() -> str:
