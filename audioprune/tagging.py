@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,13 +17,7 @@ from transformers import PreTrainedModel
 
 from .audio import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
 from .features import LogMel
-
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind
-    fcntl = None  # type: ignore[assignment]
-
-Row = dict[str, Any]
+from .journal import Journal, Row
 
 ROW_START = b'{"path": '
 """How every row begins: what is left of a torn last line must begin so too."""
@@ -160,20 +153,19 @@ class ResultLog:
     def __init__(self, path: Path, setting: Row) -> None:
         self.path, self.setting = path, setting
         self._failed: dict[str, bool] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115  (closed by __exit__)
+        self._journal = Journal(path, ResultLogError, "a row of results", ROW_START)
         try:
-            self._lock()
-            self._resume()
+            for number, row in self._journal.read():
+                self._resume(number, row)
         except BaseException:
-            self._file.close()
+            self._journal.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
+        self._journal.close()
         if self.path.is_file() and self.path.stat().st_size == 0:  # nothing came of it: leave no empty file behind
             self.path.unlink()
 
@@ -186,54 +178,22 @@ class ResultLog:
 
     def write(self, row: Row) -> None:
         """Append a row in one write; on return it outlives the process."""
-        # ASCII, because a file's name may be no valid Unicode.
-        self._file.write(json.dumps({**row, "setting": self.setting}).encode() + b"\n")
-        self._file.flush()
+        self._journal.append([{**row, "setting": self.setting}])
         self._count(row)
 
     def clear(self) -> None:
         """Drop the rows: for who has put them elsewhere."""
-        self._file.truncate(0)
+        self._journal.clear()
         self._failed.clear()
 
     def _count(self, row: Row) -> None:
         self._failed[row["path"]] = "error" in row
 
-    def _lock(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ResultLogError(
-                    f"{self.path}: another run is writing to it; wait for it or choose a file"
-                ) from error
-
-    def _resume(self) -> None:
-        self._file.seek(0)
-        good = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                if not line.startswith(ROW_START[: len(line)]):
-                    self._refuse(number)
-                self._file.truncate(good)
-                break
-            self._check(number, line)
-            good += len(line)
-
-    def _check(self, number: int, line: bytes) -> None:
-        try:
-            row = json.loads(line)
-            check_setting(self.path, row["setting"], self.setting)
-            self._count(row)
-        except ResultLogError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError):
-            self._refuse(number)
-
-    def _refuse(self, number: int) -> NoReturn:
-        raise ResultLogError(
-            f"{self.path}: line {number} is not a row of results; choose another --out, nothing was changed"
-        ) from None
+    def _resume(self, number: int, row: Row) -> None:
+        if not isinstance(row.get("path"), str) or not isinstance(row.get("setting"), dict):
+            self._journal.refuse(number)
+        check_setting(self.path, row["setting"], self.setting)
+        self._count(row)
 
 
 def check_setting(path: Path, was: Row, now: Row) -> None:

@@ -512,7 +512,7 @@ def test_answers_are_kept_and_gone_on_with(tmp_path) -> None:
 def test_other_files_are_left_alone(tmp_path, text: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(text)
-    with pytest.raises(AnswersError, match="is no answer of this command"):
+    with pytest.raises(AnswersError, match="is not an answer of this command"):
         Answers(path, {})
     assert path.read_text() == text
 

@@ -7,7 +7,6 @@ training that nobody works on.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import ClipTable, SoundCache
+from ..journal import lock
 from .finetune import fine_tune
 from .pretrain import pretrain
 from .recipe import Recipe, read_recipe
@@ -162,12 +162,7 @@ def claimed(folder: Path) -> Iterator[bool]:
     """Whether this process has the folder to itself. The claim ends with the process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield lock(file)
 
 
 def _shrinks(recipe: Recipe) -> bool:
