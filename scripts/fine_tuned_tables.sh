@@ -6,14 +6,21 @@
 #     scripts/fine_tuned_tables.sh test DATA RUNS      # on an idle machine: it also times
 #
 # DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/fine-tuned/ a JSON file for each model.
-# FOLDS and SEEDS in the environment take fewer than all.
+# In the environment, FOLDS and SEEDS (FSDD's) take fewer than all, ESC10_SEEDS more than one, RESULTS is another folder
+# for the JSON, and WIDTH trains wider models; 384 is that of ViT-Small.
 set -euo pipefail
 job=$1 data=$2 runs=$3
-results=$(dirname "$0")/../results/fine-tuned
-seeds=${SEEDS:-12,34,56} folds=${FOLDS:-5,4,3,2,1}
+results=${RESULTS:-$(dirname "$0")/../results/fine-tuned}
+seeds=${SEEDS:-12,34,56} folds=${FOLDS:-5,4,3,2,1} esc10_seeds=${ESC10_SEEDS:-0}
+shape=()
+if [ -n "${WIDTH:-}" ]; then
+    range=$(python -c "print(0.9 * $WIDTH**-0.5)")
+    shape=(--set config.hidden_size="$WIDTH" --set config.num_attention_heads=$((WIDTH / 64))
+        --set config.intermediate_size=$((4 * WIDTH)) --set config.initializer_range="$range")
+fi
 
 train_esc10() {  # arguments: of the folds
-    local to=(--data "$data/esc10" --data-name esc10 --out "$runs/esc10" --seeds 0 "$@")
+    local to=(--data "$data/esc10" --data-name esc10 --out "$runs/esc10" --seeds "$esc10_seeds" "${shape[@]}" "$@")
     audioprune sweep --no-wait -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
     # Unpruned there is nothing to rank: the row of keep rate 1.0 is that of esc10-audiomae-topk.
     audioprune sweep --no-wait -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
@@ -21,7 +28,7 @@ train_esc10() {  # arguments: of the folds
 }
 
 train_fsdd() {  # arguments: digits or speakers, seeds
-    local to=(--data "$data/fsdd" --data-name "fsdd-$1" --out "$runs/fsdd-$1" --seeds "$2")
+    local to=(--data "$data/fsdd" --data-name "fsdd-$1" --out "$runs/fsdd-$1" --seeds "$2" "${shape[@]}")
     audioprune sweep --no-wait -r fsdd-audiomae-topk -r fsdd-ast-topk -r fsdd-ast-mp-topk "${to[@]}"
     audioprune sweep --no-wait -r fsdd-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
 }
@@ -31,9 +38,9 @@ train() {
     # process that has just finished what it starts from, or by starting this script again.
     # What becomes checkpoints/: two folds of ESC-10, and the test split of FSDD, that nothing has heard.
     audioprune sweep --no-wait -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
-        --seeds 0 --folds 5 --hold-out 4
+        --seeds "${esc10_seeds%%,*}" --folds 5 --hold-out 4 "${shape[@]}"
     audioprune sweep --no-wait -r fsdd-audiomae -r fsdd-ast --data "$data/fsdd" --data-name fsdd-digits \
-        --out "$runs/fsdd-digits" --seeds "${seeds%%,*}"
+        --out "$runs/fsdd-digits" --seeds "${seeds%%,*}" "${shape[@]}"
     train_esc10 --folds "${folds%%,*}"
     for seed in ${seeds//,/ }; do
         train_fsdd digits "$seed"
@@ -54,8 +61,8 @@ test_family() {  # arguments: data set (esc10, fsdd-digits, fsdd-speakers), reci
     local set=$1 recipe=$2 score=$3 name=$4 prefix=${1%%-*}
     local where=(--data "$data/$prefix" --data-name "$set" --score "$score") which='seed{seed}'
     if [ "$set" = esc10 ]; then
-        which='fold{fold}-seed0'
-        where+=(--folds "$folds")
+        which='fold{fold}-seed{seed}'
+        where+=(--folds "$folds" --seeds "$esc10_seeds")
     else
         where+=(--seeds "$seeds")
     fi
@@ -67,8 +74,9 @@ test_family() {  # arguments: data set (esc10, fsdd-digits, fsdd-speakers), reci
 
 test_all() {
     local set prefix
-    test_one esc10-esc10-audiomae-plain --model "$runs/esc10/esc10-audiomae-plain/fold{fold}-seed0-rate{rate}" \
-        --data "$data/esc10" --data-name esc10 --folds "$folds" --keep-rates 0.5 --bench-seconds 0
+    local plain="$runs/esc10/esc10-audiomae-plain/fold{fold}-seed{seed}-rate{rate}"
+    test_one esc10-esc10-audiomae-plain --model "$plain" --data "$data/esc10" --data-name esc10 --folds "$folds" \
+        --seeds "$esc10_seeds" --keep-rates 0.5 --bench-seconds 0
     for set in esc10 fsdd-digits fsdd-speakers; do
         prefix=${set%%-*}
         test_family "$set" "$prefix-audiomae" attention "$prefix-audiomae-topk"

@@ -630,6 +630,17 @@ def test_sweep_and_eval_on_the_command_line(run, folds: Path, tmp_path: Path, mo
     assert "pruned without fine-tuning" in " ".join(out.split())
 
 
+def test_a_shape_is_that_of_the_models_a_sweep_starts_from_too(run, folds: Path, tmp_path: Path) -> None:
+    recipes = {"plain": TINY.replace("keep_rate: 0.5", "keep_rate: 1.0"), "pruned": TINY + "init: plain.yaml\n"}
+    for name, text in recipes.items():
+        Path(f"{name}.yaml").write_text(text)
+    words = ("-r", "pruned.yaml", "-d", folds, "-o", tmp_path / "runs", "--folds", "1", "--keep-rates", "0.5")
+    code, _, err = run("sweep", *words, *SHORT, "--set", "config.hidden_size=16", "--set", "label_smoothing=0.1")
+    assert code == 0, err
+    found = {path.parent.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/config.json")}
+    assert {name: config["hidden_size"] for name, config in found.items()} == {"plain": 16, "pruned": 16}
+
+
 def test_a_held_out_fold_is_no_test_fold(run, folds: Path, tmp_path: Path) -> None:
     words = ("-r", "tiny.yaml", "-d", folds, "-o", tmp_path / "runs", *SHORT, "--keep-rates", "1.0", "--hold-out", "3")
     code, _, err = run("sweep", *words, "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,11 @@ def sweep(
     keep_rates: Annotated[str, typer.Option(help="Final keep rates of the recipes that prune.")] = "1.0,0.9,0.7,0.5",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a setting of the named recipes (not of those they start from). Repeatable."),
+        typer.Option(
+            "--set",
+            help="Change a setting of the named recipes, and config.…, which is the model's shape, of those they start "
+            "from as well. Repeatable.",
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option(help="Whether to wait, when nothing is left to take, for what other processes are at.")
@@ -51,7 +56,9 @@ def sweep(
     from ..training.task import write_json
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
-    table, store = t.open_data(data, data_name, max(chain(chosen), key=lambda one: one.frames), cache)
+    shape = [word for word in settings or () if word.startswith("config.")]
+    read = partial(read_recipe, overrides=shape)
+    table, store = t.open_data(data, data_name, max(chain(chosen, read), key=lambda one: one.frames), cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
     apart = t.words(hold_out)
     steps = plan(
@@ -63,6 +70,7 @@ def sweep(
         keep_rates=rates,
         hold_out=apart,
         cache=store,
+        read=read,
     )
     err.print(f"{len(steps)} trainings, {sum(step.done for step in steps)} of them done")
     with progress("trainings") as bar:
