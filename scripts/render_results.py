@@ -150,7 +150,8 @@ def difference(row: dict[str, Any] | None, full: dict[str, Any] | None) -> str:
     if row is None or full is None:
         return "–"
     points = [100 * (score - full["scores"][name]) for name, score in row["scores"].items()]
-    text = f"{statistics.fmean(points):+.1f}".replace("-", "−")
+    mean = round(statistics.fmean(points), 1)
+    text = f"{mean:+.1f}".replace("-", "−") if mean else "0.0"
     return text + (f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else "")
 
 
