@@ -24,7 +24,6 @@ train_esc10() {  # arguments: of the folds
     audioprune sweep --no-wait -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
     # Unpruned there is nothing to rank: the row of keep rate 1.0 is that of esc10-audiomae-topk.
     audioprune sweep --no-wait -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
-    audioprune sweep --no-wait -r esc10-audiomae-plain "${to[@]}" --keep-rates 0.5
 }
 
 train_fsdd() {  # arguments: digits or speakers, seeds
@@ -74,9 +73,6 @@ test_family() {  # arguments: data set (esc10, fsdd-digits, fsdd-speakers), reci
 
 test_all() {
     local set prefix
-    local plain="$runs/esc10/esc10-audiomae-plain/fold{fold}-seed{seed}-rate{rate}"
-    test_one esc10-esc10-audiomae-plain --model "$plain" --data "$data/esc10" --data-name esc10 --folds "$folds" \
-        --seeds "$esc10_seeds" --keep-rates 0.5 --bench-seconds 0
     for set in esc10 fsdd-digits fsdd-speakers; do
         prefix=${set%%-*}
         test_family "$set" "$prefix-audiomae" attention "$prefix-audiomae-topk"

@@ -56,7 +56,8 @@ class Answers:
     def _resume(self) -> None:
         number = 0
         for number, row in self._journal.read():
-            if not isinstance(row.get("setting"), dict) if number == 1 else not isinstance(row.get("id"), str):
+            name, kind = ("setting", dict) if number == 1 else ("id", str)
+            if not isinstance(row.get(name), kind):
                 self._journal.refuse(number)
             if number == 1:
                 self._check(row)
