@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train and test the small models behind docs/results.md's fine-tuned tables, from nothing.
 #
-#     scripts/fine_tuned_tables.sh train DATA RUNS     # about six hours of one core; resumable, and shared by as
+#     scripts/fine_tuned_tables.sh train DATA RUNS     # about eight hours of one core; resumable, and shared by as
 #                                                      # many processes as run it at once
 #     scripts/fine_tuned_tables.sh test DATA RUNS      # on an idle machine: it also times
 #
