@@ -151,7 +151,7 @@ class _Worker:
         model.to(device)
         self.tagger.front.to(device)
         if packed and device == "cpu" and available() and model.dtype in DTYPES:
-            pack(model)
+            pack(model, frozen=True)  # it only answers
 
     def __call__(self, tasks: pa.Table) -> pa.Table:
         pairs = zip(tasks["number"].to_pylist(), tasks["sounds"].to_pylist(), strict=True)

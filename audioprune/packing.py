@@ -1,81 +1,118 @@
 """Weights laid out once for the matrix kernels of a CPU, instead of at every product.
 
 PyTorch multiplies float32 matrices by MKL, which lays a weight out anew for every product and, on processors that are
-not Intel's, leaves their widest instructions unused. oneDNN, which comes with PyTorch too, does neither, and applies
-a GELU to the product while it is still in cache. `docs/performance.md` has the figures.
+not Intel's, leaves their widest instructions unused. oneDNN, which comes with PyTorch too, does neither.
+`docs/performance.md` has the figures.
+
+A packed layer keeps its class, its weight and its state dict. Only `forward` is set on the instance, and it computes
+with the weight that the layer has now: before each product every number of the weight is compared, by checksums, with
+what was packed. So it does not matter who changes a weight, or how: an optimiser, `.data`, an average of weights, an
+adapter that is merged, another thread or process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers.activations import GELUActivation
 
-BEFORE_ACTIVATION = {"fc1": "activation_fn", "intermediate_dense": "intermediate_act_fn"}
-"""In transformers' blocks: name of the linear layer → name of the activation that alone reads what it makes."""
 DTYPES = (torch.float32, torch.bfloat16)
 
+CHUNK = 61
+"""Words of 8 bytes under one checksum. A prime: it divides no row, so that swapped columns change checksums too."""
 
-class PackedLinear(nn.Linear):
-    """A linear layer that keeps a second copy of its weight in the layout of oneDNN.
 
-    Its instances are made by swapping the class of a layer, so state-dict keys and `isinstance` stay. Where gradients
-    are on, under autocast, in graphs and on other devices it computes as it always did.
+@dataclass(frozen=True)
+class _Copy:
+    """A weight in oneDNN's layout, and what tells whether it is still the layer's.
+
+    checksums: of every number of the weight, None if it is frozen. source, version: the tensor, and how often PyTorch
+    has seen it written to.
     """
 
-    _audioprune_pack: _Pack
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._audioprune_pack(self, x)
-
-
-class Applied(nn.Module):
-    """In place of an activation that the layer before it applies."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+    packed: Tensor
+    checksums: Tensor | None
+    source: Tensor
+    version: int
 
 
-class _Pack:
-    """A layer's packed weight, renewed when the weight has changed. activation: applied to the product, or None."""
+class PackedForward:
+    """What a packed linear layer's `forward` is, (…, in_features) → (…, out_features).
 
-    def __init__(self, activation: nn.Module | None) -> None:
-        self.activation = activation
-        self.made_of: tuple[int, int, torch.dtype] | None = None
-        self.weight: Tensor | None = None
+    If gradients are on, under autocast, in graphs and on other devices, the layer computes as it always did.
+    """
 
-    def __reduce__(self) -> tuple[type[_Pack], tuple[nn.Module | None]]:
+    def __init__(self, layer: nn.Linear, frozen: bool) -> None:
+        self.layer, self.frozen = layer, frozen
+        self.copy: _Copy | None = None
+        self.active = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
         # The packed layout is this process's own: copies and pickles make it again.
-        return _Pack, (self.activation,)
+        return PackedForward, (self.layer, self.frozen), {"active": self.active}
 
-    def __call__(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        if not _servable(layer, x):
-            product = functional.linear(x, layer.weight, layer.bias)
-            return product if self.activation is None else self.activation(product)
-        post: tuple[str, list[float], str] = ("none", [], "") if self.activation is None else ("gelu", [], "none")
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed(layer.weight), layer.bias, *post)
+    def __call__(self, input: Tensor) -> Tensor:
+        layer = self.layer
+        if not (self.active and _servable(layer, input)):
+            self.copy = None  # where gradients are on, an optimiser may write what no version tells
+            return type(layer).forward(layer, input)
+        return torch.ops.mkldnn._linear_pointwise(input, self._packed(layer.weight), layer.bias, "none", [], "")
 
     def _packed(self, weight: Tensor) -> Tensor:
-        now = (weight.data_ptr(), weight._version, weight.dtype)
-        if self.weight is None or self.made_of != now:
-            self.weight, self.made_of = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None), now
-        return self.weight
+        checksums = None if self.frozen else weight_checksums(weight)
+        # Read once and written at once: other threads may be here too.
+        copy = self.copy
+        if copy is None or not _is_of(copy, weight, checksums):
+            version = 0 if weight.is_inference() else weight._version
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+            self.copy = copy = _Copy(packed, checksums, weight, version)
+        return copy.packed
+
+
+def _is_of(copy: _Copy, weight: Tensor, checksums: Tensor | None) -> bool:
+    """Whether a packed copy was made of this weight, as it is now."""
+    if weight.dtype != copy.packed.dtype or weight.shape != copy.source.shape:
+        return False
+    if checksums is not None and copy.checksums is not None:
+        return torch.equal(checksums, copy.checksums)
+    return weight is copy.source and not weight.is_inference() and weight._version == copy.version
+
+
+def weight_checksums(weight: Tensor) -> Tensor:
+    """(chunks,) int64: the sum, modulo 2⁶⁴, of the bits of every `CHUNK` words of 8 bytes of a tensor.
+
+    Any single number that changes, changes a checksum. It takes one read of the weight.
+    """
+    flat = weight.detach().reshape(-1)
+    words = flat.view(_words_of(flat))
+    whole = len(words) // CHUNK * CHUNK
+    return torch.cat((words[:whole].view(-1, CHUNK).sum(1), words[whole:].sum(0, keepdim=True)))
+
+
+def _words_of(flat: Tensor) -> torch.dtype:
+    """The widest whole numbers in which a tensor can be read."""
+    for dtype in (torch.int64, torch.int32, torch.int16):
+        share = dtype.itemsize // flat.itemsize
+        if share and flat.numel() % share == 0 and flat.storage_offset() % share == 0:
+            return dtype
+    raise TypeError(f"{flat.dtype} is not packed")
 
 
 def _servable(layer: nn.Linear, x: Tensor) -> bool:
+    weight = layer.weight
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and x.device.type == layer.weight.device.type == "cpu"
-        and x.dtype == layer.weight.dtype
+        # Quantised weights and those of wrappers are tensors of other classes, with products of their own.
+        and type(weight) in (nn.Parameter, Tensor)
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype
         and x.dtype in DTYPES
         and x.numel() > 0
-        and not layer.weight.is_inference()  # such a weight may change unnoticed
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -83,30 +120,20 @@ def _servable(layer: nn.Linear, x: Tensor) -> bool:
 class Packed:
     """Handle of a packed model. Usable as a context manager: the model is restored at its end."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, frozen: bool = False) -> None:
         self.model = model
-        self._activations = [
-            (module, name, activation)
-            for module in model.modules()
-            for layer, name in BEFORE_ACTIVATION.items()
-            if type(getattr(module, layer, None)) is nn.Linear and _is_gelu(activation := getattr(module, name, None))
-        ]
-        after = {id(getattr(module, _layer_of(name))): activation for module, name, activation in self._activations}
-        self._layers = [module for module in model.modules() if type(module) is nn.Linear]
-        for layer in self._layers:
-            layer._audioprune_pack = _Pack(after.get(id(layer)))  # type: ignore[assignment]
-            layer.__class__ = PackedLinear
-        for module, name, _ in self._activations:
-            setattr(module, name, Applied())
+        self._forwards = [PackedForward(module, frozen) for module in packable(model)]
+        for packed in self._forwards:
+            setattr(packed.layer, "forward", packed)  # noqa: B010 (mypy knows it as a method)
 
     def remove(self) -> None:
         """Restore the model exactly. Doing it twice does nothing the second time."""
-        for layer in self._layers:
-            layer.__class__ = nn.Linear
-            del layer._audioprune_pack
-        for module, name, activation in self._activations:
-            setattr(module, name, activation)
-        self._layers, self._activations = [], []
+        for packed in self._forwards:
+            # Whoever wrapped a layer's `forward` since then still calls this one.
+            packed.active, packed.copy = False, None
+            if packed.layer.__dict__.get("forward") is packed:
+                del packed.layer.forward
+        self._forwards = []
 
     def __enter__(self) -> Self:
         return self
@@ -115,25 +142,37 @@ class Packed:
         self.remove()
 
 
-def pack(model: nn.Module) -> Packed:
+def packable(model: nn.Module) -> list[nn.Linear]:
+    """The layers of a model that can be packed: plain linear ones whose `forward` nobody replaced."""
+    return [module for module in model.modules() if type(module) is nn.Linear and "forward" not in module.__dict__]
+
+
+def pack(model: nn.Module, *, frozen: bool = False) -> Packed:
     """Lay the weights of a model's linear layers out for this CPU's fastest kernels, until `handle.remove()`.
 
-    For inference in float32 and bfloat16: what is computed is the same to rounding. A model may be packed and pruned in
-    either order. It takes as much memory again as the layers' weights, from the first forward on. Whether it is faster
+    For inference in float32 and bfloat16: what is computed is the same to rounding. Pack and prune a model in either
+    order. It takes as much memory again as the layers' weights, from the first forward on. Whether it is faster
     depends on the processor (on an AMD EPYC with AVX-512 twice as fast in float32): measure.
 
-    Raises `ValueError` where there is nothing to pack or the model is packed already, and `RuntimeError` where this
-    PyTorch was built without oneDNN.
+    Args:
+        model: any model, with linear layers on the CPU.
+        frozen: a promise that while the model is packed nobody changes a weight in a way that PyTorch does not count:
+            through `.data`, NumPy, shared memory or a fused optimiser without a forward in between. It saves reading
+            each weight before each product, which is what small batches spend a quarter of their time on. Without the
+            promise a changed weight is always seen.
+
+    Raises `ValueError` if there is nothing to pack or the model is packed already, and `RuntimeError` if this PyTorch
+    was built without oneDNN.
     """
     if not available():
         raise RuntimeError("this PyTorch has no oneDNN, by which weights are packed; run without packing")
-    if any(isinstance(module, PackedLinear) for module in model.modules()):
+    if any(isinstance(module.__dict__.get("forward"), PackedForward) for module in model.modules()):
         raise ValueError("this model is packed already; call remove() on its handle first")
-    devices = {module.weight.device.type for module in model.modules() if type(module) is nn.Linear}
+    devices = {module.weight.device.type for module in packable(model)}
     if devices != {"cpu"}:
         where = f"they are on {', '.join(sorted(devices))}" if devices else "there are none"
         raise ValueError(f"packing is for linear layers on the CPU, and {where}")
-    return Packed(model)
+    return Packed(model, frozen)
 
 
 def available() -> bool:
@@ -150,15 +189,8 @@ def flops() -> dict[Any, Callable[..., int]]:
     def count(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * int(torch.Size(out_shape).numel()) * int(x[-1])
 
-    return {torch.ops.mkldnn._linear_pointwise: count} if available() else {}
+    def nothing(*args: Any, **kwargs: Any) -> int:
+        return 0
 
-
-def _layer_of(activation: str) -> str:
-    return next(layer for layer, name in BEFORE_ACTIVATION.items() if name == activation)
-
-
-def _is_gelu(module: Any) -> bool:
-    """Whether a module is the exact GELU, not one of its approximations."""
-    if isinstance(module, GELUActivation):
-        return module.act is functional.gelu
-    return isinstance(module, nn.GELU) and module.approximate == "none"
+    operators: Any = torch.ops.mkldnn
+    return {operators._linear_pointwise: count, operators._reorder_linear_weight: nothing} if available() else {}

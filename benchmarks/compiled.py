@@ -30,7 +30,7 @@ def measure(dtype: torch.dtype, rounds: int, advance: Callable[[], None], frames
             if rate < 1:
                 ap.prune(own, ap.TopK(rate))
             if kind == "packed":
-                pack(own)
+                pack(own, frozen=True)
             call: Any = torch.compile(own) if kind == "compiled" else own
             name = f"{kind} {rate}"
             begun = time.perf_counter()

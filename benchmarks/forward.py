@@ -44,7 +44,7 @@ class Field:
         self._ours("ours", self.model)
         if available():
             packed = copy.deepcopy(self.model)
-            pack(packed)
+            pack(packed, frozen=True)
             self._ours("packed", packed, others=False)
         self._authors("authors")
         if dtype != torch.float32:

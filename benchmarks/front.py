@@ -95,7 +95,7 @@ def _tag(model: Any, rate: float, packed: bool, paths: list[Path], advance: Call
     front = LogMel.preset("esc50", max_length=model.config.max_length, num_mel_bins=model.config.num_mel_bins)
     tagger = Tagger(model, front, batch_size=BATCH)
     tagged = alone = 0.0
-    with ap.prune(model, ap.TopK(rate)), pack(model) if packed else nullcontext(), torch.inference_mode():
+    with ap.prune(model, ap.TopK(rate)), pack(model, frozen=True) if packed else nullcontext(), torch.inference_mode():
         spectrograms = tagger.features([ap.load_audio(path).waveform for path in paths[:BATCH]])
         model(spectrograms)
         for start in range(0, len(paths), TURN):

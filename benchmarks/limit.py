@@ -24,7 +24,7 @@ def products(rows: int, dtype: torch.dtype) -> dict[str, Contender]:
         for width, out in SHAPES:
             layer = nn.Sequential(nn.Linear(width, out)).to(dtype)
             if packed:
-                pack(layer)
+                pack(layer, frozen=True)
             x = torch.randn(rows, width, dtype=dtype)
             kind = "packed product" if packed else "product"
             contenders[f"{kind} {width}×{out}"] = Contender(lambda layer=layer, x=x: layer(x))

@@ -84,7 +84,7 @@ def contest(model: Any, batch: Tensor, files: dict[float, Path], dropped: str, r
     runtimes["torch"] = _of_model(model, batch, dropped)
     if available():
         packed = copy.deepcopy(model)
-        pack(packed)
+        pack(packed, frozen=True)
         runtimes["torch packed"] = _of_model(packed, batch, dropped)
     contenders = {(name, rate): make(rate) for name, make in runtimes.items() for rate in files}
     race({f"{name} {rate}": contender for (name, rate), contender in contenders.items()}, rounds)

@@ -41,7 +41,7 @@ class Subject:
         folder = ROOT / "checkpoints" / self.name
         self.model = ap.load(folder)
         if packing.available():  # as the commands run it
-            ap.pack(self.model)
+            ap.pack(self.model, frozen=True)
         front = ap.load_features(folder, self.model)
         table = read(data / name.split("-")[0], name)
         cache = SoundCache(None, front.max_seconds)

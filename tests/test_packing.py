@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
+from torch.nn.utils import parametrizations, prune
 
 import audioprune as ap
-from audioprune.packing import Applied, PackedLinear, available, pack
+from audioprune.packing import PackedForward, available, pack, weight_checksums
 
 from .families import FAMILIES, inputs_for
 
@@ -33,26 +37,24 @@ def test_a_layer_equals_its_formula() -> None:
             assert torch.allclose(layer(strided), functional.linear(strided, layer[0].weight, layer[0].bias), atol=1e-5)
 
 
+def is_packed(layer: nn.Module) -> bool:
+    return isinstance(vars(layer).get("forward"), PackedForward)
+
+
 class Feed(nn.Module):
     """As in transformers' blocks."""
 
-    def __init__(self, activation: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.fc1, self.activation_fn, self.fc2 = nn.Linear(8, 16), activation, nn.Linear(16, 8)
+        self.fc1, self.activation_fn, self.fc2 = nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(x)))
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "relu", "gelu_pytorch_tanh", "silu"])
-def test_only_the_exact_gelu_is_applied_with_the_product(name: str) -> None:
-    feed, x = Feed(ACT2FN[name]), 3 * torch.randn(5, 8)
-    with torch.inference_mode():
-        expected = feed(x)
-        with pack(feed):
-            assert isinstance(feed.activation_fn, Applied) == (name == "gelu")
-            assert torch.allclose(feed(x), expected, atol=1e-6)
-    with pack(feed):  # with gradients the layer is computed as ever, activation and all
+def test_with_gradients_a_layer_computes_as_ever() -> None:
+    feed, x = Feed(), 3 * torch.randn(5, 8)
+    with pack(feed):
         (packed,) = torch.autograd.grad(feed(x).sum(), [feed.fc1.weight])
     (plain,) = torch.autograd.grad(feed(x).sum(), [feed.fc1.weight])
     assert torch.equal(packed, plain)
@@ -78,7 +80,7 @@ def test_models_answer_the_same(family: str, dtype: torch.dtype) -> None:
             assert dtype == torch.bfloat16 or torch.allclose(model(**inputs).logits, pruned, atol=1e-5)
             with pack(model):  # in the other order
                 assert torch.allclose(model(**inputs).logits, pruned, atol=atol)
-    assert not any(type(module) in (PackedLinear, Applied) for module in model.modules())
+    assert not any(map(is_packed, model.modules()))
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -99,15 +101,204 @@ def test_a_changed_weight_is_packed_anew() -> None:
         assert layer(x.double()).dtype == torch.float64
 
 
+def fused_step(layer: nn.Linear) -> None:
+    with torch.enable_grad():
+        layer(torch.randn(3, 6)).square().sum().backward()
+        torch.optim.AdamW(layer.parameters(), 0.1, fused=True).step()
+
+
+def written_by_numpy(layer: nn.Linear) -> None:
+    layer.weight.detach().numpy()[1, 2] = 7.0
+
+
+def swapped_average(layer: nn.Linear) -> None:
+    average = torch.optim.swa_utils.AveragedModel(layer)
+    with torch.no_grad():
+        average.module.weight.mul_(2.0)
+    layer.weight.data = average.module.weight.data
+
+
+def normed(layer: nn.Linear) -> None:
+    parametrizations.weight_norm(layer)
+    layer.parametrizations.weight.original0.data.mul_(2.0)
+
+
+def merged(layer: nn.Linear) -> None:
+    layer.weight.data += torch.randn(4, 2) @ torch.randn(2, 6)
+
+
+CHANGES: dict[str, Callable[[nn.Linear], object]] = {
+    "a fused optimiser": fused_step,
+    "an average of weights": swapped_average,
+    "a merged adapter": merged,
+    ".data of one number": lambda layer: layer.weight.data[3, 5].add_(1e-3),
+    ".data of one row": lambda layer: layer.weight.data[1].zero_(),
+    "NumPy": written_by_numpy,
+    "copy_ under no_grad": lambda layer: torch.no_grad()(layer.weight.copy_)(torch.randn(4, 6)),
+    "a new parameter": lambda layer: setattr(layer, "weight", nn.Parameter(torch.randn(4, 6))),
+    "parametrizations.weight_norm": normed,
+    "prune.l1_unstructured": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "the bias": lambda layer: layer.bias.data.add_(1.0),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_layer_computes_with_the_weights_that_it_has(how: str, mode: Callable[[], object]) -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    with pack(model) as packed:
+        with mode():
+            before = model(x)
+        CHANGES[how](model[0])
+        with mode():
+            changed = model(x)
+            packed.remove()
+            expected = model(x)
+    assert torch.allclose(changed, expected, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_functional_call_and_weights_made_in_inference_mode() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    with pack(model):
+        for _ in range(4):
+            weights = {name: torch.randn_like(value) for name, value in model.named_parameters()}
+            called = torch.func.functional_call(model, weights, (x,))
+            assert torch.allclose(called, functional.linear(x, weights["0.weight"], weights["0.bias"]), atol=1e-5)
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(6, 4))
+        with pack(model):
+            model(x)
+            model[0].weight.mul_(2)
+            assert torch.allclose(model(x), functional.linear(x, model[0].weight, model[0].bias), atol=1e-5)
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.data(),
+)
+def test_any_number_that_changes_changes_a_checksum(rows: int, columns: int, dtype: torch.dtype, data) -> None:
+    weight = torch.randn(rows, columns).to(dtype)
+    before = weight_checksums(weight)
+    place = data.draw(st.integers(0, rows * columns - 1))
+    changed = weight.clone()
+    changed.view(-1)[place] = data.draw(st.sampled_from([-0.5, 0.0, 2.0, float("nan")]))
+    assert torch.equal(before, weight_checksums(weight.clone()))
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    same = torch.equal(changed.view(bits), weight.view(bits))
+    assert torch.equal(weight_checksums(changed), before) == same
+
+
+@torch.no_grad()
+def test_frozen_weights_are_checked_by_identity_and_version_alone() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    with pack(model, frozen=True):
+        before = model(x)
+        model[0].weight.data.mul_(2)
+        assert torch.equal(model(x), before), "that is the promise that was made"
+        model[0].weight.mul_(2)
+        assert torch.allclose(model(x), functional.linear(x, model[0].weight, model[0].bias), atol=1e-5)
+        fused_step(model[0])
+        assert torch.allclose(model(x), functional.linear(x, model[0].weight, model[0].bias), atol=1e-5)
+
+
+class Adapted(nn.Module):
+    """LoRA around a layer."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.down = base, nn.Linear(base.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def replace(feed: Feed) -> None:
+    new = nn.Linear(8, 16)
+    new.load_state_dict(feed.fc1.state_dict())
+    feed.fc1 = new
+
+
+def adapt(feed: Feed) -> None:
+    torch.manual_seed(0)
+    feed.fc1 = Adapted(feed.fc1)
+
+
+WRAPPED: dict[str, Callable[[Feed], object]] = {
+    "replaced": replace,
+    "adapted": adapt,
+    "another activation": lambda feed: setattr(feed, "activation_fn", nn.ReLU()),
+    "an output hook": lambda feed: feed.fc1.register_forward_hook(lambda module, args, output: output - 1.0),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", WRAPPED)
+def test_who_wraps_or_replaces_a_layer_gets_the_same_answers(how: str) -> None:
+    feed, x = Feed(), torch.randn(5, 8)
+    other = copy.deepcopy(feed)
+    with pack(other):
+        WRAPPED[how](feed)
+        WRAPPED[how](other)
+        assert torch.allclose(other(x), feed(x), atol=1e-5)
+    assert torch.allclose(other(x), feed(x), atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+def test_dynamic_quantisation_of_a_packed_model() -> None:
+    feed, x = Feed().eval(), torch.randn(5, 8)
+    expected = torch.ao.quantization.quantize_dynamic(copy.deepcopy(feed), {nn.Linear})(x)
+    with pack(feed):
+        quantised = torch.ao.quantization.quantize_dynamic(feed, {nn.Linear})
+        assert not any(map(is_packed, quantised.modules()))
+        assert torch.equal(quantised(x), expected)
+
+
+@torch.no_grad()
+def test_who_wrapped_a_packed_forward_outlives_it() -> None:
+    """accelerate's hooks do so."""
+    layer, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    handle = pack(layer)
+    inner = layer[0].forward
+    layer[0].forward = lambda x: inner(x) + 1.0
+    handle.remove()
+    assert torch.allclose(layer(x), functional.linear(x, layer[0].weight, layer[0].bias) + 1.0, atol=1e-5)
+
+
 @torch.inference_mode()
 def test_copies_and_pickles_are_packed_too() -> None:
-    feed, x = Feed(ACT2FN["gelu"]), torch.randn(5, 8)
+    feed, x = Feed(), torch.randn(5, 8)
     expected = feed(x)
     with pack(feed):
         feed(x)
         for other in (copy.deepcopy(feed), pickle.loads(pickle.dumps(feed))):
-            assert isinstance(other.fc1, PackedLinear)
+            assert is_packed(other.fc1)
+            assert other.fc1.forward.layer is other.fc1
             assert torch.allclose(other(x), expected, atol=1e-6)
+            other.fc1.weight.zero_()
+            assert torch.allclose(other(x), other.fc2(functional.gelu(other.fc1.bias)), atol=1e-6)
+        assert torch.allclose(feed(x), expected, atol=1e-6)
+
+
+def test_threads() -> None:
+    feed, inputs = Feed(), [torch.randn(5, 8) for _ in range(8)]
+
+    @torch.inference_mode()
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        return feed(x)
+
+    with pack(feed):
+        expected = [answer(x) for x in inputs]
+        for weight in (feed.fc1.weight, feed.fc2.weight):
+            weight.data.mul_(1.0)  # each thread finds the weights written to, or not
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(answer, inputs * 50))
+    assert all(torch.equal(answer, expected[i % 8]) for i, answer in enumerate(answers))
 
 
 def test_autocast_and_macs() -> None:
@@ -124,7 +315,7 @@ def test_autocast_and_macs() -> None:
 
 
 def test_errors() -> None:
-    feed = Feed(nn.GELU())
+    feed = Feed()
     with pack(feed), pytest.raises(ValueError, match="packed already"):
         pack(feed)
     with pytest.raises(ValueError, match="there are none"):

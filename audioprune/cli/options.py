@@ -285,4 +285,4 @@ def pack_on_cpu(model: PreTrainedModel) -> None:
     from ..packing import DTYPES, available, pack
 
     if available() and model.device.type == "cpu" and model.dtype in DTYPES:
-        pack(model)
+        pack(model, frozen=True)  # the commands only let it answer
