@@ -27,6 +27,10 @@ SILENCE = 1e-4
 MIN_SECONDS = 0.025
 """One Kaldi analysis frame: nothing shorter has a spectrogram."""
 
+MOST_PEAK = 64.0
+"""Greatest sample of a sound that may be meant to lie in [-1, 1]: 36 dB over full scale. Whole numbers that somebody
+turned into floats as they were lie far above."""
+
 _DECODED = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
 # libsndfile does not decode these, but each gets its error and remedy rather than being passed over.
 _REFUSED = {".m4a", ".aac", ".wma", ".amr", ".ape"}
@@ -148,21 +152,33 @@ def undecodable(name: str | Path, error: Exception) -> AudioError:
 def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Average the channels of (samples,) or (samples, channels) at `rate` hertz and resample to `sample_rate`.
 
-    Returns (samples',) float32. Raises `AudioError` where the sound is empty, too short, or not finite.
+    Returns (samples',) float32. Raises `AudioError` as `check_sound` does.
     """
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)
     if samples.ndim != 1:
         raise AudioError(f"{name}: expected (samples,) or (samples, channels), got shape {samples.shape}")
-    if not len(samples):
-        raise AudioError(f"{name}: holds no samples; record or copy it again")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples; repair or re-export the file")
-    if len(samples) < MIN_SECONDS * rate:
-        raise AudioError(
-            f"{name}: {len(samples) / rate * 1000:.0f} ms is too short; a spectrogram needs {MIN_SECONDS * 1000:.0f} ms"
-        )
+    check_sound(name, len(samples), rate, float(np.abs(samples).max(initial=0.0)))
     if rate != sample_rate:
         samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def check_sound(name: str, samples: int, rate: float, peak: float = 0.0) -> None:
+    """Raise `AudioError` for a sound that is empty, shorter than `MIN_SECONDS`, not finite, or no floats in [-1, 1].
+
+    peak: the greatest absolute value of its samples, NaN if one is NaN.
+    """
+    if not samples:
+        raise AudioError(f"{name}: holds no samples; record or copy it again")
+    if not math.isfinite(peak):
+        raise AudioError(f"{name}: holds NaN or infinite samples; repair or re-export it")
+    if samples < MIN_SECONDS * rate:
+        heard, needed = round(samples / rate * 1000, 1), MIN_SECONDS * 1000
+        raise AudioError(f"{name}: {heard:g} ms is too short; a spectrogram needs {needed:g} ms")
+    if peak > MOST_PEAK:
+        raise AudioError(
+            f"{name}: its greatest sample is {peak:.0f}, but floats lie in [-1, 1]; divide by full scale (32768 for "
+            "16 bits)"
+        )

@@ -9,6 +9,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .audio import SAMPLE_RATE
 from .features import PRESETS, LogMel, Padding
+from .waveforms import Sound
 
 
 class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
@@ -56,21 +57,19 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
 
     def __call__(
         self,
-        raw_speech: np.ndarray | list[float] | list[np.ndarray],
+        raw_speech: np.ndarray | list[float] | list[np.ndarray] | Sound,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
         **_: Any,
     ) -> BatchFeature:
-        """`raw_speech`: (samples,), (batch, samples), or a list of (samples,). Raises `ValueError` where
-        `sampling_rate` is not 16 kHz."""
+        """raw_speech: (samples,), (batch, samples), or a list of sounds, as `LogMel` takes them.
+
+        Raises `ValueError` if `sampling_rate` is not 16 kHz, as transformers' extractors do, and for what is no sound.
+        """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
                 f"the sound has {sampling_rate} Hz and the model hears {self.sampling_rate} Hz; resample it first "
                 "(audioprune.load_audio does)"
             )
-        if isinstance(raw_speech, list) and raw_speech and np.ndim(raw_speech[0]) == 0:
-            raw_speech = np.asarray(raw_speech, dtype=np.float32)
-        if isinstance(raw_speech, list):
-            raw_speech = [np.asarray(row, dtype=np.float32) for row in raw_speech]
         features = self.log_mel(raw_speech).numpy()
         return BatchFeature({"input_values": list(features)}, tensor_type=return_tensors)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .audio import SAMPLE_RATE, Clip
+from .audio import SAMPLE_RATE
+from .waveforms import Sound, batch_of
 
 Padding = Literal["minimum"] | float
 
@@ -46,13 +46,6 @@ PRESETS = {
 }
 """Token Pruning in Audio Transformers (arXiv 2504.01690), Table 6; FSDD's figures are ours, of
 its training split at 64 mel channels."""
-
-
-def _samples(sound: Any) -> Any:
-    """What `forward` takes of one sound. Raises `TypeError` for a path."""
-    if isinstance(sound, str | Path):
-        raise TypeError(f"expected waveforms, got the path {str(sound)!r}; read it first: audioprune.load_audio(path)")
-    return sound.waveform if isinstance(sound, Clip) else sound
 
 
 class LogMel(nn.Module):
@@ -93,14 +86,14 @@ class LogMel(nn.Module):
         self.max_length, self.mean, self.std = max_length, mean, std
         self.num_mel_bins, self.padding = num_mel_bins, padding
         # Constants of the front end, not weights: they stay out of state dicts.
-        self.register_buffer("window", torch.hann_window(WINDOW, periodic=False), persistent=False)
-        self.register_buffer("filters", _mel_filters(num_mel_bins), persistent=False)
+        window, filters = _constants(num_mel_bins)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A model that holds this may be cast as a whole; rounded filters would no longer be Kaldi's.
         super()._apply(fn, recurse)
-        self.window = torch.hann_window(WINDOW, periodic=False, device=self.window.device)
-        self.filters = _mel_filters(self.num_mel_bins).to(self.filters.device)
+        self.window, self.filters = _constants(self.num_mel_bins, self.window.device)
         return self
 
     @classmethod
@@ -119,21 +112,30 @@ class LogMel(nn.Module):
         return f"max_length={self.max_length}, mean={self.mean}, std={self.std}, padding={self.padding!r}"
 
     def forward(
-        self, waveforms: Tensor | np.ndarray | Sequence[Tensor | np.ndarray], lengths: Tensor | None = None
+        self,
+        waveforms: Tensor | np.ndarray | Iterable[Sound] | Sound,
+        lengths: Tensor | None = None,
+        *,
+        sampling_rate: int | None = None,
     ) -> Tensor:
-        """Spectrograms of a batch of 16 kHz waveforms.
+        """Spectrograms of a batch of sounds.
 
         Args:
-            waveforms: (batch, samples), (samples,), or a sequence of (samples,) of different lengths, or of what
-                `load_audio` gives.
+            waveforms: (batch, samples), (samples,), one sound, or a sequence of sounds of different lengths. A sound
+                is whatever `audioprune.waveforms.waveform_of` takes: what `load_audio` gives, an array of floats in
+                [-1, 1] or of whole numbers in full scale, with channels or without, a dict of `datasets`.
             lengths: (batch,) true samples of each row where a padded tensor is given.
+            sampling_rate: hertz of arrays, 16,000 by default; others are converted.
 
         Returns (batch, max_length, num_mel_bins) float32, normalised, under autocast too.
-        Raises `ValueError` for a wrong shape, and for a clip shorter than one 25 ms frame; `TypeError` for a path.
+        Raises `AudioError` (a `ValueError`) for what is no sound: a wrong shape or type, NaN, floats far outside
+        [-1, 1], less than one 25 ms frame; `TypeError` for a path.
         """
-        waveforms, lengths = self._batch(waveforms, lengths)
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self._normalised(waveforms, lengths)
+        device = self.window.device
+        batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
+        batch, lengths = batch.to(device), true.to(device)
+        with torch.autocast(device.type, enabled=False):
+            return self._normalised(batch, lengths)
 
     def _normalised(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         # Each frame loses its own mean later: this one only saves precision where an offset drowns a quiet sound.
@@ -147,44 +149,6 @@ class LogMel(nn.Module):
             log_mel = self._log_mel(waveforms)
         frames = (lengths - WINDOW) // HOP + 1
         return (self._pad(log_mel, frames) - self.mean) / (2 * self.std)
-
-    def _batch(self, waveforms: Any, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        device = self.window.device
-        if isinstance(waveforms, Clip | str | Path):
-            waveforms = [waveforms]
-        if isinstance(waveforms, np.ndarray | Tensor):
-            batch = torch.as_tensor(waveforms, dtype=torch.float32, device=device)
-            batch = batch[None] if batch.ndim == 1 else batch
-            if batch.ndim != 2:
-                raise ValueError(f"waveforms have shape {tuple(batch.shape)}; expected (batch, samples) or (samples,)")
-            shortest = batch.shape[1]
-            if lengths is None:
-                lengths = torch.full_like(batch[:, 0], batch.shape[1], dtype=torch.long)
-            else:
-                shortest = self._check_lengths(batch, lengths)
-            lengths = lengths.to(device)
-        else:
-            rows = [torch.as_tensor(_samples(row), dtype=torch.float32) for row in waveforms]
-            if not rows or any(row.ndim != 1 for row in rows):
-                raise ValueError(f"expected a sequence of (samples,), got shapes {[tuple(r.shape) for r in rows]}")
-            shortest = min(len(row) for row in rows)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            batch = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        if shortest < WINDOW:
-            raise ValueError(
-                f"the shortest clip has {shortest} samples ({shortest / SAMPLE_RATE * 1000:.1f} ms); "
-                f"a spectrogram needs {WINDOW} (25 ms)"
-            )
-        return batch, lengths
-
-    @staticmethod
-    def _check_lengths(batch: Tensor, lengths: Tensor) -> int:
-        """The shortest of the lengths. Raises `ValueError` where they do not fit the batch (batch, samples)."""
-        if lengths.shape != batch.shape[:1]:
-            raise ValueError(f"lengths have shape {tuple(lengths.shape)}; expected ({len(batch)},), one a clip")
-        if int(lengths.max()) > batch.shape[1]:
-            raise ValueError(f"the longest length is {int(lengths.max())}, but the rows hold {batch.shape[1]} samples")
-        return int(lengths.min())
 
     def _log_mel(self, waveforms: Tensor) -> Tensor:
         """(batch, samples) → (batch, frames, num_mel_bins), natural log of the mel energies."""
@@ -210,8 +174,15 @@ class LogMel(nn.Module):
         return torch.where(inside, log_mel, value)
 
 
+def _constants(num_mel_bins: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The window and the filters, in float32 whatever the default is, and fit for training wherever they are made."""
+    with torch.inference_mode(False):
+        window = torch.hann_window(WINDOW, periodic=False, dtype=torch.float32, device=device)
+        return window, torch.from_numpy(_mel_filters(num_mel_bins)).float().to(device)
+
+
 @lru_cache
-def _mel_filters(num_mel_bins: int) -> Tensor:
+def _mel_filters(num_mel_bins: int) -> np.ndarray:
     """Kaldi's triangular filters, (FFT // 2 + 1, num_mel_bins)."""
     with warnings.catch_warnings():
         # 128 filters on 257 bins leave the lowest few empty: Kaldi's do too, and the models were trained so.
@@ -226,7 +197,7 @@ def _mel_filters(num_mel_bins: int) -> Tensor:
             mel_scale="kaldi",
             triangularize_in_mel_space=True,
         )
-    return torch.from_numpy(filters).float()
+    return filters
 
 
 def mel_frequencies(num_mel_bins: int = 128, low: float = 20.0, high: float = SAMPLE_RATE / 2) -> np.ndarray:

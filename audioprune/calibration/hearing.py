@@ -49,6 +49,11 @@ class ClipSet:
     def __init__(self, batches: Batches, name: str) -> None:
         self._rows: list[Inputs] = []
         for batch in [batches] if isinstance(batches, Tensor | Mapping) else batches:
+            if not isinstance(batch, Tensor | Mapping):
+                raise TypeError(
+                    f"clips must be tensors as the model takes them, got {type(batch).__name__}; make spectrograms of "
+                    "sounds first: audioprune.load_features(source, model)(clips)"
+                )
             tensors = {name: batch} if isinstance(batch, Tensor) else {k: v for k, v in batch.items() if k != "labels"}
             if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
                 raise TypeError('clips must be tensors; an extractor makes them with return_tensors="pt"')

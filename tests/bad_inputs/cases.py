@@ -97,7 +97,7 @@ CASES: dict[str, list[Case]] = {
         bad_sound("a format that libsndfile lacks", "movie.m4a", rf"movie\.m4a: {UNDECODED}"),
         bad_sound("0.01 s", "10ms.wav", r"10ms\.wav: 10 ms is too short; a spectrogram needs 25 ms"),
         bad_sound(
-            "a NaN among the samples", "nan.wav", r"nan\.wav: holds NaN or infinite samples; repair or re-export"
+            "a NaN among the samples", "nan.wav", r"nan\.wav: holds NaN or infinite samples; repair or re-export it"
         ),
         bad_sound("an infinite sample", "inf.wav", r"inf\.wav: holds NaN or infinite samples; repair or re-export"),
         Case(
