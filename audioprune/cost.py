@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
 
 from . import packing
-from .attention import NAME
+from .adapters.observers import unobserved
 from .pruning import handle
+from .twin import twin
+
+_PRODUCTS = re.compile(r"(^|_)linear|mm(_|$)|matmul|gemm|mv$|(^|_)v?dot$|(^|_)conv(\d|_|olution|$)|attention")
+"""Names of PyTorch's operators that multiply matrices, whoever wrote them."""
 
 
 def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mapping[str, Tensor] | None = None) -> int:
     """Multiply-accumulates of one clip, pruning included: every matrix product and convolution that really runs.
 
-    Norms, activations, softmax and sorting are not counted (0.1 % of a ViT-Base).
+    Norms, activations, softmax and sorting are not counted (0.1 % of a ViT-Base). The count is made on a copy that
+    shares the weights, so that a model may be served or trained meanwhile. Quantised layers count as they did before;
+    offloaded models and such on the meta device count as any other.
 
     Args:
         frames: length of the spectrogram in frames of 10 ms; the model's own by default. Nothing is computed: shapes
             alone go through the model, on the meta device.
         inputs: count on these instead (they are computed, batch and all), where the count depends on the data.
 
-    Raises `ValueError` where `frames` is not a length that the model takes.
+    Raises `ValueError` where `frames` is not a length that the model takes, where shapes alone do not go through the
+    model, and for a product of matrices that is not known (of a quantised weight, for one), rather than leave it out.
     """
     if inputs is not None:
         return _count_on(model, inputs)
@@ -42,53 +48,81 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
         raise ValueError(f"{type(model).__name__} has no spectrogram length in its config; pass inputs=…")
     if frames is not None and frames != length:
         raise ValueError(f"frames is {frames}, but this model takes exactly {length} (config.max_length)")
-    weights = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    shape = torch.zeros(1, length, config.num_mel_bins, device="meta", dtype=_dtype(model))
-    return _count(model, lambda: torch.func.functional_call(model, weights, (shape,)))
+    shapes = twin(model, "meta")
+    spectrogram = torch.zeros(1, length, config.num_mel_bins, device="meta", dtype=_dtype(model))
+    try:
+        return _count(lambda: shapes(spectrogram))
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(" :.")
+        raise ValueError(f"shapes alone do not go through this model ({reason}); pass inputs=…") from error
 
 
 def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
     name = str(getattr(model, "main_input_name", "input_values"))
     tensors = dict(inputs) if isinstance(inputs, Mapping) else {name: inputs}
-    batch = len(tensors[name])
-    return _count(model, lambda: model(**tensors)) // batch
+    same = twin(model)
+    if all(tensor.is_meta for tensor in same.parameters()) and not any("_hf_hook" in vars(m) for m in same.modules()):
+        tensors = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in tensors.items()}
+    return _count(lambda: same(**tensors)) // len(tensors[name])
 
 
-def _count(model: nn.Module, run: Callable[[], Any]) -> int:
-    counter = FlopCounterMode(display=False, custom_mapping=packing.flops())
-    # Fused attention kernels are not all known to the counter; as plain matrix products they are exact.
-    with undisturbed(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+def _count(run: Callable[[], Any]) -> int:
+    counter = FlopCounterMode(display=False, custom_mapping=packing.flops() | _quantised())
+    uncounted = _Uncounted(counter.flop_registry)
+    # Fused attention kernels are not all known to the counter; as plain matrix products they are exact. A graph of
+    # torch.compile would hide what runs.
+    with (
+        unobserved(),
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+        sdpa_kernel(SDPBackend.MATH),
+        uncounted,
+        counter,
+    ):
         run()
-    return counter.get_total_flops() // 2
+    if uncounted.names:
+        raise ValueError(
+            f"this model multiplies by {', '.join(sorted(uncounted.names))}, whose multiply-accumulates are not known; "
+            "count on the model as it was before it was quantised or rewritten"
+        )
+    total = counter.get_total_flops() // 2
+    if not total:
+        raise ValueError("no product of matrices could be seen in this model; count on it before it is rewritten")
+    return total
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, SDPA and no traces, and everything as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    configs = {id(c): c for m in model.modules() if isinstance(c := getattr(m, "config", None), PreTrainedConfig)}
-    # A pruned block's own config names one of audioprune's attentions: only the encoder's tells what it falls back to.
-    chosen = [(c, own) for c in configs.values() if not (own := c._attn_implementation or "").startswith(NAME)]
-    pruned = handle(model)
-    sinks: list[Any] = []
-    model.eval()
-    try:
-        for config, _ in chosen:
-            config._attn_implementation = "sdpa"
-        if pruned is not None:
-            sinks, pruned.attachment.sinks = pruned.attachment.sinks, sinks
-        yield
-    finally:
-        if pruned is not None:
-            pruned.attachment.sinks = sinks
-        for config, name in chosen:
-            config._attn_implementation = name
-        for module in training:
-            module.training = True
+class _Uncounted(TorchDispatchMode):
+    """Notes products of matrices that the counter lets pass."""
+
+    def __init__(self, known: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self._known = known
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        packet = func._overloadpacket
+        if packet not in self._known and _PRODUCTS.search(packet.__name__):
+            self.names.add(str(packet))
+        return func(*args, **(kwargs or {}))
+
+
+def _quantised() -> dict[Any, Callable[..., int]]:
+    """How to count products by quantised weights, those of `quantize_dynamic` and of torchao: of (…, in)."""
+
+    def count(x: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 2 * int(torch.Size(out_shape).numel()) * int(x[-1])
+
+    quantized: Any = torch.ops.quantized
+    aten: Any = torch.ops.aten
+    names = {
+        quantized: ("linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16"),
+        aten: ("_int_mm", "_weight_int8pack_mm"),
+    }
+    return {getattr(space, name): count for space, listed in names.items() for name in listed if hasattr(space, name)}
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def peak_memory(run: Callable[[], Any], *, device: str = "cpu") -> int | None:

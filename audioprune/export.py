@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import Adapter, find_adapter
-from .cost import undisturbed
+from .adapters.observers import unobserved
 from .features import LogMel
 from .methods import DPP, DivPrune, Method
 from .onnx_operators import translations
 from .pruning import describe, handle
+from .twin import twin
 
 OPSET = 18
 """Version of ONNX's operators that files are written in. onnxruntime knows it since 1.14."""
@@ -117,7 +118,8 @@ def export_onnx(
     import_packages()
     _check_known(opset)
     name, device = adapter.encoder.main_input_name, next(model.parameters()).device
-    with undisturbed(model), torch.no_grad(), TemporaryDirectory(prefix=".onnx-", dir=target.parent) as folder:
+    model = twin(model)  # the model itself may be in training, or be served meanwhile
+    with unobserved(), torch.no_grad(), TemporaryDirectory(prefix=".onnx-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
         batches = [noise(1, shape), noise(3, shape), *([] if clips is None else [clips.cpu()])]
         # Before the exporter, whose messages about a model that does not run are hard to read.
