@@ -34,6 +34,9 @@ class ASTMeanPooledForAudioClassification(ASTForAudioClassification):
     `config.pooling` is "mean", so that `audioprune.load` finds this class again.
     """
 
+    # Its losses are means over a batch, so that a Trainer that accumulates gradients must divide them.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: ASTConfig) -> None:
         super().__init__(config)
         config.pooling = "mean"

@@ -80,12 +80,11 @@ class AudioMAEEmbeddings(nn.Module):
 
     def __init__(self, config: AudioMAEConfig) -> None:
         super().__init__()
-        time, frequency = config.grid
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
         # A buffer, because the positions are fixed: a parameter would come back trainable from `from_pretrained`.
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + time * frequency, config.hidden_size))
+        self.register_buffer("position_embeddings", sincos_positions(config).to(torch.get_default_dtype()))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_values: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -118,6 +117,8 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ASTLayer, "attentions": ASTAttention}  # noqa: RUF012
+    accepts_loss_kwargs = False
+    """Its losses are means over a batch, so that a Trainer that accumulates gradients must divide them."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

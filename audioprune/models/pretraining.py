@@ -44,7 +44,7 @@ class AudioMAEDecoder(nn.Module):
         width = self.config.hidden_size
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("position_embeddings", torch.zeros(1, 1 + config.grid[0] * config.grid[1], width))
+        self.register_buffer("position_embeddings", sincos_positions(self.config).to(torch.get_default_dtype()))
         blocks = range(self.config.num_hidden_layers)
         self.layers = nn.ModuleList([ASTLayer(cast(ASTConfig, self.config)) for _ in blocks])
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
