@@ -7,6 +7,7 @@ context and the scores: scoring adds no matrix product, and in inference memory 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,9 @@ from . import kernels
 NAME = "audioprune"
 """Under this name the function is registered with transformers' `AttentionInterface`."""
 
+OWN_CONFIG = "_audioprune_config"
+"""Attribute of an attention module of a pruned model: the config that it had, which names the model's own attention."""
+
 CELLS = 2**19
 """Entries of attention maps that are worked on at once: 2 MiB in float32, which stays in a CPU's cache."""
 
@@ -36,8 +40,7 @@ class AttentionCall:
     of the keys, or None; -inf for keys that are filler. voters: (batch, N − special), 0 for queries that are filler
     and do not vote, or None. policy: (batch, N), by which a key's weight is multiplied for every query but itself, or
     None. wants: names of `Evidence` fields; found: the answers, over the N − special patches.
-    differentiable: whether gradients flow through the scores. exact: whether attention without scores must be the
-    model's own, bit for bit, and not merely to rounding.
+    differentiable: whether gradients flow through the scores.
     """
 
     implementation: str
@@ -48,8 +51,12 @@ class AttentionCall:
     policy: Tensor | None = None
     wants: frozenset[str] = frozenset()
     differentiable: bool = False
-    exact: bool = True
     found: dict[str, Tensor] = field(default_factory=dict)
+
+
+def eager_of(module: nn.Module) -> Callable[..., Any]:
+    """The eager attention function of the model that an attention module is a part of."""
+    return sys.modules[type(module).__module__].eager_attention_forward
 
 
 def register() -> None:
@@ -72,8 +79,10 @@ def scoring_attention(
 
     Returns the context (batch, N, heads, head_dim) and what the model's own attention returns as weights.
     """
-    if attention_call is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if attention_call is None:  # nothing is reduced, or a block is called outside its encoder
+        implementation = getattr(module, OWN_CONFIG)._attn_implementation or "eager"
+        own = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_of(module))
+        return own(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     call = attention_call
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     mask = attention_mask if call.bias is None else call.bias.to(query.dtype)
@@ -88,7 +97,7 @@ def scoring_attention(
             context, received = attend_and_score(query, key, value, scaling, mask, call.special, call.voters, dropout)
         _note_received(call, received)
         return context.transpose(1, 2).contiguous(), None
-    if not call.exact and call.implementation == "sdpa" and dropout == 0 and pieces_beat_sdpa(query):
+    if call.implementation == "sdpa" and dropout == 0 and pieces_beat_sdpa(query):
         return _attend_to_heads(query, key, value, scaling, mask)[0].transpose(1, 2).contiguous(), None
     context, weights = _own_attention(call)(module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs)
     if heads:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .adapters import Adapter, find_adapter
 from .adapters.base import Attachment
 from .methods import METHODS, Method
-from .tokens import Evidence, Finish, Reduction, Shape, Tokens
+from .tokens import Evidence, Finish, Reduction, Tokens
 
 SETTINGS = "pruning.json"
 WEIGHTS = "pruning.safetensors"
@@ -34,19 +34,23 @@ class AlreadyPrunedError(RuntimeError):
 
 
 class _ScheduledMethod:
-    """A method with its keep rates laid out over one model's layers: the adapter's `Reducer`."""
+    """A method with its keep rates laid out over one model's layers: the adapter's `Reducer`.
 
-    def __init__(self, method: Method, shape: Shape) -> None:
-        self.depth = shape.depth
-        self.learned = method.build(shape)
-        self.set(method)
+    It never changes: a forward that runs as another keep rate is set ends as it began.
+    """
 
-    def set(self, method: Method) -> None:
+    def __init__(self, method: Method, depth: int, learned: nn.Module | None) -> None:
         # A keep rate of 1.0 skips the stage: nothing is scored, the model computes what it always did.
-        self.rates = {layer: rate for layer, rate in method.schedule(self.depth).items() if rate < 1}
-        self.method = method
+        self.rates = {layer: rate for layer, rate in method.schedule(depth).items() if rate < 1}
+        self.reduces = bool(self.rates)
+        self.depth, self.method, self.learned = depth, method, learned
         self.needs_gradient = method.needs_gradient
         self.proportional = method.proportional
+        self.learns = method.learns
+
+    def with_method(self, method: Method) -> _ScheduledMethod:
+        """The same for other settings, with what was learnt."""
+        return _ScheduledMethod(method, self.depth, self.learned)
 
     def prunes(self, layer: int) -> bool:
         return layer in self.rates and not self.method.before
@@ -76,7 +80,8 @@ class Pruned:
         # The config of an encoder without a head has a number of labels all the same.
         headless = model is adapter.tower
         labels = None if headless else getattr(getattr(model, "config", None), "num_labels", None)
-        self._reducer = _ScheduledMethod(method, dataclasses.replace(adapter.shape, labels=labels))
+        shape = dataclasses.replace(adapter.shape, labels=labels)
+        self._reducer = _ScheduledMethod(method, shape.depth, method.build(shape))
         if self.learned is not None:
             parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
             self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
@@ -131,8 +136,8 @@ class Pruned:
 
     @keep_rate.setter
     def keep_rate(self, keep_rate: float | Sequence[float]) -> None:
-        _ = self.attachment  # a removed handle has no rate to set
-        self._reducer.set(self.method.with_keep_rate(keep_rate))
+        attachment = self.attachment  # a removed handle has no rate to set
+        self._reducer = attachment.reducer = self._reducer.with_method(self.method.with_keep_rate(keep_rate))
 
     @property
     def attached(self) -> bool:

@@ -198,6 +198,10 @@ class Reducer(Protocol):
     """Whether attention counts a merged token as often as it stands for patches."""
     learned: nn.Module | None
     """What the method learns, None where it learns nothing."""
+    learns: bool
+    """Whether training, or what the model reads, needs what was noted at every pruned layer."""
+    reduces: bool
+    """Whether there is a layer at which tokens are reduced."""
 
     def needs(self, layer: int) -> frozenset[str]:
         """Names of `Evidence` fields to compute at this layer; nothing is asked where nothing is pruned."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .adapters.listening import ListeningPass
+from .adapters.observers import observing
+from .adapters.shortening import ListeningPass
 from .adapters.token_pass import TokenPass, places_of
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage
@@ -105,7 +106,7 @@ class Trace:
         return self._known.to_map(table[:, :-1])
 
     def _record(self, token_pass: TokenPass | ListeningPass) -> None:
-        self._grid = token_pass.grid
+        self._grid = token_pass.grid or self._grid
         self._bounds = getattr(token_pass, "bounds", None)
         layers = sorted(token_pass.stages)
         stages = [token_pass.stages[layer] for layer in layers]
@@ -114,7 +115,7 @@ class Trace:
         self.kept = tuple(_fillers_last(_patches(stage)) for stage in stages)
         self.scores = tuple(stage.scores.detach() for stage in stages)
         self.candidates = tuple(stage.candidates for stage in stages)
-        self.holders = tuple(_holders(stages, token_pass.grid.patches))
+        self.holders = tuple(_holders(stages, self._known.patches)) if stages else ()
 
 
 class _NotYet(tuple[Tensor, ...]):
@@ -157,6 +158,8 @@ def _holders(stages: list[Stage], patches: int) -> Iterator[Tensor]:
 def trace(model: nn.Module) -> Iterator[Trace]:
     """Watch a pruned model: `with trace(model) as t: model(input_values)`, then `t.kept`, `t.scores`, `t.grid`.
 
+    It sees the forwards that are made within it, in this thread or task (and where its context is copied to, as
+    `asyncio.to_thread` does), and not those of others that use the model meanwhile.
     Under `torch.compile`, open it around the call as usual: the graph is compiled once more with the trace in it.
     Raises `RuntimeError` where the model is not pruned.
     """
@@ -165,8 +168,5 @@ def trace(model: nn.Module) -> Iterator[Trace]:
         raise RuntimeError("this model is not pruned, so nothing is dropped that a trace could show; prune it first")
     attachment = pruned.attachment
     record = Trace(attachment.adapter.grid, pruned.method.before)
-    attachment.sinks.append(record._record)
-    try:
+    with observing(attachment, record._record):
         yield record
-    finally:
-        attachment.sinks.remove(record._record)

@@ -136,9 +136,11 @@ def test_a_refusal_changes_nothing(spectrogram) -> None:
     assert ap.handle(model) is None
 
 
-def test_an_attention_mask_is_refused_while_pruned(model, spectrogram) -> None:
+def test_an_attention_mask_that_hides_something_is_refused_while_pruned(model, spectrogram) -> None:
+    mask = torch.ones(3, 66)
+    mask[:, 60:] = 0
     with ap.prune(model, ap.TopK(0.5)), pytest.raises(ValueError, match="attention_mask"):
-        model(spectrogram, attention_mask=torch.ones(3, 66))
+        model(spectrogram, attention_mask=mask)
 
 
 @torch.no_grad()

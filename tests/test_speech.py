@@ -154,8 +154,6 @@ def test_without_a_mask_padding_is_sound() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda mask: mask.flip(1), "padding before sound"),
-        (lambda mask: mask.where(torch.arange(6000) != 30, 0), "padding before sound"),
         (lambda mask: mask[:, :-1], r"attention_mask is \(5, 5999\)"),
         (lambda mask: mask[:, None, None], "one mark for each sample"),
         (lambda mask: mask.where(torch.arange(6000) < 59, 0), "59 samples of clip 0, but one token takes 60"),
@@ -167,6 +165,29 @@ def test_masks_that_cannot_be_served(change: Callable[[Tensor], Tensor], reason:
     inputs["attention_mask"] = change(inputs["attention_mask"])
     with ap.prune(model, ap.TopK(0.5)), pytest.raises(ValueError, match=reason):
         model(**inputs)
+
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "padding before sound": lambda mask: mask.flip(1),
+    "a hole": lambda mask: mask.where(torch.arange(6000) != 100, 0),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", MASKS)
+@pytest.mark.parametrize("family", ["wav2vec2-stable", "hubert", "data2vec", "unispeech-sat"])
+def test_padding_that_is_elsewhere_is_read_as_the_model_reads_it(family: str, where: str) -> None:
+    """transformers counts the samples that are no padding, and takes them to stand at the beginning."""
+    model, inputs = ALIKE_WHEN_PADDED[family]().eval(), padded(torch.float32)
+    mask = MASKS[where](inputs["attention_mask"])
+    at_beginning = (torch.arange(6000) < mask.sum(1, keepdim=True)).long()
+    elsewhere = inputs | {"attention_mask": mask}
+    expected = model(**elsewhere).logits
+    with ap.prune(model, ap.TopK(1.0)) as handle:
+        assert torch.equal(model(**elsewhere).logits, expected)
+        handle.keep_rate = 0.5
+        # In these families the convolutions' output is masked, so that nothing else is left of the mask.
+        assert torch.equal(model(**elsewhere).logits, model(**inputs | {"attention_mask": at_beginning}).logits)
 
 
 SMALL = {**WAVEFORM, "vocab_size": 12, "tdnn_dim": (16,), "tdnn_kernel": (1,), "tdnn_dilation": (1,)}
@@ -266,14 +287,47 @@ def test_outputs_are_recorded_as_ever(name: str) -> None:
         assert model(**inputs).hidden_states is None
 
 
-@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "whisper"])
-def test_layer_drop_is_refused_in_training_only(name: str) -> None:
-    model, inputs = SPEECH[name](), inputs_for(name)
+def dropping(name: str, rate: float) -> transformers.PreTrainedModel:
+    model = SPEECH[name]().train()
     if name == "whisper":
-        model.encoder.layerdrop = 0.2
+        model.encoder.layerdrop = rate
     else:
-        model.config.layerdrop = 0.2
-    with ap.prune(model.train(), ap.TopK(0.5)):
+        model.config.layerdrop = rate
+    return model
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2-stable", "hubert", "whisper"])
+def test_a_block_that_layer_drop_skips_prunes_nothing(name: str) -> None:
+    model, inputs = dropping(name, 0.5), inputs_for(name)
+    stages, read = set(), []
+    model.projector.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[1]))
+    with ap.prune(model, ap.TopK(0.5)), ap.trace(model) as record:
+        for seed in range(12):
+            torch.manual_seed(seed)
+            model(**inputs).logits.sum().backward()
+            kept = [stage.shape[1] for stage in record.kept]
+            assert kept == [64 // 2 ** (i + 1) for i in range(len(kept))]
+            assert read.pop() == (kept[-1] if kept else 64)
+            stages.add(len(kept))
+        assert stages >= {1, 2}
+        assert len(model.eval()(**inputs, output_hidden_states=True).hidden_states) == 5
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "whisper"])
+def test_if_every_block_is_skipped_nothing_is_pruned(name: str) -> None:
+    model, inputs = dropping(name, 1.0), inputs_for(name)
+    torch.manual_seed(0)
+    expected = model(**inputs).logits
+    with ap.prune(model, ap.TopK(0.5)):
+        torch.manual_seed(0)
+        assert torch.allclose(model(**inputs).logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "whisper"])
+def test_layer_drop_is_refused_where_a_method_learns(name: str) -> None:
+    model, inputs = dropping(name, 0.2), inputs_for(name)
+    with ap.prune(model, ap.DynamicViT(0.5) if name == "whisper" else METHODS["dynamicvit"]) as handle:
+        teach(handle)
         with pytest.raises(ValueError, match=r"layerdrop is 0.2.*layerdrop = 0"):
             model(**inputs)
         assert torch.isfinite(model.eval()(**inputs).logits).all()

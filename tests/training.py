@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from audioprune.adapters.observers import observing
 from audioprune.pruning import Pruned
 from audioprune.tokens import Learning
 
@@ -38,9 +39,8 @@ def _watched(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor]) -> tup
     """The model's answer, what left its encoder, and the forward's book-keeping."""
     hidden, passes = [], []
     hook = handle.adapter.tower.register_forward_hook(lambda m, a, output: hidden.append(output[0]))
-    handle.attachment.sinks.append(passes.append)
     try:
-        return model(**inputs, labels=LABELS), hidden, passes
+        with observing(handle.attachment, passes.append):
+            return model(**inputs, labels=LABELS), hidden, passes
     finally:
         hook.remove()
-        handle.attachment.sinks.remove(passes.append)

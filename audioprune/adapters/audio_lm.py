@@ -14,6 +14,7 @@ from ..tokens import Reducer, Shape
 from .audio_lm_models import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
 from .base import Adapter, UnsupportedModelError, register_adapter
 from .listening import Listening
+from .watching import WATCH
 
 IMAGES = ("pixel_values", "pixel_values_videos", "image_pixel_values", "mm_encoder_outputs")
 """Arguments that bring pictures into a prompt."""
@@ -84,7 +85,7 @@ class AudioLMAdapter(Adapter):
                 'pooling or score="random" (docs/audio-language-models.md lists them)'
             )
 
-    def check_input(self, kwargs: dict[str, Any]) -> None:
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         for name in IMAGES:
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -115,4 +116,22 @@ class AudioLMAdapter(Adapter):
         raise NotImplementedError("check_method refuses what would ask for it")
 
     def attach(self, reducer: Reducer) -> Any:
+        self._check_watched()
         return Listening(self, reducer)
+
+    def _check_watched(self) -> None:
+        """Raise `UnsupportedModelError` if the attention to watch is not this model's last one alone."""
+        watched, name = self.watched, type(self.encoder).__name__
+        if watched is None:
+            return
+        layers = self.encoder.get_submodule(self.entry.tower).layers
+        if sum(getattr(layer, self.entry.attention) is watched for layer in layers) > 1:
+            raise UnsupportedModelError(
+                f"{name}: its audio encoder uses one block several times, so that what the last one attends to cannot "
+                "be told; give each place a block of its own (copy.deepcopy)"
+            )
+        if hasattr(watched, WATCH):
+            raise UnsupportedModelError(
+                f"{name}: its audio encoder is that of another model, which is pruned; remove() that model's handle "
+                "first, or give this model a copy of its own (copy.deepcopy)"
+            )

@@ -7,19 +7,20 @@ the `Reducer` protocol.
 from __future__ import annotations
 
 import copy
-import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from .. import attention
 from ..tokens import Grid, Reducer, Shape
-from .token_pass import TokenPass
+from .entering import ATTACHMENT, KWARG, Entering, entering_subclass
 
-KWARG = "token_pass"
-"""Keyword argument in which a forward's `TokenPass` travels through the encoder, from block to block."""
+__all__ = ["KWARG", "LEARNED", "Adapter", "Attachment", "UnsupportedModelError", "find_adapter", "register_adapter"]
 
 LEARNED = "audioprune_method"
 """Name under which what a method learns is a module of the encoder."""
@@ -33,7 +34,8 @@ class Adapter(ABC):
     """One model, entered.
 
     Subclasses set `encoder` (the module whose forward runs the blocks and passes unknown keyword arguments on to
-    them), `layers`, `special` (leading tokens that are not patches), and name the classes that they swap.
+    them), `layers`, `special` (leading tokens that are not patches), and name the classes that they swap: those of
+    the blocks, and those in which a pass begins (`Entering`).
     """
 
     family: ClassVar[str]
@@ -61,7 +63,7 @@ class Adapter(ABC):
         """Mean and standard deviation of each input patch, (batch, patches) each, from the encoder's arguments."""
 
     @abstractmethod
-    def check_input(self, kwargs: dict[str, Any]) -> None:
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         """Raise `ValueError` for arguments of the encoder that cannot be served while tokens are dropped."""
 
     def check_method(self, needs: frozenset[str]) -> None:
@@ -100,63 +102,94 @@ class Adapter(ABC):
     @property
     def eager(self) -> Callable[..., Any]:
         """The eager attention function of the model's own module."""
-        return sys.modules[type(self.attention_of(self.layers[0])).__module__].eager_attention_forward
+        return attention.eager_of(self.attention_of(self.layers[0]))
 
     def attention_of(self, layer: Any) -> Any:
         """A block's attention module, whose `config` names the attention to run."""
         return layer.attention
 
+    def swap_of(self, module: nn.Module) -> type[nn.Module] | None:
+        """The class that a module becomes while pruned; None if it stays what it is, or must not be pruned.
+
+        A block must be of a known class, for its forward is written anew. A head or an encoder may be of a subclass.
+        """
+        if type(module) in self.swaps:
+            return self.swaps[type(module)]
+        pruned = (self.swaps[base] for base in type(module).__mro__ if base in self.swaps)
+        nearest: Any = next(pruned, None)
+        own: Any = type(module)
+        return entering_subclass(nearest, own) if nearest is not None and issubclass(nearest, Entering) else None
+
     def attach(self, reducer: Reducer) -> Attachment:
-        """Swap classes and attention, and hook the encoder. The returned object undoes it all."""
+        """Swap classes and attention. The returned object undoes it all."""
         self._check_classes()
         attention.register()
         return Attachment(self, reducer)
 
     def _check_classes(self) -> None:
-        """Raise `UnsupportedModelError` where a module would not be swapped, and so would run unpruned unnoticed."""
-        for name, module in self.encoder.named_modules():
+        """Raise `UnsupportedModelError` if a module would not be swapped, and so would run unpruned unnoticed, or if a
+        block is not this encoder's alone."""
+        times = Counter(id(layer) for layer in self.layers)
+        if max(times.values()) > 1:
+            raise UnsupportedModelError(
+                f"one block is used {max(times.values())} times among the {len(self.layers)} of this model, and tokens "
+                "that it drops in one place would be missing in the others; give each place a block of its own "
+                "(copy.deepcopy), or leave the model unpruned"
+            )
+        parts: list[tuple[str, nn.Module]] = list(self.encoder.named_modules())
+        for path, module in parts:
+            name = path or type(module).__name__
+            if hasattr(module, ATTACHMENT) or type(module) in self.swaps.values():
+                raise UnsupportedModelError(
+                    f"{name} is pruned already, with another model that shares it; "
+                    "remove() that model's handle first, or give this model a copy of its own (copy.deepcopy)"
+                )
             if not isinstance(module, tuple(self.swaps)):
                 continue
-            if type(module) not in self.swaps:
+            if self.swap_of(module) is None:
                 raise UnsupportedModelError(
                     f"{name} is a {type(module).__name__}, a subclass of what audioprune knows how to replace; "
                     "prune the model before it is wrapped (FSDP and the like), or add an adapter for the subclass"
                 )
             if "forward" in module.__dict__:
                 raise UnsupportedModelError(
-                    f"{name}.forward was replaced on the instance (offloading hooks do so), which would hide the "
-                    "pruned one; prune the model before that"
+                    f"{name}.forward was replaced on the instance (offloading hooks and "
+                    "accelerate do so), which would hide the pruned one; prune the model before that"
                 )
 
 
 class Attachment:
-    """What was changed in a model, and how to change it back."""
+    """What was changed in a model, and how to change it back.
+
+    `reducer` may be replaced between forwards: each reads it once, where it begins.
+    """
 
     def __init__(self, adapter: Adapter, reducer: Reducer) -> None:
         self.adapter, self.reducer = adapter, reducer
         self.eager = adapter.eager
-        self.sinks: list[Callable[[TokenPass], None]] = []
         self._swapped: list[tuple[nn.Module, type[nn.Module]]] = []
-        self._configs: list[tuple[Any, Any]] = []
         for module in adapter.encoder.modules():
-            if type(module) in adapter.swaps:
-                self._swapped.append((module, type(module)))
-                module.__class__ = adapter.swaps[type(module)]
+            if (pruned := adapter.swap_of(module)) is not None:
+                self._swap(module, pruned)
         for index, layer in enumerate(adapter.layers):
             layer._audioprune_index = index
             attend = adapter.attention_of(layer)
-            self._configs.append((attend, attend.config))
+            setattr(attend, attention.OWN_CONFIG, attend.config)
             # Blocks share one config: each gets its own copy, so that nothing else sees the changed attention.
             attend.config = copy.copy(attend.config)
             attend.config._attn_implementation = attention.NAME
-        encoder = adapter.encoder
         if reducer.learned is not None:
             # In the model it trains, moves and is saved with it.
-            encoder.add_module(LEARNED, reducer.learned)
-        self._hooks = [
-            encoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            encoder.register_forward_hook(self._end, with_kwargs=True),
-        ]
+            adapter.encoder.add_module(LEARNED, reducer.learned)
+
+    def _swap(self, module: nn.Module, pruned: type[nn.Module]) -> None:
+        self._swapped.append((module, type(module)))
+        module.__class__ = pruned
+        if issubclass(pruned, Entering):
+            setattr(module, ATTACHMENT, self)
+        if isinstance(module, PreTrainedModel):
+            # transformers looks up by class which outputs can be recorded, and the class may be a new one.
+            _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # In another process (a worker, a pickled model) transformers does not know the attention yet.
@@ -164,28 +197,18 @@ class Attachment:
         attention.register()
 
     def detach(self) -> None:
-        """Give every module its class, its config and its hooks back."""
-        for hook in self._hooks:
-            hook.remove()
-        for module, config in self._configs:
-            module.config = config
+        """Give every module its class and its config back."""
         for layer in self.adapter.layers:
+            attend = self.adapter.attention_of(layer)
+            attend.config = getattr(attend, attention.OWN_CONFIG)
+            delattr(attend, attention.OWN_CONFIG)
             del layer._audioprune_index
         for module, original in self._swapped:
             module.__class__ = original
+            module.__dict__.pop(ATTACHMENT, None)
         if self.reducer.learned is not None:
             delattr(self.adapter.encoder, LEARNED)
-        self._hooks, self._configs, self._swapped = [], [], []
-
-    def _begin(self, encoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        names = (encoder.main_input_name, "attention_mask")
-        inputs = {**dict(zip(names, args, strict=False)), **kwargs}
-        self.adapter.check_input(inputs)
-        return args, {**kwargs, KWARG: TokenPass(self.adapter, self.reducer, self.eager, inputs)}
-
-    def _end(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        for sink in self.sinks:
-            sink(kwargs[KWARG])
+        self._swapped = []
 
 
 _REGISTRY: list[type[Adapter]] = []

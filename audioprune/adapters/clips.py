@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .audio_lm_models import AudioLMEntry
 from .prompts import Run
-from .watching import Watch
+from .watching import Notes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sounds:
         self.rows = _rows_of(runs, self.tokens, (width + 1) // 2 // entry.pool if entry.windows else None)
         self.voters = self._trimmed(given[entry.features]) if entry.trims else self.frames
 
-    def clips(self, watch: Watch | None, embeds: Tensor, blank: Tensor | None) -> list[Clip]:
+    def clips(self, notes: Notes | None, embeds: Tensor, blank: Tensor | None) -> list[Clip]:
         """Each clip, with what the encoder said of it where it was watched.
 
         embeds: (batch, length, width), what the language model would read; blank: (width,), what it reads of a
@@ -63,7 +63,7 @@ class Sounds:
         for run, rows in zip(self.runs, self.rows, strict=True):
             voters = [int(self.voters[i]) for i in rows]
             real = [-(-n // self.entry.pool) for n in voters] if self.entry.trims else [self.tokens[i] for i in rows]
-            said = (None, None) if watch is None else self._said(watch, rows, real, sum(voters))
+            said = (None, None) if notes is None else self._said(notes, rows, real, sum(voters))
             clips.append(Clip(run, sum(real), *said))
         return clips
 
@@ -79,26 +79,26 @@ class Sounds:
             voters[rows[last + 1 :]] = 0
         return voters
 
-    def _said(self, watch: Watch, rows: list[int], tokens: list[int], voters: int) -> tuple[Tensor, Tensor]:
+    def _said(self, notes: Notes, rows: list[int], tokens: list[int], voters: int) -> tuple[Tensor, Tensor]:
         """Attention received, (heads, n), and keys, (n, head_dim), of a clip's tokens: the mean over the frames of
         each. Attention is a mean over the clip's queries (eq. 2a), each of which attended within its own window or
         chunk."""
         pool = self.entry.pool
         attention, keys = [], []
-        for (received, key), count in zip(self._of_rows(watch, rows), tokens, strict=True):
+        for (received, key), count in zip(self._of_rows(notes, rows), tokens, strict=True):
             attention.append(
                 received[:, : count * pool].unflatten(1, (count, pool)).mean(dim=2) if count else received[:, :0]
             )
             keys.append(key[: count * pool].unflatten(0, (count, pool)).mean(dim=1) if count else key[:0])
         return torch.cat(attention, dim=1) / max(1, voters), torch.cat(keys, dim=0)
 
-    def _of_rows(self, watch: Watch, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+    def _of_rows(self, notes: Notes, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         """(heads, frames) and (frames, head_dim) of some rows of features."""
         assert self.frames is not None
         if not self.entry.packed:
-            return [(watch.received[0][i], watch.keys[0][i]) for i in rows]
-        received = torch.cat([call[0] for call in watch.received], dim=1)
-        keys = torch.cat([call[0] for call in watch.keys], dim=0)
+            return [(notes.received[0][i], notes.keys[0][i]) for i in rows]
+        received = torch.cat([call[0] for call in notes.received], dim=1)
+        keys = torch.cat([call[0] for call in notes.keys], dim=0)
         ends = self.frames.cumsum(0).tolist()
         spans = [slice(ends[i] - int(self.frames[i]), ends[i]) for i in rows]
         return [(received[:, span], keys[span]) for span in spans]

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..tokens import Reducer
 from .base import UnsupportedModelError
 
 _POOLED = "use the model with a sequence classification head, or the bare model"
@@ -53,6 +54,19 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 REFUSED = {name: reason for names, reason in _REASONS for name in names}
 """Class → why a model that is one, or holds one, is not pruned, and what to use instead."""
+
+
+def check_layerdrop(name: str, rate: float, reducer: Reducer) -> None:
+    """Raise `ValueError` if blocks that are skipped in training would be missed.
+
+    A block that is skipped reduces nothing in that step, which is what layer drop means; but what a method learns, or
+    hands from block to block, must be there.
+    """
+    if rate > 0 and reducer.learns:
+        raise ValueError(
+            f"{name} is {rate}: blocks that are skipped in training would leave out what the method learns there; set "
+            f"{name} = 0 while the model is pruned, or take a method that learns nothing"
+        )
 
 
 def find_encoders(model: nn.Module, heads: tuple[type, ...], towers: tuple[type, ...]) -> list[Any]:

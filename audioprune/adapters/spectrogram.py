@@ -10,10 +10,13 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
     ASTModel,
 )
 
+from ..models.ast import ASTMeanPooledModel
 from ..models.audiomae import AudioMAEModel
 from ..models.pooling import MeanPooling
-from ..tokens import Grid
+from ..tokens import Grid, Reducer
 from .base import Adapter, register_adapter
+from .entering import Entering
+from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
 
 
@@ -52,14 +55,17 @@ class WeightedMeanPooling(MeanPooling):
     """Mean pooling in which a token counts by its size (merged) and its policy (of a method that is learning)."""
 
     def forward(self, tokens: Tensor, *, token_pass: TokenPass | None = None, **_: Any) -> Tensor:
-        weight = None if token_pass is None else token_pass.final_weight
+        weight = None if token_pass is None else token_pass.final_weight(tokens)
         return super().forward(tokens) if weight is None else weighted_mean(tokens, weight)
 
 
-def weighted_mean(tokens: Tensor, weight: Tensor) -> Tensor:
-    """(batch, n, width) and (batch, n) → (batch, width)."""
-    total = (tokens * weight[..., None]).sum(dim=1)
-    return (total / weight.sum(dim=1, keepdim=True)).to(tokens.dtype)
+class PrunedASTModel(Entering, SwappedModel, ASTModel): ...
+
+
+class PrunedASTMeanPooledModel(Entering, SwappedModel, ASTMeanPooledModel): ...
+
+
+class PrunedAudioMAEModel(Entering, SwappedModel, AudioMAEModel): ...
 
 
 class SpectrogramAdapter(Adapter):
@@ -69,6 +75,9 @@ class SpectrogramAdapter(Adapter):
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
         ASTLayer: PrunedASTLayer,
         MeanPooling: WeightedMeanPooling,
+        ASTModel: PrunedASTModel,
+        ASTMeanPooledModel: PrunedASTMeanPooledModel,
+        AudioMAEModel: PrunedAudioMAEModel,
     }
     grid: Grid
     patch: tuple[int, int]
@@ -81,10 +90,11 @@ class SpectrogramAdapter(Adapter):
     def find(cls, model: nn.Module) -> list[Adapter]:
         return [cls(module) for module in model.modules() if isinstance(module, cls.encoder_class)]
 
-    def check_input(self, kwargs: dict[str, Any]) -> None:
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         if kwargs.get("kept") is not None:
             raise ValueError("kept: masked pre-training hides patches already; remove the pruning while it runs")
-        if kwargs.get("attention_mask") is not None:
+        mask = kwargs.get("attention_mask")
+        if mask is not None and not bool((mask != 0).all()):
             raise ValueError(
                 "attention_mask: these models hear clips of one fixed length, padding included, so there is nothing "
                 "to mask; leave it out while the model is pruned"

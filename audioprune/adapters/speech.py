@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.backbone_utils import filter_output_hidden_states
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.models.data2vec import modeling_data2vec_audio as data2vec
@@ -20,12 +19,13 @@ from transformers.models.unispeech import modeling_unispeech as unispeech
 from transformers.models.unispeech_sat import modeling_unispeech_sat as unispeech_sat
 from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
 from ..tokens import Reducer
-from .base import KWARG, Adapter, Attachment, register_adapter
-from .refusals import find_encoders
-from .spectrogram import weighted_mean
+from .base import KWARG, Adapter, register_adapter
+from .entering import Entering
+from .refusals import check_layerdrop, find_encoders
+from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
 
 BLOCKS = 10
@@ -80,29 +80,18 @@ class PreNorm(nn.Module):
         return token_pass.leave(self._audioprune_index, hidden_states)
 
 
-class SwappedModel(PreTrainedModel):
-    """A whole model whose class is swapped."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # The class's name goes into the config of a model that is saved: it must be one that transformers knows.
-        cls.__name__ = cls.__bases__[-1].__name__
-
-
-class PooledHead(SwappedModel):
+class PooledHead(Entering, SwappedModel):
     """A sequence classification head whose mean is over the tokens that are left."""
 
     @can_return_tuple
     @filter_output_hidden_states
-    def forward(
+    def with_pass(
         self: Any,
         input_values: Tensor | None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        if KWARG not in kwargs:  # called past the model's hooks
-            return super().forward(input_values, attention_mask=attention_mask, labels=labels, **kwargs)
         outputs = self.base_model(input_values, attention_mask=attention_mask, **kwargs)
         return classify(self, outputs, kwargs[KWARG], labels)
 
@@ -110,7 +99,7 @@ class PooledHead(SwappedModel):
 def classify(head: Any, outputs: Any, token_pass: TokenPass, labels: Tensor | None) -> SequenceClassifierOutput:
     """What transformers' heads do, with the mean over the tokens that are left instead of over all frames."""
     # Its own masked mean counts the frames that there were, so it is not asked.
-    weight = token_pass.final_weight
+    weight = token_pass.final_weight(outputs.last_hidden_state)
     projected = head.projector(outputs.last_hidden_state)
     logits = head.classifier(projected.mean(dim=1) if weight is None else weighted_mean(projected, weight))
     loss = None
@@ -121,14 +110,11 @@ def classify(head: Any, outputs: Any, token_pass: TokenPass, labels: Tensor | No
     )
 
 
-class PrunedHubertModel(SwappedModel, hubert.HubertModel):
+class PrunedHubertModel(Entering, SwappedModel, hubert.HubertModel):
     """The one base model that keeps further arguments to itself: here they reach the blocks."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._pass_on(*args, **kwargs) if KWARG in kwargs else super().forward(*args, **kwargs)
-
     @capture_outputs(tie_last_hidden_states=False)
-    def _pass_on(
+    def with_pass(
         self: Any,
         input_values: Tensor,
         attention_mask: Tensor | None = None,
@@ -140,6 +126,18 @@ class PrunedHubertModel(SwappedModel, hubert.HubertModel):
             attention_mask = self._get_feature_vector_attention_mask(features.shape[1], attention_mask)
         hidden_states = self._mask_hidden_states(self.feature_projection(features), mask_time_indices)
         return self.encoder(hidden_states, attention_mask=attention_mask, **kwargs)
+
+
+class PrunedWav2Vec2Model(Entering, SwappedModel, wav2vec2.Wav2Vec2Model): ...
+
+
+class PrunedData2VecModel(Entering, SwappedModel, data2vec.Data2VecAudioModel): ...
+
+
+class PrunedUniSpeechModel(Entering, SwappedModel, unispeech.UniSpeechModel): ...
+
+
+class PrunedUniSpeechSatModel(Entering, SwappedModel, unispeech_sat.UniSpeechSatModel): ...
 
 
 # One class for each: a swapped module stays an instance of its own family, and can be pickled.
@@ -196,6 +194,13 @@ LAYERS = (
     PrunedUniSpeechSatLayer,
     PrunedUniSpeechSatStableLayer,
 )
+TOWERS = (
+    PrunedWav2Vec2Model,
+    PrunedHubertModel,
+    PrunedData2VecModel,
+    PrunedUniSpeechModel,
+    PrunedUniSpeechSatModel,
+)
 HEADS = (PrunedWav2Vec2, PrunedHubert, PrunedData2Vec, PrunedUniSpeech, PrunedUniSpeechSat)
 
 
@@ -204,15 +209,9 @@ class WaveformAdapter(Adapter):
     family = "Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech and UniSpeech-SAT (…Model, …ForSequenceClassification)"
     special = 0
     heads: ClassVar[tuple[type, ...]] = tuple(head.__bases__[-1] for head in HEADS)
-    towers: ClassVar[tuple[type, ...]] = (
-        wav2vec2.Wav2Vec2Model,
-        hubert.HubertModel,
-        data2vec.Data2VecAudioModel,
-        unispeech.UniSpeechModel,
-        unispeech_sat.UniSpeechSatModel,
-    )
+    towers: ClassVar[tuple[type, ...]] = tuple(tower.__bases__[-1] for tower in TOWERS)
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
-        pruned.__bases__[-1]: pruned for pruned in (*LAYERS, *HEADS, PrunedHubertModel)
+        pruned.__bases__[-1]: pruned for pruned in (*LAYERS, *TOWERS, *HEADS)
     }
 
     def __init__(self, encoder: Any) -> None:
@@ -230,13 +229,8 @@ class WaveformAdapter(Adapter):
     def tower(self) -> Any:
         return self._tower_of(self.encoder)
 
-    def attach(self, reducer: Reducer) -> Attachment:
-        attachment = super().attach(reducer)
-        # transformers looks up by class which outputs can be recorded, and the class may be a new one.
-        _CAN_RECORD_REGISTRY[self.tower] = self.tower._can_record_outputs
-        return attachment
-
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
+        # As the models do: they count what is no padding, and take it to be at the beginning, wherever it is.
         mask = kwargs.get("attention_mask")
         return None if mask is None else self._tokens_of(mask.sum(dim=1))
 
@@ -244,12 +238,9 @@ class WaveformAdapter(Adapter):
         """Tokens of clips of so many samples, (batch,) each."""
         return self.tower._get_feat_extract_output_lengths(samples).long()
 
-    def check_input(self, kwargs: dict[str, Any]) -> None:
-        if self.tower.encoder.training and self.encoder.config.layerdrop > 0:
-            raise ValueError(
-                f"config.layerdrop is {self.encoder.config.layerdrop}: blocks that are skipped in training would "
-                "leave out their share of the pruning; set model.config.layerdrop = 0 while the model is pruned"
-            )
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
+        if self.tower.encoder.training:
+            check_layerdrop("model.config.layerdrop", self.encoder.config.layerdrop, reducer)
         mask = kwargs.get("attention_mask")
         if mask is not None:
             self._check_mask(mask, kwargs[self.encoder.main_input_name])
@@ -259,11 +250,6 @@ class WaveformAdapter(Adapter):
             raise ValueError(
                 f"attention_mask is {tuple(mask.shape)}, but input_values are {tuple(waveform.shape)}; "
                 "give one mark for each sample, 1 for sound and 0 for padding"
-            )
-        if (mask[:, 1:].bool() & ~mask[:, :-1].bool()).any():
-            raise ValueError(
-                "attention_mask has padding before sound: these models count a clip's frames from its beginning; "
-                'pad at the end (padding_side="right")'
             )
         tokens = self._tokens_of(mask.sum(dim=1))
         if (tokens < 1).any():

@@ -54,8 +54,7 @@ class TokenPass:
         self.stages: dict[int, Stage] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
         """What the method noted at each pruned layer, for its loss."""
-        # Where nothing is reduced at all, the model computes what it always did, bit for bit.
-        self._reduces = any(reducer.prunes(i) or reducer.prunes_before(i) for i in range(len(adapter.layers)))
+        self._with_gradient = torch.is_grad_enabled()
         self._before: dict[int, TokenState] = {}
         self._within: dict[int, TokenState] = {}
         self._final: TokenState | None = None
@@ -64,20 +63,22 @@ class TokenPass:
         """(batch,), how many tokens each clip began with, padding aside; None where none is padded."""
 
     @property
-    def grid(self) -> Grid:
-        """The patches of this forward's clips."""
-        assert self._grid is not None
-        return self._grid
+    def grid(self) -> Grid | None:
+        """The patches of this forward's clips; None if they differ in length and no block has run."""
+        return self._grid or self.adapter.grid
 
     @property
     def final(self) -> TokenState:
         """Of the tokens that leave the last block."""
         return self._final or self._before[max(self._before)]
 
-    @property
-    def final_weight(self) -> Tensor | None:
-        """(batch, n), how much each token that leaves the last block counts in a mean; None where all count alike."""
-        state, weight = self.final, None
+    def final_weight(self, tokens: Tensor) -> Tensor | None:
+        """(batch, n), how much each token that leaves the last block counts in a mean; None where all count alike.
+
+        tokens: (batch, n, width), without special ones.
+        """
+        # Layer drop may have skipped every block.
+        state, weight = self.final if self._before else self._first(tokens), None
         for factor in (state.size, state.policy, state.real):
             if factor is not None:
                 weight = factor.float() if weight is None else weight * factor
@@ -89,7 +90,7 @@ class TokenPass:
         hidden: (batch, special + n, width), special tokens first.
         """
         if not self._before:
-            self._before[layer] = self._first(hidden)
+            self._before[layer] = self._first(hidden[:, self.adapter.special :])
         # Not always the block before this one: layer drop skips some in training.
         state = self._before[max(index for index in self._before if index <= layer)]
         if self.reducer.prunes_before(layer):
@@ -120,10 +121,10 @@ class TokenPass:
         missing = special + self._final.patch.shape[1] - finished.hidden.shape[1]
         return pad(finished.hidden, (0, 0, 0, missing)) if missing else finished.hidden
 
-    def _first(self, hidden: Tensor) -> TokenState:
-        count = hidden.shape[1] - self.adapter.special
+    def _first(self, tokens: Tensor) -> TokenState:
+        count = tokens.shape[1]
         self._grid = self.adapter.grid_of(count)
-        patch = torch.arange(count, device=hidden.device).expand(hidden.shape[0], -1)
+        patch = torch.arange(count, device=tokens.device).expand(tokens.shape[0], -1)
         lengths = self.adapter.lengths(self.inputs)
         self._whole = lengths = None if lengths is None else _unless_all(lengths, count)
         if lengths is None:
@@ -144,7 +145,6 @@ class TokenPass:
             policy=None if policy is None else pad(policy, (self.adapter.special, 0), value=1.0),
             wants=self.reducer.needs(layer) & FROM_ATTENTION,
             differentiable=self.reducer.needs_gradient,
-            exact=not self._reduces,
         )
 
     def _bias(self, state: TokenState, real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -161,6 +161,7 @@ class TokenPass:
         self, layer: int, hidden: Tensor, state: TokenState, found: dict[str, Tensor]
     ) -> tuple[Tensor, TokenState]:
         """Let the method reduce the tokens, and note what it did."""
+        self._check_gradient()
         special = hidden[:, : self.adapter.special]
         tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, found)
         if state.lengths is None and self._whole is None:
@@ -176,11 +177,22 @@ class TokenPass:
             TokenState(left.patch, left.size, left.policy, left.memory, lengths),
         )
 
+    def _check_gradient(self) -> None:
+        """Raise `ValueError` if a block whose method learns runs without the gradients that the forward has."""
+        lost = self._with_gradient and not torch.is_grad_enabled()
+        if lost and self.reducer.learns and self.adapter.encoder.training:
+            raise ValueError(
+                "use_reentrant=True: such checkpointing runs a block without gradients first, and what the method "
+                "learns from it would get none; use gradient_checkpointing_enable(gradient_checkpointing_kwargs="
+                '{"use_reentrant": False})'
+            )
+
     def _reduce_rows(self, tokens: Tokens, evidence: Evidence, lengths: Tensor | None) -> Reduction:
         """Rows of one length at a time, and of clips of one length, so that no method ever sees filler or padding."""
         batch, device = len(tokens.patch), tokens.patch.device
+        assert self._grid is not None
         now = [tokens.count] * batch if lengths is None else lengths.tolist()
-        whole = [self.grid.patches] * batch if self._whole is None else self._whole.tolist()
+        whole = [self._grid.patches] * batch if self._whole is None else self._whole.tolist()
         rows_of: dict[tuple[int, int], list[int]] = {}
         for row, length_and_whole in enumerate(zip(now, whole, strict=True)):
             rows_of.setdefault(length_and_whole, []).append(row)
@@ -193,6 +205,7 @@ class TokenPass:
         return _join(parts, torch.cat(order).argsort(), tokens.count)
 
     def _evidence(self, layer: int, special: Tensor, state: TokenState, found: dict[str, Tensor]) -> Evidence:
+        assert self._grid is not None
         seen: dict[str, Any] = dict(found)
         for name, statistic in self._statistics(layer):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
@@ -203,10 +216,10 @@ class TokenPass:
             layer=layer,
             depth=len(self.adapter.layers),
             patch=state.patch,
-            column=self.grid.column(state.patch),
-            columns=self.grid.time,
-            row=self.grid.row(state.patch),
-            patches=self.grid.patches,
+            column=self._grid.column(state.patch),
+            columns=self._grid.time,
+            row=self._grid.row(state.patch),
+            patches=self._grid.patches,
             special=special,
             learned=self.reducer.learned,
             training=self.adapter.encoder.training,

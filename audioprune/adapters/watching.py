@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,17 +13,52 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..attention import eager_of
+
 NAME = "audioprune_watched"
 """Under this name the function is registered with transformers' `AttentionInterface`."""
 
 LOGITS_AT_ONCE = 2**23
 """Attention logits that are in memory at a time (32 MiB in float32): queries go through in chunks."""
 
-_WATCH = "_audioprune_watch"
+WATCH = "_audioprune_watch"
+"""Attribute of an attention module under watch."""
+
+
+class Notes:
+    """What one call of a tower said.
+
+    received: for each call of the attention, (rows, heads, frames), the attention that each frame received, summed
+    over the queries that are no padding. keys: (rows, frames, head_dim) each, the mean over heads.
+    """
+
+    def __init__(self, watch: Watch, lengths: Tensor | None, masked: bool) -> None:
+        self.watch, self._lengths, self._masked = watch, lengths, masked
+        self.received: list[Tensor] = []
+        self.keys: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
+        """Note one call. query, key: (rows, heads, frames, head_dim)."""
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        real = None
+        if self._lengths is not None:
+            real = torch.arange(key.shape[2], device=key.device) < self._lengths.to(key.device)[:, None]
+        self.received.append(column_sums(query, key, scaling, real, self._masked))
+        self.keys.append(key.mean(dim=1))
+
+
+class _OfThread(threading.local):
+    """A model that is served runs in many threads at once: each takes notes of its own call."""
+
+    notes: Notes | None = None
+
+
+_OF_THREAD = _OfThread()
 
 
 class Watch:
-    """An attention module under watch, for as long as `look` is open.
+    """An attention module under watch, while somebody takes `notes`.
 
     The module computes what it always did, by the attention that the model runs; beside it, queries and keys are
     multiplied once more, in chunks, so that the map of all pairs is never in memory.
@@ -30,12 +67,11 @@ class Watch:
     def __init__(self, module: Any) -> None:
         AttentionInterface.register(NAME, watched_attention)
         self.module, self._config = module, module.config
-        self.eager = sys.modules[type(module).__module__].eager_attention_forward
-        self._open = False
+        self.eager = eager_of(module)
         # Blocks share one config: the watched one gets its own copy, so that nothing else sees the changed attention.
         module.config = copy.copy(module.config)
         module.config._attn_implementation = NAME
-        setattr(module, _WATCH, self)
+        setattr(module, WATCH, self)
 
     @property
     def implementation(self) -> str:
@@ -50,31 +86,20 @@ class Watch:
     def remove(self) -> None:
         """Give the module its config back."""
         self.module.config = self._config
-        delattr(self.module, _WATCH)
+        delattr(self.module, WATCH)
 
-    def look(self, lengths: Tensor | None, masked: bool) -> None:
-        """Note the calls from now on. lengths: (rows,), frames of each row of a padded batch that are no padding;
-        masked: whether the tower masks the others itself. None: the tower packs its rows, without padding."""
-        self._open, self._lengths, self._masked = True, lengths, masked
-        self.received: list[Tensor] = []
-        self.keys: list[Tensor] = []
+    @contextmanager
+    def notes(self, lengths: Tensor | None, masked: bool) -> Iterator[Notes]:
+        """Note the calls that this thread makes meanwhile.
 
-    def close(self) -> None:
-        """Note nothing any more."""
-        self._open = False
-
-    @torch.no_grad()
-    def note(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
-        """Keep the attention that each frame received, (rows, heads, frames), summed over the queries that are no
-        padding, and its key, (rows, frames, head_dim), the mean over heads."""
-        if not self._open:
-            return
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        real = None
-        if self._lengths is not None:
-            real = torch.arange(key.shape[2], device=key.device) < self._lengths.to(key.device)[:, None]
-        self.received.append(column_sums(query, key, scaling, real, self._masked))
-        self.keys.append(key.mean(dim=1))
+        lengths: (rows,), frames of each row of a padded batch that are no padding; None: the tower packs its rows,
+        without padding. masked: whether the tower masks the others itself.
+        """
+        before, _OF_THREAD.notes = _OF_THREAD.notes, Notes(self, lengths, masked)
+        try:
+            yield _OF_THREAD.notes
+        finally:
+            _OF_THREAD.notes = before
 
 
 def watched_attention(
@@ -87,8 +112,10 @@ def watched_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention signature: the model's own attention, after a look at the queries and keys."""
-    watch: Watch = getattr(module, _WATCH)
-    watch.note(query, key, scaling)
+    watch: Watch = getattr(module, WATCH)
+    notes = _OF_THREAD.notes
+    if notes is not None and notes.watch is watch:
+        notes.add(query, key, scaling)
     own = ALL_ATTENTION_FUNCTIONS.get_interface(watch.implementation, watch.eager)
     return own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 

@@ -14,10 +14,12 @@ from transformers.models.whisper.modeling_whisper import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ..tokens import Grid
+from ..tokens import Grid, Reducer
 from .base import KWARG, Adapter, register_adapter
-from .refusals import find_encoders
+from .entering import Entering
+from .refusals import check_layerdrop, find_encoders
 from .speech import PooledHead, classify
+from .swapped import SwappedModel
 from .token_pass import TokenPass
 
 FRAMES_PER_TOKEN = 2
@@ -57,15 +59,13 @@ class PrunedWhisper(PooledHead, WhisperForAudioClassification):
     """The head whose mean is over the tokens that are left."""
 
     @can_return_tuple
-    def forward(
+    def with_pass(
         self: Any,
         input_features: Tensor | None = None,
         encoder_outputs: Any = None,
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        if KWARG not in kwargs:  # called past the model's hooks
-            return super(PooledHead, self).forward(input_features, encoder_outputs, labels, **kwargs)
         if encoder_outputs is not None:
             raise ValueError(
                 "encoder_outputs: which tokens they hold cannot be told; give input_features while the model is pruned"
@@ -73,11 +73,18 @@ class PrunedWhisper(PooledHead, WhisperForAudioClassification):
         return classify(self, self.encoder(input_features, **kwargs), kwargs[KWARG], labels)
 
 
+class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder): ...
+
+
 @register_adapter
 class WhisperAdapter(Adapter):
     family = "Whisper's encoder (WhisperEncoder, WhisperForAudioClassification)"
     special = 0
-    swaps: ClassVar = {WhisperEncoderLayer: PrunedWhisperLayer, WhisperForAudioClassification: PrunedWhisper}
+    swaps: ClassVar = {
+        WhisperEncoderLayer: PrunedWhisperLayer,
+        WhisperEncoder: PrunedWhisperEncoder,
+        WhisperForAudioClassification: PrunedWhisper,
+    }
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
@@ -96,14 +103,10 @@ class WhisperAdapter(Adapter):
     def attention_of(self, layer: Any) -> Any:
         return layer.self_attn
 
-    def check_input(self, kwargs: dict[str, Any]) -> None:
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         # An attention_mask is no trouble: Whisper takes it and does not look.
-        if self.tower.training and self.tower.layerdrop > 0:
-            raise ValueError(
-                f"encoder.layerdrop is {self.tower.layerdrop}: blocks that are skipped in training would leave out "
-                "their share of the pruning; set the encoder's layerdrop = 0 (and config.encoder_layerdrop = 0) while "
-                "the model is pruned"
-            )
+        if self.tower.training:
+            check_layerdrop("model.encoder.layerdrop", self.tower.layerdrop, reducer)
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Of the two frames of the log-mel that each token's second convolution steps over."""

@@ -104,6 +104,13 @@ class Method(ABC):
         """Whether gradients must flow through the scores in training."""
         return False
 
+    @property
+    def learns(self) -> bool:
+        """Whether training, or what the model reads, needs what `reduce` noted at every pruned block: none of them may
+        then be skipped, or run without gradients."""
+        cls = type(self)
+        return any(getattr(cls, name) is not getattr(Method, name) for name in ("build", "finish", "loss"))
+
     @abstractmethod
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         """Keep ceil(keep_rate · n) of the n tokens."""

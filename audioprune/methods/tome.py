@@ -98,6 +98,7 @@ class FastAST(ToMe):
     distillation: float = 0.1
 
     needs_teacher: ClassVar[bool] = True
+    learns = False  # what its loss adds is of the answers alone
 
     def loss(self, learning: Learning) -> Tensor:
         assert learning.teacher_logits is not None

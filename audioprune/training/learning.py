@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
+from ..adapters.observers import observing
 from ..adapters.token_pass import TokenPass
 from ..pruning import Pruned
 from ..tokens import Learning
@@ -35,13 +36,11 @@ def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[Caught]
 
     adapter = find_adapter(model) if pruned is None else pruned.adapter
     hook = adapter.tower.register_forward_hook(catch_hidden)
-    sinks = [] if pruned is None else pruned.attachment.sinks
-    sinks.append(catch_pass)
     try:
-        yield caught
+        with nullcontext() if pruned is None else observing(pruned.attachment, catch_pass):
+            yield caught
     finally:
         hook.remove()
-        sinks.remove(catch_pass)
 
 
 def learning_of(
