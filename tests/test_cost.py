@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 import audioprune as ap
 from audioprune.cost import peak_memory
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
-from .families import audiomae
+from .families import FAMILIES, audiomae, inputs_for
 
 KEEP_RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 # Table 1 of arXiv 2504.01690, in GMACs; the last three cells at 512 tokens are what the authors' code gives when it
@@ -94,3 +95,87 @@ def test_peak_memory_sees_an_allocation() -> None:
         pytest.skip("this system does not tell the peak of its resident set")
     big = peak_memory(lambda: torch.ones(64, 1024, 1024).sum())
     assert big - small > 200 * 2**20
+
+
+QUIETLY = pytest.mark.filterwarnings("ignore")
+
+
+def quantised(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+
+
+@QUIETLY
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_layers_count_as_before(family: str) -> None:
+    model, inputs = FAMILIES[family](), {name: x[:1] for name, x in inputs_for(family).items()}
+    for method in (ap.TopK(1.0), ap.TopK(0.5)):
+        with ap.prune(model, method):
+            assert ap.macs(quantised(model), inputs=inputs) == ap.macs(model, inputs=inputs)
+
+
+@QUIETLY
+def test_shapes_alone_do_not_go_through_quantised_layers() -> None:
+    with pytest.raises(ValueError, match=r"shapes alone do not go through.*pass inputs="):
+        ap.macs(quantised(audiomae()))
+
+
+def test_a_product_that_nobody_knows_is_refused() -> None:
+    class Strange(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(
+                x.bfloat16(), self.packed, 32, torch.ones(2, 32, 2, dtype=torch.bfloat16)
+            ).float()
+
+    model = audiomae()
+    layer = model.audiomae.layers[0].mlp.fc1
+    inner = Strange(64, 32)
+    inner.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.ones(32, 64, dtype=torch.int32), 1)
+    own = layer.forward
+    layer.forward = lambda x: own(x) + 0 * inner(torch.ones(1, 64)).sum()
+    with pytest.raises(ValueError, match=r"multiplies by aten\._weight_int4pack_mm_for_cpu.*are not known"):
+        ap.macs(model, inputs=torch.randn(1, 128, 128))
+
+
+def test_a_model_without_products_is_refused() -> None:
+    with pytest.raises(ValueError, match="no product of matrices"):
+        ap.macs(torch.nn.GELU(), inputs={"input": torch.ones(1, 4)})
+
+
+def test_models_on_the_meta_device_and_offloaded_ones(spectrogram) -> None:
+    cpu_offload = pytest.importorskip("accelerate").cpu_offload
+    expected = ap.macs(audiomae())
+    with ap.prune(audiomae(), ap.TopK(0.5)) as handle:
+        half = ap.macs(handle.model)
+    with torch.device("meta"):
+        empty = audiomae_of_shapes()
+    assert ap.macs(empty) == expected
+    assert ap.macs(empty, inputs=spectrogram) == expected
+    for model in (audiomae(), empty.to_empty(device="cpu")):
+        with ap.prune(model, ap.TopK(0.5)):
+            offloaded = cpu_offload(model, execution_device=torch.device("cpu"))
+            assert ap.macs(offloaded) == half
+            assert ap.macs(offloaded, inputs=spectrogram) == half
+            assert all(p.is_meta for p in offloaded.parameters()), "the weights are away again"
+
+
+def audiomae_of_shapes() -> torch.nn.Module:
+    return AudioMAEForAudioClassification(audiomae().config)
+
+
+def test_compiled_models(spectrogram) -> None:
+    model = audiomae()
+    expected = ap.macs(model)
+    assert ap.macs(torch.compile(model, backend="eager")) == expected
+    assert ap.macs(torch.compile(model, backend="eager"), inputs=spectrogram) == expected
+    model.compile(backend="eager")
+    model(spectrogram)
+    assert ap.macs(model) == ap.macs(model, inputs=spectrogram) == expected
+
+
+def test_a_weight_that_is_computed_anew_at_each_forward(spectrogram) -> None:
+    """After a forward it is no leaf, which PyTorch does not copy."""
+    model = audiomae()
+    expected = ap.macs(model)
+    prune.l1_unstructured(model.classifier, "weight", 0.5)
+    model(spectrogram)
+    assert ap.macs(model) == ap.macs(model, inputs=spectrogram) == expected

@@ -125,6 +125,31 @@ def test_stays_exact_in_half_precision_surroundings() -> None:
     assert torch.equal(halved, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_is_the_same_whatever_surrounds_it(dtype: torch.dtype) -> None:
+    """Made in inference mode, on another default device or in another default dtype, and trained through afterwards."""
+    wave = torch.from_numpy(tone(0.5))
+    expected, fronts = LogMel(64, num_mel_bins=40)(wave), []
+    with torch.inference_mode():
+        fronts.append(LogMel(64, num_mel_bins=40))
+        fronts.append(LogMel(64, num_mel_bins=40).to(dtype))
+    with torch.device("meta"):
+        fronts.append(LogMel(64, num_mel_bins=40))
+    torch.set_default_dtype(dtype)
+    try:
+        fronts.append(LogMel(64, num_mel_bins=40))
+        fronts.append(LogMel(64, num_mel_bins=40).to("cpu"))
+        found = [front(wave) for front in fronts]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(each, expected) for each in found)
+    for front in fronts:
+        assert not any(buffer.is_inference() for buffer in front.buffers())
+        needs = wave.clone().requires_grad_()
+        front(needs).sum().backward()
+        assert torch.isfinite(needs.grad).all()
+
+
 def test_exports_and_compiles() -> None:
     front, waves = LogMel(64), torch.randn(3, 9000)
     shapes = {"waveforms": {0: torch.export.Dim("batch", max=64)}, "lengths": None}

@@ -341,7 +341,26 @@ def test_a_shrink_of_no_epochs_jumps() -> None:
     assert [schedule.rate(step, 4) for step in range(4)] == [1.0, 1.0, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("wrong", [{"start": -1, "epochs": 2}, {"start": 0, "epochs": -2}])
+def test_a_shrink_in_steps_needs_no_length() -> None:
+    handle = ap.prune(FAMILIES["audiomae"](), ap.TopK(keep_rate=0.5))
+    schedule, args = ShrinkSchedule(handle, start=1, steps=2), SimpleNamespace(gradient_accumulation_steps=1)
+    stream, rates = iter(()), []
+    schedule.on_train_begin(args, SimpleNamespace(max_steps=4), None, train_dataloader=stream)
+    for step in range(4):
+        schedule.on_step_begin(args, SimpleNamespace(global_step=step), None, train_dataloader=stream)
+        rates.append(handle.keep_rate)
+    assert rates == pytest.approx([1.0, 1.0, 0.75, 0.5])
+    with pytest.warns(UserWarning, match="reaches its final value at step 3, but the training ends at step 2"):
+        schedule.on_train_begin(args, SimpleNamespace(max_steps=2), None, train_dataloader=stream)
+    by_epochs = ShrinkSchedule(handle, start=0, epochs=1)
+    with pytest.raises(ValueError, match=r"is a stream.*steps=1000"):
+        by_epochs.on_train_begin(args, SimpleNamespace(max_steps=2), None, train_dataloader=stream)
+    for wrong in ({}, {"epochs": 1, "steps": 1}):
+        with pytest.raises(ValueError, match="either epochs=…, or steps=…"):
+            ShrinkSchedule(handle, start=0, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"start": -1, "epochs": 2}, {"start": 0, "epochs": -2}, {"start": 0, "steps": -2}])
 def test_a_shrink_schedule_counts_forward(wrong: dict[str, float]) -> None:
     handle = ap.prune(FAMILIES["audiomae"](), ap.TopK(keep_rate=0.5))
     with pytest.raises(ValueError, match="must not be negative"):

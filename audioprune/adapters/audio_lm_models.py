@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,10 +88,11 @@ def _tower(model: Any) -> Any:
 
 def evenly(seconds: float) -> Callable[[Any, int], Tensor]:
     """Tokens that are all as long."""
-    return lambda model, n: _spans(seconds * torch.arange(n + 1))
+    return functools.partial(_even, seconds)  # no lambda, which could not be pickled with a pruned model
 
 
-def _spans(edges: Tensor) -> Tensor:
+def _even(seconds: float, model: Any, n: int) -> Tensor:
+    edges = seconds * torch.arange(n + 1)
     return torch.stack((edges[:-1], edges[1:]), dim=1)
 
 

@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 from .. import attention
 from ..tokens import Grid, Reducer, Shape
 from .entering import ATTACHMENT, KWARG, Entering, entering_subclass
+from .swapped import refuse_unequal
 
 __all__ = ["KWARG", "LEARNED", "Adapter", "Attachment", "UnsupportedModelError", "find_adapter", "register_adapter"]
 
@@ -100,6 +101,11 @@ class Adapter(ABC):
         return self.encoder.config._attn_implementation or "eager"
 
     @property
+    def pooled_by(self) -> nn.Module | None:
+        """The layer of a head that is followed by a mean over tokens, None if no such head was swapped."""
+        return None
+
+    @property
     def eager(self) -> Callable[..., Any]:
         """The eager attention function of the model's own module."""
         return attention.eager_of(self.attention_of(self.layers[0]))
@@ -178,6 +184,9 @@ class Attachment:
             # Blocks share one config: each gets its own copy, so that nothing else sees the changed attention.
             attend.config = copy.copy(attend.config)
             attend.config._attn_implementation = attention.NAME
+        # Who calls a head's own forward, which it kept from before, must not get a plain mean of merged tokens.
+        if adapter.pooled_by is not None:
+            adapter.pooled_by.register_forward_pre_hook(refuse_unequal)
         if reducer.learned is not None:
             # In the model it trains, moves and is saved with it.
             adapter.encoder.add_module(LEARNED, reducer.learned)
@@ -203,6 +212,11 @@ class Attachment:
             attend.config = getattr(attend, attention.OWN_CONFIG)
             delattr(attend, attention.OWN_CONFIG)
             del layer._audioprune_index
+        if self.adapter.pooled_by is not None:
+            hooks = self.adapter.pooled_by._forward_pre_hooks
+            # Not by the handle of the registration: quantisation puts another layer, with the same hooks, in its place.
+            for key in [key for key, hook in hooks.items() if hook is refuse_unequal]:
+                del hooks[key]
         for module, original in self._swapped:
             module.__class__ = original
             module.__dict__.pop(ATTACHMENT, None)

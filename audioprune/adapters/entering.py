@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .observers import observers_of
+from .swapped import mark_unequal
 from .token_pass import TokenPass
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def _entering(own: Callable[..., Any], with_pass: Callable[..., Any] | None) -> 
         if reducer.reduces:
             adapter.check_input(given, reducer)
             output = reducing(self, *args, **{**kwargs, KWARG: token_pass})
+            if adapter.pooled_by is not None and self is not adapter.encoder:
+                mark_unequal(output, token_pass)
         else:
             output = own(self, *args, **kwargs)
         for observer in observers_of(attachment):

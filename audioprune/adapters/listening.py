@@ -57,8 +57,9 @@ class Listening:
 
     @property
     def own_forward(self) -> Callable[..., Any]:
-        """The model's `forward` as it was."""
-        return self._forward.own
+        """The model's `forward` as it was, and uncompiled: a graph that was made before knows nothing of the hooks."""
+        own = self._forward.own
+        return getattr(own, "_torchdynamo_orig_callable", own)
 
     def shorten(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """A model's inputs, with fewer audio tokens; see `Shortening`."""

@@ -229,6 +229,10 @@ class WaveformAdapter(Adapter):
     def tower(self) -> Any:
         return self._tower_of(self.encoder)
 
+    @property
+    def pooled_by(self) -> nn.Module | None:
+        return None if self.encoder is self.tower else self.encoder.projector
+
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
         # As the models do: they count what is no padding, and take it to be at the beginning, wherever it is.
         mask = kwargs.get("attention_mask")

@@ -100,6 +100,10 @@ class WhisperAdapter(Adapter):
     def tower(self) -> Any:
         return self.encoder if isinstance(self.encoder, WhisperEncoder) else self.encoder.encoder
 
+    @property
+    def pooled_by(self) -> nn.Module | None:
+        return None if self.encoder is self.tower else self.encoder.projector
+
     def attention_of(self, layer: Any) -> Any:
         return layer.self_attn
 
