@@ -18,7 +18,9 @@ from .adapters.observers import unobserved
 from .pruning import handle
 from .twin import twin
 
-_PRODUCTS = re.compile(r"(^|_)linear|mm(_|$)|matmul|gemm|mv$|(^|_)v?dot$|(^|_)conv(\d|_|olution|$)|attention")
+_PRODUCTS = re.compile(
+    r"(^|_)linear|mm(_|$)|matmul|gemm|mv$|(^|_)v?dot$|(^|_)conv(\d|_|olution|$)|attention|rnn|transformer_encoder"
+)
 """Names of PyTorch's operators that multiply matrices, whoever wrote them."""
 
 

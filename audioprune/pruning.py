@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -81,10 +82,11 @@ class Pruned:
         headless = model is adapter.tower
         labels = None if headless else getattr(getattr(model, "config", None), "num_labels", None)
         shape = dataclasses.replace(adapter.shape, labels=labels)
-        self._reducer = _ScheduledMethod(method, shape.depth, method.build(shape))
-        if self.learned is not None:
-            parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
-            self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
+        with torch.inference_mode(False):  # what a method learns can be trained, wherever the model is pruned
+            self._reducer = _ScheduledMethod(method, shape.depth, method.build(shape))
+            if self.learned is not None:
+                parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
+                self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
         for module in (adapter.encoder, adapter.tower):
             setattr(module, _HANDLE, self)

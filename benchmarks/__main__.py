@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
+from audioprune import packing
 from audioprune.benchmark import machine
 from audioprune.cli.console import err, progress
 
-from . import block, compiled, forward, front, limit
+from . import block, compiled, forward, front, limit, packed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOKENS, BATCHES, RATES = (512, 256, 64), (4, 1, 16), (0.9, 0.7, 0.5)
 ROUNDS = {1: 9, 4: 7, 16: 3}
 """Batch size → counted rounds."""
-PARTS = ("forward", "block", "compiled", "features", "tag")
+PARTS = ("forward", "block", "compiled", "packed", "features", "tag")
 
 EPILOG = """
 Every contest runs its contenders in turn, in an order that changes each round, and reports medians and, for speed-ups,
@@ -84,6 +85,11 @@ def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, 
     if "compiled" in options.only:
         for dtype in options.dtypes:
             found.append((f"compiled {dtype}", _compiled(DTYPES[dtype], 1 if options.quick else 5)))
+    if "packed" in options.only and packing.available():
+        for tokens in options.tokens:
+            for batch in options.batches:
+                setting = (tokens, batch, 1 if options.quick else ROUNDS.get(batch, 5), options.quick)
+                found.append((f"packed {tokens}×{batch}", _packed(setting)))
     if "features" in options.only:
         found.append(("features", lambda: front.features(rounds, lambda: None)))
     if "tag" in options.only:
@@ -101,6 +107,10 @@ def _forward(setting: tuple[Any, ...], rounds: int) -> Callable[[], dict[str, An
 
 def _compiled(dtype: torch.dtype, rounds: int) -> Callable[[], dict[str, Any]]:
     return lambda: compiled.measure(dtype, rounds, lambda: None)
+
+
+def _packed(setting: tuple[Any, ...]) -> Callable[[], dict[str, Any]]:
+    return lambda: packed.measure(*setting)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -80,3 +80,15 @@ def quarters() -> list[list[str]]:
             cells = ["–" if row is None else f"{row['speed_up']:.2f}×" for row in pair]
             lines.append([dtype, name, *cells])
     return lines
+
+
+def checks() -> list[list[str]]:
+    """What packing gives with the check of each weight, and without it."""
+    contests = json.loads((RESULTS / "benchmarks-packed.json").read_text())
+    lines = []
+    for found in (found for key, found in contests.items() if key.startswith("packed ")):
+        for rate in ("1.0", "0.5"):
+            speed_ups = [found["speed_up"][f"{kind} {rate}"] for kind in ("checked", "frozen")]
+            cells = [f"{found['tokens']} × {found['batch_size']}", rate, *(f"{ratio:.2f}×" for ratio in speed_ups)]
+            lines.append([*cells, f"{100 * found['time_of_checks'][rate]:.0f} %"])
+    return lines

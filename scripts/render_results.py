@@ -410,6 +410,9 @@ TABLES = {
     "contenders": lambda: table(
         ["contender", "GMACs", "ms", "over ours unpruned"], performance.contenders("float32", 512, 4)
     ),
+    "packed-checks": lambda: table(
+        ["tokens × batch", "keep rate", "packed", "packed, frozen", "the check costs"], performance.checks()
+    ),
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 

@@ -212,3 +212,11 @@ def test_a_head_whose_forward_was_kept_does_not_take_a_plain_mean_of_merged_toke
             kept(**inputs)
     assert torch.equal(kept(**inputs).logits, whole)
     assert not model.projector._forward_pre_hooks
+
+
+def test_what_a_method_learns_is_trained_wherever_the_model_was_pruned() -> None:
+    model, inputs = FAMILIES["ast"](), inputs_for("ast")
+    with torch.inference_mode():
+        handle = ap.prune(model, ap.DynamicViT(0.5))
+    model.train()(**inputs).logits.square().mean().backward()
+    assert all(p.grad is not None for p in handle.learned.parameters())
