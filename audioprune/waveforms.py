@@ -54,7 +54,8 @@ def batch_of(
 ) -> tuple[Tensor, Tensor]:
     """Several sounds as (batch, samples) float32 at 16 kHz, zeros behind the shorter ones, and (batch,) true samples.
 
-    sounds: (batch, samples), (samples,), one sound, or a sequence of sounds (`waveform_of`).
+    sounds: (batch, samples), (samples,), one sound, or a sequence of sounds (`waveform_of`). Of (2, samples) it cannot
+        be told whether two clips or two channels are meant: they are two clips.
     lengths: (batch,) true samples of each row of (batch, samples).
     """
     if isinstance(sounds, np.ndarray | Tensor):
@@ -64,6 +65,8 @@ def batch_of(
                 f"the waveforms have shape {tuple(batch.shape)}; give (batch, samples) or (samples,); channels are "
                 "averaged in a list of sounds, or by waveforms.mean(1)"
             )
+        if batch.ndim == 2 and batch.shape[1] <= MOST_CHANNELS < batch.shape[0]:  # no clip is so short: channels
+            return batch_of([batch], lengths, sampling_rate=sampling_rate)
         batch = _in_full_scale(batch if batch.ndim == 2 else batch[None], "the batch")
         if sampling_rate in (None, SAMPLE_RATE):
             return _checked(batch, lengths)

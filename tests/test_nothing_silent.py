@@ -220,3 +220,33 @@ def test_what_a_method_learns_is_trained_wherever_the_model_was_pruned() -> None
         handle = ap.prune(model, ap.DynamicViT(0.5))
     model.train()(**inputs).logits.square().mean().backward()
     assert all(p.grad is not None for p in handle.learned.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WAVEFORMS)
+def test_a_stack_of_blocks_called_by_itself(name: str) -> None:
+    model, (x,) = SPEECH[name]().eval(), inputs_for(name).values()
+    tower = model.base_model
+    given: list[Tensor] = []
+    hook = tower.encoder.register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    with ap.prune(model, ap.TopK(0.5, dropped="merge")), ap.trace(model) as record:
+        expected, kept = tower(x).last_hidden_state, record.kept
+        hook.remove()
+        found = tower.encoder(given[0].clone()).last_hidden_state
+        assert torch.equal(found, expected)
+        assert all(torch.equal(a, b) for a, b in zip(record.kept, kept, strict=True))
+        mask = torch.arange(64) < torch.tensor([[64], [40], [64]])
+        padded = tower.encoder(given[0].clone(), attention_mask=mask).last_hidden_state
+        alone = tower.encoder(given[0][1:2, :40].clone()).last_hidden_state
+        assert (record.kept[-1] < 40).all()
+        assert padded.shape[1] == 8
+        if name == "wav2vec2-stable":  # the others' convolutions hear where padding begins
+            assert torch.allclose(padded[1:2, :5], alone, atol=1e-5)
+        with pytest.raises(ValueError, match="padding before tokens"):
+            tower.encoder(given[0].clone(), attention_mask=mask.flip(1))
+    with (
+        ap.prune(model, ap.TopK(0.5, score="intensity")),
+        pytest.raises(ValueError, match="call the model with the waveform"),
+    ):
+        tower.encoder(given[0].clone())
+    assert tower.encoder(given[0].clone()).last_hidden_state.shape[1] == 64

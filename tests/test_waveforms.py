@@ -167,6 +167,14 @@ def test_batches_are_checked_too(wrong: float) -> None:
     assert torch.allclose(cut, front([WAVE, WAVE[:7000]]), atol=1e-5)
 
 
+def test_channels_of_one_array() -> None:
+    """(samples, 2) can be nothing but channels; (2, samples) are two clips."""
+    front = ap.LogMel(64)
+    stereo = np.stack((WAVE * 2, WAVE * 0), axis=1)
+    assert torch.allclose(front(stereo), front([WAVE]), atol=1e-4)
+    assert len(front(np.ascontiguousarray(stereo.T))) == 2
+
+
 def test_whole_numbers_of_a_batch_are_scaled() -> None:
     batch = np.stack((WAVE, WAVE * 0.5))
     loud, quiet = (batch_of(x)[0] for x in (np.round(batch * 2**15).astype(np.int16), batch))

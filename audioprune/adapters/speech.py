@@ -28,6 +28,9 @@ from .refusals import check_layerdrop, find_encoders
 from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
 
+STATES = "hidden_states"
+"""First argument of a stack of blocks, which has no waveform."""
+
 BLOCKS = 10
 """Parts of a token's sound whose loudness makes its statistics."""
 
@@ -140,6 +143,34 @@ class PrunedUniSpeechModel(Entering, SwappedModel, unispeech.UniSpeechModel): ..
 class PrunedUniSpeechSatModel(Entering, SwappedModel, unispeech_sat.UniSpeechSatModel): ...
 
 
+# The stacks of blocks within them, for whoever calls these with features of their own.
+class PrunedWav2Vec2Encoder(Entering, wav2vec2.Wav2Vec2Encoder): ...
+
+
+class PrunedWav2Vec2StableEncoder(Entering, wav2vec2.Wav2Vec2EncoderStableLayerNorm): ...
+
+
+class PrunedHubertEncoder(Entering, hubert.HubertEncoder): ...
+
+
+class PrunedHubertStableEncoder(Entering, hubert.HubertEncoderStableLayerNorm): ...
+
+
+class PrunedData2VecEncoder(Entering, data2vec.Data2VecAudioEncoder): ...
+
+
+class PrunedUniSpeechEncoder(Entering, unispeech.UniSpeechEncoder): ...
+
+
+class PrunedUniSpeechStableEncoder(Entering, unispeech.UniSpeechEncoderStableLayerNorm): ...
+
+
+class PrunedUniSpeechSatEncoder(Entering, unispeech_sat.UniSpeechSatEncoder): ...
+
+
+class PrunedUniSpeechSatStableEncoder(Entering, unispeech_sat.UniSpeechSatEncoderStableLayerNorm): ...
+
+
 # One class for each: a swapped module stays an instance of its own family, and can be pickled.
 class PrunedWav2Vec2Layer(PostNorm, wav2vec2.Wav2Vec2EncoderLayer): ...
 
@@ -201,6 +232,17 @@ TOWERS = (
     PrunedUniSpeechModel,
     PrunedUniSpeechSatModel,
 )
+STACKS = (
+    PrunedWav2Vec2Encoder,
+    PrunedWav2Vec2StableEncoder,
+    PrunedHubertEncoder,
+    PrunedHubertStableEncoder,
+    PrunedData2VecEncoder,
+    PrunedUniSpeechEncoder,
+    PrunedUniSpeechStableEncoder,
+    PrunedUniSpeechSatEncoder,
+    PrunedUniSpeechSatStableEncoder,
+)
 HEADS = (PrunedWav2Vec2, PrunedHubert, PrunedData2Vec, PrunedUniSpeech, PrunedUniSpeechSat)
 
 
@@ -211,7 +253,7 @@ class WaveformAdapter(Adapter):
     heads: ClassVar[tuple[type, ...]] = tuple(head.__bases__[-1] for head in HEADS)
     towers: ClassVar[tuple[type, ...]] = tuple(tower.__bases__[-1] for tower in TOWERS)
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
-        pruned.__bases__[-1]: pruned for pruned in (*LAYERS, *TOWERS, *HEADS)
+        pruned.__bases__[-1]: pruned for pruned in (*LAYERS, *STACKS, *TOWERS, *HEADS)
     }
 
     def __init__(self, encoder: Any) -> None:
@@ -236,7 +278,9 @@ class WaveformAdapter(Adapter):
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
         # As the models do: they count what is no padding, and take it to be at the beginning, wherever it is.
         mask = kwargs.get("attention_mask")
-        return None if mask is None else self._tokens_of(mask.sum(dim=1))
+        if mask is None:
+            return None
+        return mask.sum(dim=1) if STATES in kwargs else self._tokens_of(mask.sum(dim=1))
 
     def _tokens_of(self, samples: Tensor) -> Tensor:
         """Tokens of clips of so many samples, (batch,) each."""
@@ -246,8 +290,21 @@ class WaveformAdapter(Adapter):
         if self.tower.encoder.training:
             check_layerdrop("model.config.layerdrop", self.encoder.config.layerdrop, reducer)
         mask = kwargs.get("attention_mask")
-        if mask is not None:
+        if mask is None:
+            return
+        if STATES in kwargs:
+            self._check_token_mask(mask)
+        else:
             self._check_mask(mask, kwargs[self.encoder.main_input_name])
+
+    @staticmethod
+    def _check_token_mask(mask: Tensor) -> None:
+        """Of a stack of blocks that is called by itself: (batch, tokens)."""
+        if not bool(mask[:, :1].all()) or bool((mask[:, 1:].int() > mask[:, :-1].int()).any()):
+            raise ValueError(
+                "attention_mask has padding before tokens, or a row without tokens; while the model is pruned, padding "
+                "stands at the end of each row"
+            )
 
     def _check_mask(self, mask: Tensor, waveform: Tensor) -> None:
         if mask.shape != waveform.shape:
@@ -273,6 +330,11 @@ class WaveformAdapter(Adapter):
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Of the loudness (log10 of the mean square) of ten equal parts of each token's sound."""
+        if STATES in kwargs:
+            raise ValueError(
+                "the method ranks tokens by their sound, and this stack of blocks is given hidden states alone; call "
+                "the model with the waveform, or take a score that looks at tokens"
+            )
         field, hop = self._window
         sound = kwargs[self.encoder.main_input_name].float().unfold(1, field, hop)
         parts = sound.tensor_split(min(BLOCKS, field), dim=2)

@@ -29,8 +29,7 @@ Two guarantees stand behind it.
   checksums, so that it does not matter who changed it, or how. `ap.pack(model, frozen=True)` leaves that out, as a
   promise that nobody writes to a weight behind PyTorch's back.
 
-One thing runs unpruned: blocks, and stacks of blocks (`wav2vec2.encoder(hidden_states)`), that are called by
-themselves. Call the model, or the model without its head (`model.wav2vec2(input_values)`).
+One thing runs unpruned: a single block that is called by itself, outside of its encoder.
 """
 
 TOPICS = (
