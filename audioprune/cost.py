@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from . import packing
 from .adapters.observers import unobserved
@@ -69,18 +68,10 @@ def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
 
 
 def _count(run: Callable[[], Any]) -> int:
-    counter = FlopCounterMode(display=False, custom_mapping=packing.flops() | _quantised())
+    counter = FlopCounterMode(display=False, custom_mapping=packing.flops() | _further() | _attention())
     uncounted = _Uncounted(counter.flop_registry)
-    # Fused attention kernels are not all known to the counter; as plain matrix products they are exact. A graph of
-    # torch.compile would hide what runs.
-    with (
-        unobserved(),
-        torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
-        sdpa_kernel(SDPBackend.MATH),
-        uncounted,
-        counter,
-    ):
+    # Nothing here may touch what is set for a whole process, such as the choice of attention kernels: others may run.
+    with unobserved(), torch.no_grad(), uncounted, counter:
         run()
     if uncounted.names:
         raise ValueError(
@@ -108,8 +99,8 @@ class _Uncounted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _quantised() -> dict[Any, Callable[..., int]]:
-    """How to count products by quantised weights, those of `quantize_dynamic` and of torchao: of (…, in)."""
+def _further() -> dict[Any, Callable[..., int]]:
+    """How to count products of (…, in) by quantised weights (`quantize_dynamic`, torchao) and by those of experts."""
 
     def count(x: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * int(torch.Size(out_shape).numel()) * int(x[-1])
@@ -118,9 +109,18 @@ def _quantised() -> dict[Any, Callable[..., int]]:
     aten: Any = torch.ops.aten
     names = {
         quantized: ("linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16"),
-        aten: ("_int_mm", "_weight_int8pack_mm"),
+        aten: ("_int_mm", "_weight_int8pack_mm", "_grouped_mm"),
     }
     return {getattr(space, name): count for space, listed in names.items() for name in listed if hasattr(space, name)}
+
+
+def _attention() -> dict[Any, Callable[..., int]]:
+    """How to count the CPU's fused attention, which the counter does not know."""
+
+    def count(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -17,6 +17,8 @@ from .attention import NAME
 Place = Callable[[Tensor], Tensor]
 """What a copy has in place of a parameter or a buffer."""
 
+# Where torch.compile keeps a model, and a function, as it was.
+_UNCOMPILED, _UNCOMPILED_FORWARD = "_orig_mod", "_torchdynamo_orig_callable"
 # accelerate keeps these of a module whose weights it brings from elsewhere for each call.
 _OFFLOADING, _OWN_FORWARD = "_hf_hook", "_old_forward"
 
@@ -27,7 +29,7 @@ def twin(model: nn.Module, device: str | None = None) -> nn.Module:
     device: "meta" gives it shapes alone instead, which costs no memory, also where the weights are offloaded.
     Raises `ValueError` if the model cannot be copied.
     """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile: who compiled it keeps the original there
+    model = getattr(model, _UNCOMPILED, model)
     place: Place = _shapes if device == "meta" else lambda tensor: tensor
     memo: dict[int, Any] = {id(tensor): place(tensor) for module in model.modules() for tensor in _tensors_of(module)}
     memo |= {id(shared): shared for module in model.modules() for shared in _shared(module)}
@@ -35,11 +37,22 @@ def twin(model: nn.Module, device: str | None = None) -> nn.Module:
         made = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"{type(model).__name__} cannot be copied (copy.deepcopy): {error}") from error
-    if device == "meta":
-        for module in made.modules():
+    for module, own in zip(list(made.modules()), model.modules(), strict=True):
+        _uncompile(module, own, memo)
+        if device == "meta":
             _bring_back(module)
     _attend_by_sdpa(made)
     return made.eval()
+
+
+def _uncompile(made: nn.Module, own: nn.Module, memo: dict[int, Any]) -> None:
+    """Take torch.compile off: a graph would hide what runs, and a compiled `forward` runs the model itself."""
+    compiled = vars(own).get("forward")
+    if hasattr(compiled, _UNCOMPILED_FORWARD):
+        setattr(made, "forward", copy.deepcopy(getattr(compiled, _UNCOMPILED_FORWARD), memo))  # noqa: B010
+    for name, part in list(made.named_children()):
+        if hasattr(part, _UNCOMPILED):
+            setattr(made, name, getattr(part, _UNCOMPILED))
 
 
 def _shapes(tensor: Tensor) -> Tensor:

@@ -170,6 +170,27 @@ def test_compiled_models(spectrogram) -> None:
     model.compile(backend="eager")
     model(spectrogram)
     assert ap.macs(model) == ap.macs(model, inputs=spectrogram) == expected
+    by_parts, by_forward = audiomae(), audiomae()
+    by_parts.audiomae = torch.compile(by_parts.audiomae, backend="eager")
+    by_forward.forward = torch.compile(by_forward.forward, backend="eager")
+    for model in (by_parts, by_forward):
+        model.train()(spectrogram)
+        assert ap.macs(model) == ap.macs(model, inputs=spectrogram) == expected
+        assert model.training
+
+
+def test_counting_sets_nothing_for_the_whole_process(spectrogram) -> None:
+    """The choice of attention kernels and whether graphs are used are everybody's."""
+    model, seen = audiomae(), []
+
+    def look(*_: object) -> None:
+        seen.append((torch.backends.cuda.flash_sdp_enabled(), torch._dynamo.eval_frame._stance.stance))
+
+    before = (torch.backends.cuda.flash_sdp_enabled(), torch._dynamo.eval_frame._stance.stance)
+    model.register_forward_hook(look)
+    ap.macs(model)
+    ap.macs(model, inputs=spectrogram)
+    assert seen == [before, before]
 
 
 def test_a_weight_that_is_computed_anew_at_each_forward(spectrogram) -> None:

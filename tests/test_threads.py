@@ -154,5 +154,5 @@ def test_a_trace_does_not_see_another_threads_forward() -> None:
         other = threading.Thread(target=logits, args=(model, spectrograms(0)))
         other.start()
         other.join()
-        with pytest.raises(RuntimeError, match="run it first"):
+        with pytest.raises(IndexError, match="nothing is traced yet"):
             _ = record.kept[0]
