@@ -19,13 +19,13 @@ import torch
 from huggingface_hub import constants as hub
 from torch import nn
 
-from . import kernels, packing
-from .benchmark import machine, take_turns
-from .cost import synchronize
+from .attention import kernels, packing
+from .compare.benchmark import machine, take_turns
+from .core.cost import synchronize
+from .core.pruning import prune
+from .core.recommend import recommended
 from .models.loading import EMBEDDED, load, load_features
-from .pruning import prune
-from .recommend import recommended
-from .tagging import Tagger
+from .tagging.tagger import Tagger
 
 STEPS = 3
 """How often `examine` calls `advance`."""

@@ -14,9 +14,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .audio import SAMPLE_RATE
-from .features import HOP, WINDOW, LogMel, mel_frequencies
-from .trace import Trace
+from .audio.features import HOP, WINDOW, LogMel, mel_frequencies
+from .audio.files import SAMPLE_RATE
+from .core.trace import Trace
 
 FRAME_SECONDS = HOP / SAMPLE_RATE
 HERTZ_TICKS = (100, 500, 1000, 2000, 4000, 7000)
@@ -101,7 +101,7 @@ MARKERS = "osD^v<>PXphd8H"
 def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
     """Score, agreement and KL divergence of methods against their share of the unpruned model's multiply-accumulates.
 
-    result: what `audioprune.training.comparison.compare` returns. A method's keep rates are joined by a line; models
+    result: what `audioprune.compare.comparison.compare` returns. A method's keep rates are joined by a line; models
     that were fine-tuned are stars.
     """
     rows = [row for row in result["rows"] if "refused" not in row]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from audioprune import packing
-from audioprune.benchmark import machine
+from audioprune.attention import packing
 from audioprune.cli.console import err, progress
+from audioprune.compare.benchmark import machine
 
 from . import block, compiled, forward, front, limit, packed
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import audioprune as ap
 from audioprune.adapters.token_pass import TokenPass
-from audioprune.attention import attend_and_score
-from audioprune.cost import peak_memory
+from audioprune.attention.scoring import attend_and_score
+from audioprune.core.cost import peak_memory
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
 from .turns import Contender, race, ratio

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 import audioprune as ap
+from audioprune.attention.packing import available, pack
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from audioprune.packing import available, pack
 
 from .turns import Contender, race, ratio
 

@@ -11,9 +11,9 @@ import torch
 from transformers import ASTConfig, ASTForAudioClassification
 
 import audioprune as ap
+from audioprune.attention.packing import available, pack
 from audioprune.methods import Method
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from audioprune.packing import available, pack
 
 from . import limit
 from .authors import AuthorsWay

@@ -14,11 +14,11 @@ import torch
 from transformers import ASTFeatureExtractor
 
 import audioprune as ap
-from audioprune.features import LogMel
+from audioprune.attention.packing import available, pack
+from audioprune.audio.features import LogMel
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 from audioprune.models.loading import load
-from audioprune.packing import available, pack
-from audioprune.tagging import Tagger, find_clips
+from audioprune.tagging.tagger import Tagger, find_clips
 
 from .turns import Contender, race, ratio
 

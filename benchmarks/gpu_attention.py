@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from audioprune import kernels
-from audioprune.attention import attend_and_score, received_attention
-from audioprune.benchmark import machine
+from audioprune.attention import kernels
+from audioprune.attention.scoring import attend_and_score, received_attention
+from audioprune.compare.benchmark import machine
 
 HEADS, WIDTH, SPECIAL = 12, 64, 1
 BATCHES = {512: 128, 1500: 32, 7500: 4}
@@ -243,7 +243,7 @@ def main() -> None:
     if not args.tiny and not kernels.available(torch.zeros(1, 1, 1, WIDTH, device="cuda", dtype=DTYPES[args.dtype])):
         raise SystemExit("the kernels cannot run here: they need Triton and a GPU of compute capability 8.0 or later")
     if args.tiny:
-        from audioprune.kernels.interpreter import interpreted
+        from audioprune.attention.kernels.interpreter import interpreted
     with interpreted() if args.tiny else nullcontext():
         result = run(args)
     result = {"command": " ".join(["python", *sys.argv]), **result}

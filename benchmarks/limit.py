@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from audioprune.packing import available, pack
+from audioprune.attention.packing import available, pack
 
 from .turns import Contender
 

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 import audioprune as ap
-from audioprune.benchmark import machine
+from audioprune.attention.packing import available, pack
 from audioprune.cli.console import err, progress
-from audioprune.export import OPSET, export_onnx, noise, open_session
+from audioprune.compare.benchmark import machine
 from audioprune.methods import Method
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from audioprune.packing import available, pack
+from audioprune.onnx.export import OPSET, export_onnx, noise, open_session
 
 from .forward import pruning
 from .turns import Contender, race, ratio

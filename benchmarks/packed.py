@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import audioprune as ap
+from audioprune.attention.packing import pack
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from audioprune.packing import pack
 
 from .forward import FRAMES, LABELS
 from .turns import Contender, race, ratio

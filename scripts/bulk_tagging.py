@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow.dataset
 
-from audioprune.benchmark import machine
+from audioprune.compare.benchmark import machine
 
 WORKERS = 2
 ON_RAY = ("--engine", "ray", "--workers", str(WORKERS))

@@ -20,11 +20,11 @@ from rich.progress import track
 from torch import Tensor
 
 import audioprune as ap
-from audioprune import packing
-from audioprune.benchmark import machine
+from audioprune.attention import packing
 from audioprune.calibration import Calibration, calibrate, upper_bound
+from audioprune.compare.benchmark import machine
+from audioprune.compare.comparison import agreement, divergence, logits_of
 from audioprune.data import ClipRow, SoundCache, read
-from audioprune.training.comparison import agreement, divergence, logits_of
 from audioprune.training.task import write_json
 
 ROOT = Path(__file__).parents[1]

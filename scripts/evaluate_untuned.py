@@ -22,12 +22,12 @@ from rich.progress import track
 from torch import Tensor
 
 import audioprune as ap
-from audioprune.benchmark import machine
+from audioprune.compare.benchmark import machine
+from audioprune.compare.comparison import agreement, divergence, logits_of
+from audioprune.compare.evaluation import spread
+from audioprune.core.settings import describe
 from audioprune.data import SoundCache, read
 from audioprune.methods import Method
-from audioprune.pruning import describe
-from audioprune.training.comparison import agreement, divergence, logits_of
-from audioprune.training.evaluate import spread
 
 SEEDS = range(5)
 

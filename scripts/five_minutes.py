@@ -73,7 +73,7 @@ def main() -> None:
             print(name, json.dumps(rows[name], indent=1), flush=True)
         rows["served"] = served(clone, environment)
         print("served", json.dumps(rows["served"], indent=1), flush=True)
-        about = "import json; from audioprune.benchmark import machine; print(json.dumps(machine()))"
+        about = "import json; from audioprune.compare.benchmark import machine; print(json.dumps(machine()))"
         machine = subprocess.run([clone / ".venv/bin/python", "-c", about], capture_output=True, text=True)
     result = {
         "command": "python scripts/five_minutes.py --sounds SOUNDS --out results/five-minutes.json",

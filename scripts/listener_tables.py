@@ -26,8 +26,8 @@ from rich.progress import track
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 import audioprune as ap
-from audioprune.audio import SAMPLE_RATE
-from audioprune.benchmark import machine
+from audioprune.audio.files import SAMPLE_RATE
+from audioprune.compare.benchmark import machine
 from audioprune.data.scenes import KINDS, Scene, make_scenes, read_recordings
 from audioprune.lm.settings import method
 from audioprune.training.listener import prompt

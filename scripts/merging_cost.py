@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import audioprune as ap
-from audioprune.benchmark import machine
+from audioprune.compare.benchmark import machine
 from audioprune.training.task import write_json
 
 ROOT = Path(__file__).parents[1]

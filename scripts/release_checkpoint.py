@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 import audioprune as ap
+from audioprune.compare.evaluation import predict, score
 from audioprune.data import ClipRow, ClipTable, SoundCache, read
 from audioprune.training.dataset import SpectrogramDataset
-from audioprune.training.evaluate import predict, score
 
 LIMIT = 12_000_000
 """Bytes of a weight file."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from audioprune.adapters.watching import column_sums
-from audioprune.benchmark import machine
-from audioprune.cost import peak_memory
+from audioprune.compare.benchmark import machine
+from audioprune.core.cost import peak_memory
 
 HEADS, WIDTH, FRAMES_A_SECOND = 20, 64, 50
 CASES = {"windows": (30, 60, 120, 300, 600), "chunked": (30, 60, 120, 240), "map": (30, 60, 120)}

@@ -34,7 +34,7 @@ from audioprune import (
     UniformStride,
     VisionZip,
 )
-from audioprune.ops import pseudo_random
+from audioprune.core.ops import pseudo_random
 
 from .slow_models import SlowModel, slow_model
 

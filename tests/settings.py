@@ -26,7 +26,7 @@ from audioprune import (
     UniformStride,
     VisionZip,
 )
-from audioprune.pruning import Pruned
+from audioprune.core.pruning import Pruned
 
 METHODS: dict[str, Method] = {
     "topk": TopK(0.5),

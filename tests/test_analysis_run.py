@@ -29,10 +29,10 @@ from audioprune.analysis.perturbation import TESTS, Perturbation, Perturbed, per
 from audioprune.analysis.ranking import SEEDS, Ranking
 from audioprune.analysis.run import Analysis, Settings, write_answers
 from audioprune.analysis.tradeoff import Tradeoff
-from audioprune.features import LogMel
+from audioprune.audio.features import LogMel
+from audioprune.core.tokens import Reduction
 from audioprune.methods import Method
 from audioprune.methods.fates import keep
-from audioprune.tokens import Reduction
 
 from .conftest import class_folders
 from .families import ast, audiomae

@@ -24,7 +24,7 @@ from audioprune.app.studio import Studio
 from audioprune.cli.app import build, choices
 from audioprune.cli.options import METHOD_NAMES
 from audioprune.methods import METHODS, LearnedMethod
-from audioprune.tagging import Tagger
+from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
 from .families import audiomae

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audioprune import attention
+from audioprune.attention import scoring as attention
 
 
 def tensors(n: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audioprune import AudioError, load_audio
-from audioprune.audio import to_mono
+from audioprune.audio.files import to_mono
 
 from .conftest import tone
 

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 import audioprune as ap
-from audioprune.bulk import find_sounds, open_log
-from audioprune.tagging import ResultLogError, Tagger, key, run
+from audioprune.tagging.bulk import find_sounds, open_log
+from audioprune.tagging.tagger import ResultLogError, Tagger, key, run
 
 from .conftest import tone
 
@@ -36,7 +36,7 @@ def tagger() -> Tagger:
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray of two processes on this machine."""
-    bulk_ray = pytest.importorskip("audioprune.bulk_ray", reason="pip install 'audioprune[ray]'")
+    bulk_ray = pytest.importorskip("audioprune.tagging.bulk_ray", reason="pip install 'audioprune[ray]'")
     bulk_ray._start(None)
     yield bulk_ray
     bulk_ray.ray.shutdown()
@@ -205,7 +205,7 @@ def test_a_damaged_row_group_is_errors(tagger, tmp_path) -> None:
 
 
 def test_results_in_parquet_are_taken_up(tagger, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("audioprune.bulk_parquet.ROWS_A_PART", 4)
+    monkeypatch.setattr("audioprune.tagging.bulk_parquet.ROWS_A_PART", 4)
     paths = write_clips(tmp_path / "clips", 10)
     paths[3].write_text("no sound")
     out = tmp_path / "out.parquet"
@@ -229,7 +229,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "moment", ["audioprune.bulk_parquet.pq.write_table", "pathlib.Path.rename", "audioprune.tagging.ResultLog.clear"]
+    "moment",
+    [
+        "audioprune.tagging.bulk_parquet.pq.write_table",
+        "pathlib.Path.rename",
+        "audioprune.tagging.tagger.ResultLog.clear",
+    ],
 )
 def test_a_kill_while_a_part_is_written_loses_and_doubles_nothing(tagger, tmp_path, monkeypatch, moment: str) -> None:
     def kill(*args: object) -> None:
@@ -280,7 +285,7 @@ def test_results_in_parquet_are_guarded(tagger, tmp_path) -> None:
 
 
 def test_readers_pass_over_the_journal(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("audioprune.bulk_parquet.ROWS_A_PART", 2)
+    monkeypatch.setattr("audioprune.tagging.bulk_parquet.ROWS_A_PART", 2)
     with open_log(tmp_path / "out.parquet", SETTING) as log:
         for name in "abc":
             log.write({"path": name, "labels": []})

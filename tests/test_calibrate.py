@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audioprune as ap
-from audioprune.benchmark import machine
 from audioprune.calibration import choose, search
 from audioprune.calibration.bounds import at_most, clips_needed, even_chance, most_allowed, upper_bound
 from audioprune.calibration.costs import Costs
@@ -28,10 +27,11 @@ from audioprune.calibration.ledger import Ledger
 from audioprune.calibration.report import least_clips
 from audioprune.calibration.run import confirming
 from audioprune.calibration.space import families, kind, ladder, mean_share
+from audioprune.compare.benchmark import machine
+from audioprune.compare.comparison import divergence
+from audioprune.core.recommend import recommended_at
+from audioprune.core.settings import describe, read_method
 from audioprune.methods import DynamicViT
-from audioprune.pruning import describe, read_method
-from audioprune.recommend import recommended_at
-from audioprune.training.comparison import divergence
 
 from .conftest import tone
 from .families import FAMILIES, SPECTROGRAM, ast, audiomae, inputs_for, wav2vec2

@@ -15,8 +15,8 @@ import soundfile
 import audioprune as ap
 from audioprune.cli.demo import _counts
 from audioprune.cli.options import METHOD_NAMES, build_method
+from audioprune.core.recommend import HALF, recommended_at
 from audioprune.methods import METHODS, LearnedMethod
-from audioprune.recommend import HALF, recommended_at
 
 from .families import ast, audiomae
 
@@ -295,7 +295,7 @@ def test_ctrl_c_says_what_stays(run, monkeypatch, tiny, clips) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("audioprune.tagging.Tagger.probabilities", interrupted)
+    monkeypatch.setattr("audioprune.tagging.tagger.Tagger.probabilities", interrupted)
     code, _, err = run("tag", clips, "--model", tiny, "--out", "a.jsonl")
     assert code == 130
     assert "Stopped" in err

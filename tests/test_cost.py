@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils import prune
 
 import audioprune as ap
-from audioprune.cost import peak_memory
+from audioprune.core.cost import peak_memory
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
 from .families import FAMILIES, audiomae, inputs_for

@@ -21,7 +21,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audioprune.audio import AudioError, load_audio
+from audioprune.audio.features import PRESETS, LogMel
+from audioprune.audio.files import AudioError, load_audio
 from audioprune.data import (
     DATASETS,
     ClipRow,
@@ -34,7 +35,6 @@ from audioprune.data import (
     read_audioset,
     recognise,
 )
-from audioprune.features import PRESETS, LogMel
 
 from .conftest import SHARED, tone
 

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from audioprune import cli, doctor
-from audioprune.audio import load_audio
+from audioprune.attention.packing import available
+from audioprune.audio.files import load_audio
 from audioprune.doctor import CLIP, examine, self_test, sounds, speed, versions
-from audioprune.packing import available
 
 from .conftest import tone
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 import audioprune as ap
-from audioprune.audio import AudioError
+from audioprune.audio.files import AudioError
 from audioprune.data import DataError
 from audioprune.lm import asking, loading, metrics
 from audioprune.lm.answers import Answers, AnswersError

@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 
 import audioprune as ap
 from audioprune import METR, FastAST, LogMel
-from audioprune import export as exporting
-from audioprune.export import STEPS, ExportError, check_exportable, export_onnx, open_session
+from audioprune.core.settings import read_method
 from audioprune.methods import DPP, DivPrune, Method
 from audioprune.models.ast import ASTMeanPooledForAudioClassification
-from audioprune.onnx_operators import translations
-from audioprune.pruning import read_method
+from audioprune.onnx import export as exporting
+from audioprune.onnx.export import STEPS, ExportError, check_exportable, export_onnx, open_session
+from audioprune.onnx.operators import translations
 
 from .audio_lms import qwen2_audio
 from .families import STABLE, ast, audiomae, inputs_for, wav2vec2, whisper

@@ -10,7 +10,7 @@ import torch
 from transformers import ASTFeatureExtractor, AutoFeatureExtractor
 
 from audioprune import PRESETS, AudioMAEFeatureExtractor, LogMel, load_audio
-from audioprune.features import mel_frequencies
+from audioprune.audio.features import mel_frequencies
 
 from .conftest import tone
 

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import audioprune as ap
-from audioprune import kernels
+from audioprune.attention import kernels
 
 from .families import FAMILIES, inputs_for
 from .settings import METHODS
 
 pytest.importorskip("triton", reason="the kernels are written in Triton, which is not installed")
 
-from audioprune.kernels.interpreter import interpreted
+from audioprune.attention.kernels.interpreter import interpreted
 
 INF = float("inf")
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -273,7 +273,7 @@ def test_exported_programs_are_of_torch_alone(device: str, strict: bool) -> None
 
 
 def test_operator_keeps_its_promises(device: str) -> None:
-    from audioprune.kernels.operator import attend
+    from audioprune.attention.kernels.operator import attend
 
     query, key, value = tensors(device, 9, 8)
     for given_value, mask, voters in (
@@ -326,7 +326,7 @@ def test_wrong_shapes_are_refused(device: str) -> None:
 def test_the_interpreter_leaves_nothing_behind() -> None:
     import triton.language as tl
 
-    before, reduce, name = dict(os.environ), tl.reduce, "audioprune.kernels.received"
+    before, reduce, name = dict(os.environ), tl.reduce, "audioprune.attention.kernels.received"
     loaded = sys.modules.get(name)
     with interpreted():
         query, key, value = tensors("cpu", 9, 8)
@@ -348,7 +348,7 @@ def test_old_gpus_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_leaves_triton_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("triton", "audioprune.kernels.received", "audioprune.kernels.operator"):
+    for name in ("triton", "audioprune.attention.kernels.received", "audioprune.attention.kernels.operator"):
         monkeypatch.setitem(sys.modules, name, None)  # whoever imports it now gets an ImportError
     assert not runpy.run_path(kernels.__file__)["_TRITON"]
 
@@ -365,7 +365,7 @@ def test_compile_for_a_gpu(name: str, dtype: torch.dtype, tmp_path: Path, monkey
     if "nvidia" not in triton.backends.backends:
         pytest.skip("this Triton is not for NVIDIA's GPUs")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    received = import_module("audioprune.kernels.received")
+    received = import_module("audioprune.attention.kernels.received")
     kernel = getattr(received, name)
     held, streamed, options = received.tiles(64, dtype)
     pointer = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype]

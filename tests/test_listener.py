@@ -12,7 +12,7 @@ import soundfile
 import torch
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from audioprune.audio import SAMPLE_RATE
+from audioprune.audio.files import SAMPLE_RATE
 from audioprune.data.scenes import DIGITS, GAP, KINDS, SECONDS, SOUNDS, Recordings, make_scene, read_recordings
 from audioprune.data.table import DataError
 from audioprune.training.listener import (

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import audioprune as ap
-from audioprune import attention
-from audioprune.attention import attend_by_policy
+from audioprune.attention import scoring as attention
+from audioprune.attention.scoring import attend_by_policy
+from audioprune.core.settings import describe, read_method
+from audioprune.core.tokens import Evidence, Learning, Tokens
 from audioprune.methods import UntrainedError, dynamicvit, spvit
 from audioprune.methods.learned import one_at_least, straight_through
-from audioprune.pruning import describe, read_method
-from audioprune.tokens import Evidence, Learning, Tokens
 
 from .families import ast, audiomae, inputs_for
 from .reference import pruned_forward

@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from audioprune import ops
+from audioprune.core import ops
 
 from .reference import most_determinant
 

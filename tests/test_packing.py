@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 import audioprune as ap
-from audioprune.packing import PackedForward, available, pack, weight_checksums
+from audioprune.attention.packing import PackedForward, available, pack, weight_checksums
 
 from .families import FAMILIES, inputs_for
 

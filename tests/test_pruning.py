@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import audioprune as ap
+from audioprune.core.settings import describe, read_method
 from audioprune.methods import METHODS
-from audioprune.pruning import describe, read_method
 
 from .families import ast, audiomae
 

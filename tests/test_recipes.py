@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audioprune as ap
-from audioprune.features import PRESETS
+from audioprune.audio.features import PRESETS
 from audioprune.models.loading import EMBEDDED
 from audioprune.models.weights import SUFFIXES
 from audioprune.training import ShrinkSchedule, shrink

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audioprune as ap
-from audioprune.pruning import describe, read_method
-from audioprune.recommend import HALF, _greatest, recommended_at
+from audioprune.core.recommend import HALF, _greatest, recommended_at
+from audioprune.core.settings import describe, read_method
 
 from .families import FAMILIES, SPECTROGRAM, audiomae, inputs_for
 

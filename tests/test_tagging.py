@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.tagging import ResultLog, ResultLogError, Tagger, find_clips, run
+from audioprune.tagging.tagger import ResultLog, ResultLogError, Tagger, find_clips, run
 
 from .conftest import tone
 from .families import audiomae

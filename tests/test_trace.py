@@ -7,7 +7,7 @@ import torch
 
 import audioprune as ap
 from audioprune.adapters.token_pass import TokenPass
-from audioprune.trace import Trace
+from audioprune.core.trace import Trace
 
 from .families import FAMILIES, ast, audiomae, inputs_for
 from .settings import METHODS, teach

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 import audioprune as ap
-from audioprune.benchmark import mean_macs
+from audioprune.compare.benchmark import mean_macs
 from audioprune.data import ClipTable, SoundCache, read
 from audioprune.methods import LearnedMethod
 from audioprune.training import finetune

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 
 import audioprune as ap
 from audioprune.adapters import UnsupportedModelError, find_adapter
-from audioprune.audio import load_audio
+from audioprune.audio.features import LogMel
+from audioprune.audio.files import load_audio
+from audioprune.compare.evaluation import predict, score, spread
 from audioprune.data import ClipRow, ClipTable, SoundCache
-from audioprune.features import LogMel
 from audioprune.models.audiomae import AudioMAEConfig
 from audioprune.models.pretraining import AudioMAEForPreTraining
 from audioprune.training import augment, sweep
 from audioprune.training.dataset import SpectrogramDataset
-from audioprune.training.evaluate import predict, score, spread
 from audioprune.training.losses import distillation_loss, label_loss
 from audioprune.training.model import build_model
 from audioprune.training.optim import factor, make_optimizer, make_scheduler, parameter_groups

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import audioprune as ap
+from audioprune.audio.features import LogMel
 from audioprune.data import ClipTable, DataError, SoundCache, read
-from audioprune.features import LogMel
 from audioprune.models.loading import load_features
 from audioprune.training import finetune, sweep
 from audioprune.training.dataset import SpectrogramDataset

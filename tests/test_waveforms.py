@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import audioprune as ap
-from audioprune.audio import MOST_PEAK
-from audioprune.waveforms import batch_of, waveform_of
+from audioprune.audio.files import MOST_PEAK
+from audioprune.audio.waveforms import batch_of, waveform_of
 
 from .families import FAMILIES
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from audioprune.adapters.observers import observing
-from audioprune.pruning import Pruned
-from audioprune.tokens import Learning
+from audioprune.core.pruning import Pruned
+from audioprune.core.tokens import Learning
 
 LABELS = torch.tensor([1, 2, 3])
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..tokens import Reducer, Shape
+from ..core.tokens import Reducer, Shape
 from .audio_lm_models import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
 from .base import Adapter, UnsupportedModelError, register_adapter
 from .listening import Listening

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
-from .. import attention
-from ..tokens import Grid, Reducer, Shape
+from ..attention import scoring as attention
+from ..core.tokens import Grid, Reducer, Shape
 from .entering import ATTACHMENT, KWARG, Entering, entering_subclass
 from .swapped import refuse_unequal
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..tokens import Reducer
+from ..core.tokens import Reducer
 from .generation import TakingEmbeddings, generate_shorter
 from .shortening import PER_LAYER, Shortening, is_under_way, stop_at_language_model
 from .watching import Watch

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..tokens import Reducer
+from ..core.tokens import Reducer
 from .base import UnsupportedModelError
 
 _POOLED = "use the model with a sequence classification head, or the bare model"

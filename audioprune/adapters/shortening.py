@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ..core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
 from .clips import Clip, Sounds
 from .observers import observers_of
 from .prompts import Layout, find_runs

@@ -10,10 +10,10 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
     ASTModel,
 )
 
+from ..core.tokens import Grid, Reducer
 from ..models.ast import ASTMeanPooledModel
 from ..models.audiomae import AudioMAEModel
 from ..models.pooling import MeanPooling
-from ..tokens import Grid, Reducer
 from .base import Adapter, register_adapter
 from .entering import Entering
 from .swapped import SwappedModel, weighted_mean

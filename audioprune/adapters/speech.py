@@ -21,7 +21,7 @@ from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from ..tokens import Reducer
+from ..core.tokens import Reducer
 from .base import KWARG, Adapter, register_adapter
 from .entering import Entering
 from .refusals import check_layerdrop, find_encoders

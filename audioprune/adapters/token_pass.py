@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..attention import AttentionCall
-from ..tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ..attention.scoring import AttentionCall
+from ..core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
 
 if TYPE_CHECKING:
     from .base import Adapter

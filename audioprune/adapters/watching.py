@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..attention import eager_of
+from ..attention.scoring import eager_of
 
 NAME = "audioprune_watched"
 """Under this name the function is registered with transformers' `AttentionInterface`."""

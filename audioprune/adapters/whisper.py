@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ..tokens import Grid, Reducer
+from ..core.tokens import Grid, Reducer
 from .base import KWARG, Adapter, register_adapter
 from .entering import Entering
 from .refusals import check_layerdrop, find_encoders

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..core.pruning import prune
 from ..methods import Method, TopK
-from ..pruning import prune
 from .question import Answer
 
 FULL = 1.0

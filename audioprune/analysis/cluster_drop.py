@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .. import ops
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
 from ..methods.fates import keep_ragged
-from ..tokens import Evidence, Reduction, Tokens
 from .batches import FULL, Heard, metric_name
 from .observe import BARELY
 from .outcomes import Outcomes, hundredths, points, share

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
+from ..core.pruning import Pruned, prune
+from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
-from ..pruning import Pruned, prune
-from ..tokens import Evidence, Reduction, Tokens
 
 BARELY = math.nextafter(1.0, 0.0)
 """A keep rate at which every token stays, but at which the method is asked."""

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import ops
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import TopK
 from ..methods.fates import keep
 from ..methods.scores import SCORES
-from ..tokens import Evidence, Reduction, Tokens
 from .batches import Heard, metric_name
 from .outcomes import Outcomes, hundredths, points, share
 from .question import Answer, Table, listed

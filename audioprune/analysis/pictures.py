@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..core.pruning import prune
+from ..core.trace import Trace, trace
 from ..methods import Method
 from ..plots import _draw_tokens, _finish, _shown, _spectrogram, moments_figure
-from ..pruning import prune
-from ..trace import Trace, trace
 
 WIDTH, HEIGHT = 11.0, 1.75
 """Inches: of a picture, and of a row in it."""
@@ -98,7 +98,7 @@ def _bare(axes: np.ndarray) -> None:
 def moments(model: Any, processor: Any, clip: Path, method: Method, title: str = "") -> Figure:
     """As `picture`, of an audio-language model: the moments of a clip that its language model reads. Scores do not
     depend on what is asked. Raises `AudioError` where the clip cannot be used."""
-    from ..audio import SAMPLE_RATE, load_audio
+    from ..audio.files import SAMPLE_RATE, load_audio
     from ..lm.answering import answer
     from ..lm.loading import sampling_rate
 

@@ -28,7 +28,7 @@ from .survey import Survey
 from .tradeoff import Tradeoff
 
 if TYPE_CHECKING:
-    from ..training.compared import Clips
+    from ..compare.settings import Clips
 
 STATE = "state/progress.npz"
 ANSWERS = "answers.json"

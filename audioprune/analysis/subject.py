@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from ..adapters import find_adapter
+from ..audio.features import LogMel
+from ..core.settings import SETTINGS, describe, read_method
 from ..data import ClipRow
-from ..features import LogMel
 from ..methods import TopK
-from ..pruning import SETTINGS, describe, read_method
 from .batches import FULL
 
 DEFAULT_RATES = (0.9, 0.7, 0.5)

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..benchmark import in_turn
-from ..cost import macs
+from ..compare.benchmark import in_turn
+from ..core.cost import macs
+from ..core.pruning import prune
 from ..methods import TopK
-from ..pruning import prune
 from .batches import FULL, Heard, metric_name
 from .outcomes import Outcomes, hundredths, points, share
 from .question import Answer, Table

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import load_audio
-from ..benchmark import in_turn, mean_macs
+from ..audio.files import load_audio
+from ..compare.benchmark import in_turn, mean_macs
+from ..core.pruning import prune
+from ..core.trace import Trace, trace
 from ..methods import Method
-from ..pruning import prune
-from ..tagging import Tagger
-from ..trace import Trace, trace
+from ..tagging.tagger import Tagger
 from .remarks import remarks
 
 SECONDS = 0.3

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import soundfile
 
-from ..audio import SAMPLE_RATE, Clip
+from ..audio.files import SAMPLE_RATE, Clip
 
 
 def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:

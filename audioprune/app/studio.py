@@ -11,7 +11,7 @@ from threading import Lock
 from transformers import PreTrainedModel
 
 from ..methods import Method
-from ..tagging import Tagger
+from ..tagging.tagger import Tagger
 from .answer import Answer, hear
 
 MODELS = 2

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..benchmark import in_turn
-from ..cost import macs
+from ..compare.benchmark import in_turn
+from ..core.cost import macs
+from ..core.pruning import handle, prune
+from ..core.trace import trace
 from ..methods import Method, TopK
-from ..pruning import handle, prune
-from ..trace import trace
 from .hearing import ClipSet
 from .ledger import Ledger
 from .space import kind, ladder, scored_by_attention

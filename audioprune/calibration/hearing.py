@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ..core.pruning import prune
 from ..methods import Method
-from ..pruning import prune
 from .ledger import Ledger
 
 Inputs = dict[str, Tensor]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..core.settings import describe
 from ..methods import Method
-from ..pruning import describe
 
 Outcomes = dict[int, tuple[bool, float]]
 """Place of a clip → whether the top label is another one, and the KL in nats."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.settings import RECORD, describe
 from ..methods import Method
-from ..pruning import RECORD, describe
 from .bounds import CONFIDENCE, clips_needed, upper_bound
 from .choose import Choice, Finalist
 from .hearing import Heard

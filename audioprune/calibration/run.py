@@ -12,8 +12,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..adapters import find_adapter
-from ..benchmark import machine
-from ..pruning import AlreadyPrunedError, describe, handle
+from ..compare.benchmark import machine
+from ..core.pruning import AlreadyPrunedError, handle
+from ..core.settings import describe
 from . import choose
 from .bounds import clips_needed
 from .hearing import Batches, ClipSet, digest

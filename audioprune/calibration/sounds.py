@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audio import AudioError, decode_ahead, load_audio
-from ..features import LogMel
+from ..audio.features import LogMel
+from ..audio.files import AudioError, decode_ahead, load_audio
 
 AHEAD = 16
 """Files that are decoded ahead."""

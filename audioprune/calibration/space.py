@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..core.recommend import recommended_at
+from ..core.settings import read_method
 from ..methods import LearnedMethod, Method, ToMe, TopK
-from ..pruning import read_method
-from ..recommend import recommended_at
 
 LEVELS = tuple(round(0.95 * 0.93**step, 3) for step in range(36))
 """Mean share of the tokens over all blocks, the steps of each family's ladder of keep rates."""

@@ -111,8 +111,8 @@ def analyze(
     """
     from ..analysis import subject
     from ..analysis.run import Analysis, Settings, write_answers
+    from ..compare import settings as c
     from ..models.loading import is_language_model
-    from ..training import compared as c
 
     if split not in (None, "test", "validation", "train", "all"):
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
@@ -158,7 +158,7 @@ def _draw_moments(
     """A report of pictures, of an audio-language model."""
     from ..analysis import report
     from ..analysis.pictures import moments
-    from ..benchmark import machine
+    from ..compare.benchmark import machine
     from ..methods import SegmentwiseTopK
 
     pruning = [SegmentwiseTopK(rate) for rate in sorted(set(rates) - {1.0}, reverse=True)]
@@ -185,7 +185,7 @@ def _draw_moments(
 
 def _about(analysis: Analysis, rows: Sequence[ClipRow], data: str) -> dict[str, Any]:
     """What the report says of the run itself."""
-    from ..benchmark import machine
+    from ..compare.benchmark import machine
 
     subject = analysis.subject
     return {

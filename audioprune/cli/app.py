@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..app.studio import Choice
     from ..methods import Method
-    from ..tagging import Tagger
+    from ..tagging.tagger import Tagger
 
 EMBEDDED = "esc10"
 RATES = (0.1, 0.5)
@@ -45,7 +45,7 @@ def app(
         from ..app.page import page
         from ..app.server import free_port, is_local, serve
         from ..app.studio import Studio
-        from ..tagging import Tagger
+        from ..tagging.tagger import Tagger
 
     def open_model(source: str) -> Tagger:
         loaded, front = o.open_model(source, device, dtype)

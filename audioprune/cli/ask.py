@@ -74,11 +74,12 @@ def ask(
     The answer is printed as it comes; after it, how many tokens of sound there were and how many were read, the time
     to the first token, and the memory. Scores do not depend on the question. Nothing is written without --out.
     """
+    from ..core.pruning import prune
+    from ..core.settings import describe, read_method
     from ..lm.loading import unknown_words
     from ..lm.settings import method as named
     from ..models.loading import LISTENER
     from ..plots import check_suffix
-    from ..pruning import describe, prune, read_method
 
     if not question.strip():
         raise ValueError('the question is empty; ask something, such as "how many digits ?"')
@@ -135,7 +136,7 @@ def ask(
 
 def heard(clip: Path, processor: Any) -> np.ndarray:
     """A clip's waveform at the processor's rate. Raises `AudioError` where it cannot be used."""
-    from ..audio import load_audio
+    from ..audio.files import load_audio
     from ..lm.loading import sampling_rate
 
     return load_audio(clip, sample_rate=sampling_rate(processor)).waveform
@@ -143,7 +144,7 @@ def heard(clip: Path, processor: Any) -> np.ndarray:
 
 def answered(clip: Path, *given: Any, **options: Any) -> Answer:
     """As `answer`; an `AudioError` names the clip."""
-    from ..audio import AudioError
+    from ..audio.files import AudioError
     from ..lm.answering import answer
 
     try:
@@ -175,7 +176,7 @@ def _cost(said: Answer) -> str:
 
 def draw(target: Path, clip: Path, said: Answer, title: str) -> None:
     """The moments that were kept, over waveform and spectrogram."""
-    from ..audio import SAMPLE_RATE, load_audio
+    from ..audio.files import SAMPLE_RATE, load_audio
     from ..plots import moments_figure, save
 
     waveform = load_audio(clip).waveform

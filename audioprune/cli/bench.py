@@ -65,9 +65,9 @@ def bench(
 
         audioprune bench --model listener --method segmentwise --keep-rates 0.5,0.25
     """
-    from ..benchmark import machine
+    from ..compare.benchmark import machine
+    from ..core.settings import describe
     from ..models.loading import is_language_model
-    from ..pruning import describe
 
     methods = _methods(model, method, keep_rates, (score, segments, dropped, layers))
     unique = [one.keep_rate for one in methods]
@@ -119,7 +119,7 @@ def _methods(model: str, method: str | None, keep_rates: str | None, choices: tu
 
 def _forward(model: str, device: str, dtype: str, pack: bool) -> Callable[..., list[dict[str, Any]]]:
     """What measures a classifier's forward."""
-    from ..benchmark import measure
+    from ..compare.benchmark import measure
 
     loaded, _ = o.open_model(model, device, dtype)
     if pack:

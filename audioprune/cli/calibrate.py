@@ -87,7 +87,7 @@ def calibrate(
     from ..calibration.ledger import write_text
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim
-    from ..tagging import find_clips
+    from ..tagging.tagger import find_clips
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
     if out_file.suffix != ".json":

@@ -77,11 +77,11 @@ def compare(
     outputs, in nats. Random choices run with five seeds: mean ± standard deviation. A row with • costs least for its
     accuracy: no other is better in one and as good in the other. Nothing is written without --out or --picture.
     """
-    from ..benchmark import machine
+    from ..compare import comparison
+    from ..compare import settings as c
+    from ..compare.benchmark import machine
     from ..methods import TopK
     from ..plots import check_suffix, pareto_figure, save
-    from ..training import compared as c
-    from ..training import comparison
     from ..training.task import write_json
 
     chosen = c.named(t.words(methods))
@@ -149,7 +149,7 @@ def compare(
 
 def _folders(given: list[str]) -> dict[str, str]:
     """NAME=FOLDER → name to folder. Raises `ValueError` where it is no such thing."""
-    from ..pruning import SETTINGS, read_method
+    from ..core.settings import SETTINGS, read_method
 
     found: dict[str, str] = {}
     for text in given:

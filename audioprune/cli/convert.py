@@ -38,7 +38,7 @@ def convert(
     Into the folder go config.json, model.safetensors and preprocessor_config.json; it is then a --model of every
     command.
     """
-    from ..features import PRESETS
+    from ..audio.features import PRESETS
     from ..models.loading import load, load_extractor
 
     if destination.is_file():

@@ -33,10 +33,10 @@ def demo(
     The clips are synthesised; the model (an AudioMAE of 2.4 million parameters) was trained on ESC-10. Two pictures are
     written. It takes some twenty seconds and no network.
     """
-    from ..benchmark import machine, measure
+    from ..compare.benchmark import machine, measure
+    from ..core.recommend import recommended
     from ..methods import TopK
-    from ..recommend import recommended
-    from ..tagging import Tagger
+    from ..tagging.tagger import Tagger
 
     folder.mkdir(parents=True, exist_ok=True)
     model, front = o.open_model("esc10", "cpu")
@@ -69,7 +69,7 @@ def demo(
 
 
 def _tag(tagger: Any, clips: list[Path], method: Method) -> dict[str, Any]:
-    from ..pruning import prune
+    from ..core.pruning import prune
 
     with prune(tagger.model, method) as handle:
         began = time.perf_counter()
@@ -78,7 +78,7 @@ def _tag(tagger: Any, clips: list[Path], method: Method) -> dict[str, Any]:
 
 
 def _pictures(tagger: Any, clip: Path, folder: Path, methods: dict[str, Method]) -> list[Path]:
-    from ..pruning import prune
+    from ..core.pruning import prune
     from .explain import draw
 
     paths = []

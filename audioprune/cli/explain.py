@@ -12,9 +12,9 @@ from . import options as o
 from .console import out, progress
 
 if TYPE_CHECKING:
+    from ..core.trace import Trace
     from ..methods import Method
-    from ..tagging import Tagger
-    from ..trace import Trace
+    from ..tagging.tagger import Tagger
 
 
 def explain(
@@ -47,10 +47,10 @@ def explain(
 
     Written is the picture alone, over one of that name that is there.
     """
+    from ..core.pruning import prune
     from ..models.loading import is_language_model
     from ..plots import check_suffix
-    from ..pruning import prune
-    from ..tagging import Tagger
+    from ..tagging.tagger import Tagger
 
     settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
     target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
@@ -86,7 +86,7 @@ def _explain_moments(
     clip: Path, model: str, method: Method, target: Path, device: str, dtype: str, as_json: bool
 ) -> None:
     """As `explain`, of an audio-language model. Scores do not depend on what is asked."""
-    from ..pruning import prune
+    from ..core.pruning import prune
     from .ask import answered, heard, note_cut
     from .ask import draw as draw_moments
 
@@ -114,7 +114,7 @@ def _explain_moments(
 
 def draw_label(tagger: Tagger, clip: Path) -> str:
     """The top label of a clip with its probability. Raises `AudioError` where the clip cannot be used."""
-    from ..audio import AudioError
+    from ..audio.files import AudioError
 
     row = next(iter(tagger([clip])))
     if "error" in row:
@@ -124,9 +124,9 @@ def draw_label(tagger: Tagger, clip: Path) -> str:
 
 def draw(tagger: Tagger, clip: Path, target: Path, title: str) -> tuple[str, Trace]:
     """Run a pruned model on a clip and write the picture. Returns its label and the trace."""
-    from ..audio import load_audio
+    from ..audio.files import load_audio
+    from ..core.trace import trace
     from ..plots import explain_figure, save
-    from ..trace import trace
 
     sound = load_audio(clip, max_seconds=tagger.front.max_seconds)
     with trace(tagger.model) as record:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from ..export import Exported
-    from ..features import LogMel
+    from ..audio.features import LogMel
+    from ..onnx.export import Exported
 
 
 def export(
@@ -63,9 +63,10 @@ def export(
 
         audioprune export esc10 esc10.onnx --keep-rate 0.5 --compare
     """
-    from ..benchmark import machine
-    from ..export import STEPS, check_target, export_onnx, import_packages
-    from ..pruning import describe, prune
+    from ..compare.benchmark import machine
+    from ..core.pruning import prune
+    from ..core.settings import describe
+    from ..onnx.export import STEPS, check_target, export_onnx, import_packages
 
     if compare and not timed:
         raise ValueError("--compare measures the unpruned model, and --no-time measures nothing; leave one of them out")
@@ -124,7 +125,7 @@ def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:
 
 def _examples(front: LogMel) -> Tensor:
     """The shipped clips as the model hears them, (batch, frames, mels)."""
-    from ..audio import load_audio
+    from ..audio.files import load_audio
 
     return front([load_audio(clip, max_seconds=front.max_seconds).waveform for clip in sorted(CLIPS.glob("*.ogg"))])
 
@@ -147,8 +148,8 @@ def _measure(
     advance: Callable[[], Any],
 ) -> list[dict[str, Any]]:
     """A row for each batch size: median milliseconds of the pruned model in PyTorch, and of the files."""
-    from ..benchmark import take_turns
-    from ..export import noise, open_session
+    from ..compare.benchmark import take_turns
+    from ..onnx.export import noise, open_session
 
     sessions = {name: open_session(path) for name, path in files.items()}
     rows = []

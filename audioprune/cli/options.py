@@ -16,7 +16,7 @@ from .console import progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..features import LogMel
+    from ..audio.features import LogMel
     from ..methods import Method
 
 DEFAULT_KEEP_RATE = 0.7
@@ -125,8 +125,8 @@ def build_method(
 ) -> Method:
     """A method from the command line's words; without a name "topk" where one of its settings is given, else that of
     the model's folder, or "recommended". Raises `ValueError` for words that make no sense."""
+    from ..core.settings import read_method
     from ..methods import METHODS, ToMe
-    from ..pruning import read_method
 
     given: dict[str, Any] = {
         "keep_rate": None if keep_rate is None else parse_rates(keep_rate),
@@ -160,7 +160,7 @@ def build_method(
 
 def saved_pruning(model: str | None) -> str | None:
     """The folder of a model that was saved with its pruning, None where it was not."""
-    from ..saved import settings_folder
+    from ..core.saved import settings_folder
 
     folder = None if model is None else settings_folder(model)
     return None if folder is None else str(folder)
@@ -168,7 +168,7 @@ def saved_pruning(model: str | None) -> str | None:
 
 def fitted(method: Method, model: PreTrainedModel) -> Method:
     """The recommended method, where no keep rate was given, at the one that leaves half of this model's work."""
-    from ..recommend import recommended
+    from ..core.recommend import recommended
 
     # By identity: a settings file may ask for just this rate, and is taken at its word.
     return recommended(model) if method is _default() else method
@@ -176,7 +176,7 @@ def fitted(method: Method, model: PreTrainedModel) -> Method:
 
 @cache
 def _default() -> Method:
-    from ..recommend import recommended_at
+    from ..core.recommend import recommended_at
 
     return recommended_at()
 
@@ -282,7 +282,7 @@ def open_lm(source: str, device: str = "auto", dtype: str = "auto") -> tuple[Any
 
 def pack_on_cpu(model: PreTrainedModel) -> None:
     """Pack a model where that can be: in the dtypes and on the device that `audioprune.pack` is for."""
-    from ..packing import DTYPES, available, pack
+    from ..attention.packing import DTYPES, available, pack
 
     if available() and model.device.type == "cpu" and model.dtype in DTYPES:
         pack(model, frozen=True)  # the commands only let it answer

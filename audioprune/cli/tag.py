@@ -79,9 +79,10 @@ def tag(
         audioprune tag sounds/ --out results.jsonl
     """
     _check_engine(engine, workers, address)
-    from ..bulk import find_sounds, open_log
-    from ..pruning import describe, prune
-    from ..tagging import Tagger, run
+    from ..core.pruning import prune
+    from ..core.settings import describe
+    from ..tagging.bulk import find_sounds, open_log
+    from ..tagging.tagger import Tagger, run
 
     clips, passed = find_sounds(sources, result_file)
     if not clips:
@@ -104,7 +105,7 @@ def tag(
         err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
         if engine == "ray":
-            from ..bulk_ray import RayTagger
+            from ..tagging.bulk_ray import RayTagger
 
             tagger = stack.enter_context(RayTagger(tagger, workers, address, device, packed=pack))
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")

@@ -65,8 +65,8 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the mod
 
 def open_data(data: Path, name: str | None, recipe: Recipe | None, cache: Path | None) -> tuple[ClipTable, SoundCache]:
     """The clip table, and its sounds decoded."""
+    from ..audio.features import LogMel
     from ..data import SoundCache, read
-    from ..features import LogMel
 
     o.quiet()
     table = read(data, name or (recipe.data if recipe else None))

@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio import AudioError, load_audio, to_mono, undecodable
-from ..features import LogMel
+from ..audio.features import LogMel
+from ..audio.files import AudioError, load_audio, to_mono, undecodable
 from .table import ClipRow, DataError, report
 
 VERSION = 1

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..audio import EXTENSIONS
+from ..audio.files import EXTENSIONS
 from .table import DataError
 
 

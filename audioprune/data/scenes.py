@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import SAMPLE_RATE, load_audio
+from ..audio.files import SAMPLE_RATE, load_audio
 from .esc import read_esc10
 from .fsdd import read_fsdd_digits, read_fsdd_speakers
 from .table import ClipRow, DataError

@@ -77,7 +77,7 @@ class ClipTable:
         labels: class names in the order of the class indices.
         folds: names of the folds where the set is cross-validated: the rows' parts are then folds.
         multi_label: a clip may have several labels, or none of its own kind (AudioSet).
-        preset: key of `audioprune.features.PRESETS` that suits the clips, where one does.
+        preset: key of `audioprune.audio.features.PRESETS` that suits the clips, where one does.
         skipped: what was left out knowingly, a line each, for the report.
         warnings: what is odd but can be used, a line each.
     """

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import TextStreamer
 
 from ..adapters.audio_lm_models import ENTRIES
-from ..audio import AudioError
-from ..cost import peak_memory, synchronize
-from ..pruning import handle
-from ..trace import Trace, trace
+from ..audio.files import AudioError
+from ..core.cost import peak_memory, synchronize
+from ..core.pruning import handle
+from ..core.trace import Trace, trace
 from .asking import kept_of
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 

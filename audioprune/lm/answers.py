@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..journal import Journal, Row
+from ..files import Journal, Row
 
 
 class AnswersError(ValueError):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ..audio import AudioError, decode_ahead, load_audio
-from ..cost import synchronize
-from ..trace import Trace
+from ..audio.files import AudioError, decode_ahead, load_audio
+from ..core.cost import synchronize
+from ..core.trace import Trace
 from .answers import Row
 from .items import Item
 from .loading import ask_inputs, audio_tokens, decoded, end_tokens, sampling_rate

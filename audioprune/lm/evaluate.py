@@ -10,10 +10,11 @@ from statistics import mean, median
 from typing import Any
 
 from ..adapters import UnsupportedModelError
-from ..benchmark import machine
+from ..compare.benchmark import machine
+from ..core.pruning import prune
+from ..core.settings import describe
+from ..core.trace import Trace, trace
 from ..methods import Method, UntrainedError
-from ..pruning import describe, prune
-from ..trace import Trace, trace
 from .answers import Answers, AnswersError, Row
 from .asking import Asker
 from .items import Benchmark, Item

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoProcessor
 
-from ..audio import SAMPLE_RATE
+from ..audio.files import SAMPLE_RATE
 from ..models.loading import resolve
 from ..models.weights import CheckpointError, check_keys
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..benchmark import in_turn
-from ..cost import macs, peak_memory
+from ..compare.benchmark import in_turn
+from ..core.cost import macs, peak_memory
+from ..core.pruning import prune
+from ..core.trace import trace
 from ..methods import Method
-from ..pruning import prune
-from ..trace import trace
 from .asking import kept_of
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 

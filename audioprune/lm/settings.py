@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..core.settings import read_method
 from ..methods import METHODS, Method
-from ..pruning import read_method
 
 UNPRUNED = "unpruned"
 

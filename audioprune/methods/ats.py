@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .. import ops
-from ..tokens import Evidence, Reduction, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import keep_ragged
 from .scores import SCORES

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
 from .fates import keep_ragged
 from .learned import LearnedMethod
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
-from .. import ops
-from ..tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Method(ABC):
     """Whether tokens are reduced before a block, and not between its attention and its MLP."""
     static: ClassVar[bool] = True
     """Whether the number of tokens that stay is known without the sound; if not, `counts` are the most there can be."""
+    sequential: ClassVar[bool] = False
+    """Whether tokens are chosen one after the other, each by those before it: a graph would have a step for each."""
     needs_teacher: ClassVar[bool] = False
     """Whether `loss` compares with the unpruned model."""
     proportional = True
@@ -102,6 +104,11 @@ class Method(ABC):
     @property
     def needs_gradient(self) -> bool:
         """Whether gradients must flow through the scores in training."""
+        return False
+
+    @property
+    def appends(self) -> bool:
+        """Whether a stage leaves one token more, of what it dropped: it has no place in time."""
         return False
 
     @property

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence, Reduction, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join
 from .selection import Selection

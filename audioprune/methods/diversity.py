@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Tokens
 from .fates import FATES
 from .scores import SCORES
 from .selection import Selection
@@ -27,6 +27,8 @@ class DivPrune(Selection):
     last, and 0 for the others.
     """
 
+    sequential: ClassVar[bool] = True
+
     def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
         return _chosen(ops.farthest_points(tokens.hidden.detach(), k), tokens.count)
 
@@ -42,6 +44,7 @@ class DPP(Selection):
     score: "attention", or "none": r = 1, diversity alone.
     """
 
+    sequential: ClassVar[bool] = True
     score: Literal["attention", "none"] = "attention"
 
     def __post_init__(self) -> None:

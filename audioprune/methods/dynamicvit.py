@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import ops
-from ..tokens import Evidence, Learning, Reduction, Shape, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Learning, Reduction, Shape, Tokens
 from .fates import keep
 from .learned import LearnedMethod, everywhere, one_at_least, policy_of, straight_through
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import ops
-from ..tokens import Evidence, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Tokens
 from .selection import Selection
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .. import ops
-from ..tokens import NO_PATCH, Evidence, Tokens
+from ..core import ops
+from ..core.tokens import NO_PATCH, Evidence, Tokens
 
 Outcome = tuple[Tokens, Tensor | None]
 

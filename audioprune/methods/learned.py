@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import ops
-from ..tokens import Evidence, Reduction, Shape, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Shape, Tokens
 from .base import Method
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..tokens import Evidence, Learning, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, Learning, Reduction, Shape, Tokens
 from .evit import EViT
 
 

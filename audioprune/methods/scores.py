@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence
+from ..core import ops
+from ..core.tokens import Evidence
 
 
 @dataclass(frozen=True)

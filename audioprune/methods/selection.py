@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence, Reduction, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import FATES
 

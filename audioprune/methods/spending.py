@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence
+from ..core import ops
+from ..core.tokens import Evidence
 
 
 def whole(scores: Tensor, k: int) -> Tensor:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..tokens import NO_PATCH, Evidence, Learning, Reduction, Shape, Tokens
+from ..core import ops
+from ..core.tokens import NO_PATCH, Evidence, Learning, Reduction, Shape, Tokens
 from .dynamicvit import Predictor, distance_from_teacher, ratio_loss
 from .fates import keep_ragged
 from .learned import LearnedMethod, everywhere, policy_of, straight_through
@@ -57,6 +57,10 @@ class SPViT(LearnedMethod):
 
     def parts(self, shape: Shape) -> dict[int, nn.Module]:
         return {layer: HeadwisePredictor(shape.width, shape.heads) for layer in self.schedule(shape.depth)}
+
+    @property
+    def appends(self) -> bool:
+        return True
 
     def count_after(self, n: int, keep_rate: float) -> int:
         return n if keep_rate == 1 else n + 1  # all may stay, or all but one and their package

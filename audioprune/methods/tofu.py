@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Tokens
 from .fates import join
 from .tome import ToMe
 

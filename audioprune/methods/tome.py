@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import ops
-from ..tokens import Evidence, Learning, Reduction, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Learning, Reduction, Tokens
 from .base import Method
 from .fates import join
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .. import ops
-from ..tokens import Evidence, Reduction, Tokens
+from ..core import ops
+from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import FATES
 from .scores import SCORES
@@ -57,6 +57,10 @@ class TopK(Method):
     def spend_in(self, default: int = 8) -> int | None:
         """Number of time segments to spend the budget in, None for the whole clip at once. default: the adapter's."""
         return self.segments
+
+    @property
+    def appends(self) -> bool:
+        return FATES[self.dropped].adds > 0
 
     def count_after(self, n: int, keep_rate: float) -> int:
         kept = super().count_after(n, keep_rate)

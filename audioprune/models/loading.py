@@ -21,9 +21,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
-from ..audio import EXTENSIONS
-from ..extractor import AudioMAEFeatureExtractor
-from ..features import LogMel
+from ..audio.extractor import AudioMAEFeatureExtractor
+from ..audio.features import LogMel
+from ..audio.files import EXTENSIONS
 from . import audiomae
 from .ast import AST_CLASSES
 from .weights import SUFFIXES, CheckpointError, check_keys, check_overrides, load_weights

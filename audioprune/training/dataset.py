@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..audio.features import LogMel
 from ..data import ClipRow, ClipTable, SoundCache
-from ..features import LogMel
 from .augment import augment_spectrogram, augment_waveform, mix
 from .recipe import Augment
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
-from ..benchmark import machine
+from ..audio.extractor import AudioMAEFeatureExtractor
+from ..compare.benchmark import machine
+from ..compare.evaluation import predict, score
+from ..core.pruning import Pruned, prune
+from ..core.settings import describe
 from ..data import Split
-from ..extractor import AudioMAEFeatureExtractor
 from ..methods.learned import Learned
 from ..models.loading import load
-from ..pruning import Pruned, describe, prune
-from .evaluate import predict, score
 from .model import build_model, knows
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..adapters import find_adapter
 from ..adapters.observers import observing
 from ..adapters.token_pass import TokenPass
-from ..pruning import Pruned
-from ..tokens import Learning
+from ..core.pruning import Pruned
+from ..core.tokens import Learning
 
 
 class Caught:

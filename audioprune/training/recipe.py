@@ -11,9 +11,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..features import PRESETS
+from ..audio.features import PRESETS
+from ..core.pruning import METHODS
 from ..methods import Method
-from ..pruning import METHODS
 
 FOLDER = Path(__file__).parent / "recipes"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..pruning import Pruned
+from ..core.pruning import Pruned
 
 KeepRate = float | Sequence[float]
 

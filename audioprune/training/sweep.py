@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import ClipTable, SoundCache
-from ..journal import lock
+from ..files import lock
 from .finetune import fine_tune
 from .pretrain import pretrain
 from .recipe import Recipe, read_recipe

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..benchmark import machine, mean_macs, measure
+from ..compare.benchmark import machine, mean_macs, measure
+from ..compare.evaluation import NOTHING, predict, score, spread
+from ..core.pruning import prune
+from ..core.settings import SETTINGS, describe, read_method
 from ..data import ClipTable, DataError, SoundCache
 from ..methods import Method, TopK
 from ..models.loading import load, load_features
-from ..pruning import SETTINGS, describe, prune, read_method
 from .dataset import SpectrogramDataset
-from .evaluate import NOTHING, predict, score, spread
 from .task import RESULT
 
 COUNTED = 16

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..audio.features import LogMel
 from ..data import ClipTable, DataError, SoundCache, Split
-from ..features import LogMel
 from .dataset import SpectrogramDataset
 from .recipe import Augment, Recipe
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..pruning import Pruned, handle
+from ..core.pruning import Pruned, handle
 from .learning import Caught, learning_of, watching
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler

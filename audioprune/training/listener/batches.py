@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
-from ...audio import SAMPLE_RATE
+from ...audio.files import SAMPLE_RATE
 from ...data.scenes import DIGITS, MOST_DIGITS, Scene
 from .model import HEARD, SECONDS
 

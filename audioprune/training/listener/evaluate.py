@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import Qwen2AudioProcessor
 
-from ...audio import SAMPLE_RATE
+from ...audio.files import SAMPLE_RATE
 from ...data.scenes import KINDS, Scene
 from .model import prompt
 

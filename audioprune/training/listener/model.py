@@ -17,7 +17,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from ...audio import SAMPLE_RATE
+from ...audio.files import SAMPLE_RATE
 from ...data.scenes import DIGITS, MOST_DIGITS, SOUNDS
 
 SECONDS = 10

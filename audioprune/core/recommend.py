@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from ..methods import Method, ToMe
 from .cost import macs as count
-from .methods import Method, ToMe
 from .pruning import prune
 
 LEAST = 0.5

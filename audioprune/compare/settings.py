@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..audio.features import LogMel
+from ..core.recommend import recommended_at
+from ..core.settings import SETTINGS, read_method
 from ..data import ClipRow, ClipTable, DataError, SoundCache
-from ..features import LogMel
 from ..methods import (
     ATS,
     DPP,
@@ -31,8 +33,6 @@ from ..methods import (
     VisionZip,
 )
 from ..models.loading import load, load_features
-from ..pruning import SETTINGS, read_method
-from ..recommend import recommended_at
 
 SEEDS = range(5)
 """Of the random scores: figures are their mean and standard deviation."""

@@ -13,21 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .adapters import Adapter, find_adapter
-from .adapters.base import Attachment
-from .methods import METHODS, Method
+from ..adapters import Adapter, find_adapter
+from ..adapters.base import Attachment
+from ..methods import METHODS, Method
+from .save import save_model
+from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
 from .tokens import Evidence, Finish, Reduction, Tokens
 
-SETTINGS = "pruning.json"
-WEIGHTS = "pruning.safetensors"
-"""Files that `Pruned.save` writes."""
-POSITIONS = "positions"
-"""The one setting that is not the method's."""
-RECORD = "calibration"
-"""What a settings file may say of how its setting was found; nothing is set by it."""
-
 _HANDLE = "_audioprune_handle"
-_EXAMPLE = 'it should hold such as {"method": "TopK", "keep_rate": 0.5}'
 
 
 class AlreadyPrunedError(RuntimeError):
@@ -193,8 +186,6 @@ class Pruned:
         extractor: the feature extractor that goes with it; by default the one that the model was loaded with, if any.
         Raises `TypeError` where what was pruned is no model of transformers'.
         """
-        from .saved import save_model
-
         _ = self.attachment  # after `remove` there is nothing to bring back
         settings = self.save(folder)  # first, since it may be refused
         save_model(self.model, folder, extractor)
@@ -244,7 +235,7 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
         ValueError: a layer does not exist in this model, or the setting is invalid.
     """
     if isinstance(method, str | Path):
-        read, saved = _read_settings(method)
+        read, saved = read_settings(method)
         try:
             return prune(model, read, positions=positions or saved)
         except ValueError as error:  # what does not fit this model stands in that file
@@ -291,7 +282,7 @@ def _check_once(method: Method, adapter: Adapter) -> None:
         )
     if not method.static:
         raise ValueError(f"{name} lets the sound decide how many tokens stay; take a method that keeps exactly K")
-    if method.count_after(100, 0.5) != 50:
+    if method.appends:
         raise ValueError(
             f"{method} keeps one token more, of what it dropped, which has no place in time; use "
             'TopK(…, dropped="merge")'
@@ -315,50 +306,3 @@ def handle(model: nn.Module) -> Pruned | None:
         if found is not None:
             return found
     return None
-
-
-def read_method(path: str | Path) -> Method:
-    """A method from a JSON file: `{"method": "TopK", "keep_rate": 0.5, "segments": 8, …}`.
-
-    Raises `ValueError` that names the file and what is wrong with it.
-    """
-    return _read_settings(path)[0]
-
-
-def _read_settings(path: str | Path) -> tuple[Method, str | None]:
-    """The method of a settings file, and the positions."""
-    path = Path(path)
-    path = path / SETTINGS if path.is_dir() else path
-    try:
-        settings: Any = json.loads(path.read_text())
-    except RecursionError:
-        raise ValueError(f"{path}: not a settings file (nested too deeply)") from None
-    except FileNotFoundError:
-        named = {name.lower(): name for name in METHODS}.get(str(path).lower())
-        hint = f"; the method of that name is audioprune.{named}(keep_rate=…)" if named else ""
-        raise ValueError(f"{path}: no such settings file or folder{hint}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
-    if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
-        raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
-    method = METHODS[settings.pop("method")]
-    positions = settings.pop(POSITIONS, None)
-    settings.pop(RECORD, None)
-    if settings.get("weights"):  # lie beside the file
-        settings["weights"] = str(path.parent / str(settings["weights"]))
-    try:
-        return method(**settings), positions
-    except TypeError as error:  # a setting that is unknown or missing
-        reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
-        taken = ", ".join(field.name for field in dataclasses.fields(method))
-        raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def describe(method: Method | None) -> dict[str, Any]:
-    """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning."""
-    if method is None:
-        return {"method": None}
-    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
-    return {"method": type(method).__name__, **settings}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .audio import SAMPLE_RATE
+from .files import SAMPLE_RATE
 from .waveforms import Sound, batch_of
 
 Padding = Literal["minimum"] | float
@@ -122,8 +122,8 @@ class LogMel(nn.Module):
 
         Args:
             waveforms: (batch, samples), (samples,), one sound, or a sequence of sounds of different lengths. A sound
-                is whatever `audioprune.waveforms.waveform_of` takes: what `load_audio` gives, an array of floats in
-                [-1, 1] or of whole numbers in full scale, with channels or without, a dict of `datasets`.
+                is whatever `audioprune.audio.waveforms.waveform_of` takes: what `load_audio` gives, an array of floats
+                in [-1, 1] or of whole numbers in full scale, with channels or without, a dict of `datasets`.
             lengths: (batch,) true samples of each row where a padded tensor is given.
             sampling_rate: hertz of arrays, 16,000 by default; others are converted.
 

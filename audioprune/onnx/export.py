@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import Adapter, find_adapter
-from .adapters.observers import unobserved
-from .features import LogMel
-from .methods import DPP, DivPrune, Method
-from .onnx_operators import translations
-from .pruning import describe, handle
-from .twin import twin
+from ..adapters import Adapter, find_adapter
+from ..adapters.observers import unobserved
+from ..audio.features import LogMel
+from ..core.pruning import handle
+from ..core.settings import describe
+from ..core.twin import twin
+from ..methods import Method
+from .operators import translations
 
 OPSET = 18
 """Version of ONNX's operators that files are written in. onnxruntime knows it since 1.14."""
@@ -193,7 +194,7 @@ def _check_method(method: Method) -> None:
             f"{name} lets the sound decide how many tokens stay, so that the clips of a batch differ in length, and a "
             f"graph is made for one number of tokens; {others}, which keep exactly K"
         )
-    if isinstance(method, DivPrune | DPP):
+    if method.sequential:
         raise ValueError(
             f"{name} chooses one token after the other, each by those before it, which would be thousands of small "
             f"steps in a graph; {others}"
@@ -317,7 +318,7 @@ def _silent() -> Iterator[None]:
 
 def _facts(model: Any, adapter: Adapter, front: LogMel | None) -> dict[str, str]:
     """The file's metadata."""
-    from . import __version__
+    from .. import __version__
 
     pruned, config = handle(model), model.config
     setting = describe(None if pruned is None else pruned.method)

@@ -21,8 +21,8 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from .packing import DTYPES, available, pack
-from .tagging import Row, Sound, Tagger, key
+from ..attention.packing import DTYPES, available, pack
+from .tagger import Row, Sound, Tagger, key
 
 WORKERS = 2
 """On this machine, unless told otherwise: more only share its cores."""

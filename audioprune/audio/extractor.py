@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from .audio import SAMPLE_RATE
 from .features import PRESETS, LogMel, Padding
+from .files import SAMPLE_RATE
 from .waveforms import Sound
 
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-from .dataset import SpectrogramDataset
+from torch.utils.data import DataLoader, Dataset
 
 NOTHING: Callable[[int], Any] = lambda _: None  # noqa: E731
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, dataset: SpectrogramDataset, batch_size: int = 32, advance: Callable[[int], Any] = NOTHING
+    model: nn.Module, dataset: Dataset[Any], batch_size: int = 32, advance: Callable[[int], Any] = NOTHING
 ) -> Tensor:
-    """Logits (clips, classes) in float32, on the CPU. `advance` is called with the clips of each batch."""
+    """Logits (clips, classes) in float32, on the CPU.
+
+    dataset: of dicts with `input_values`. advance: is called with the clips of each batch.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -37,6 +37,8 @@ def score(logits: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict[st
     """{"accuracy": …}, or {"map": …}: the mean over classes of average precision, of classes that occur. Both also as
     "score", in [0, 1]. logits, targets: (clips, classes)."""
     if multi_label:
+        from sklearn.metrics import average_precision_score  # of the train extra, and slow to import
+
         occurs = targets.any(axis=0)
         value = float(average_precision_score(targets[:, occurs] > 0.5, logits[:, occurs], average="macro"))
         return {"map": value, "score": value}

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .audio import AudioError, Clip, decode, load_audio
-from .tagging import ResultLog, ResultLogError, Row, Sound, check_setting, key
+from ..audio.files import AudioError, Clip, decode, load_audio
+from .tagger import ResultLog, ResultLogError, Row, Sound, check_setting, key
 
 UNREADABLE = (OSError, pa.ArrowException)
 """What pyarrow raises for a damaged file."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .adapters.observers import observing
-from .adapters.shortening import ListeningPass
-from .adapters.token_pass import TokenPass, places_of
+from ..adapters.observers import observing
+from ..adapters.shortening import ListeningPass
+from ..adapters.token_pass import TokenPass, places_of
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage
 

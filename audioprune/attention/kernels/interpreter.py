@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from audioprune import kernels
+from audioprune.attention import kernels
 
 _MODULE = f"{kernels.__name__}.received"
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .audio import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
-from .features import LogMel
-from .journal import Journal, Row
+from ..audio.features import LogMel
+from ..audio.files import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
+from ..files import Journal, Row
 
 ROW_START = b'{"path": '
 """How every row begins: what is left of a torn last line must begin so too."""

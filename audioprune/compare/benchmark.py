@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cost import macs, peak_memory, synchronize
-from .methods import Method
-from .pruning import handle, prune
+from ..core.cost import macs, peak_memory, synchronize
+from ..core.pruning import handle, prune
+from ..methods import Method
 
 
 def measure(

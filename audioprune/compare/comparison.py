@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..adapters import UnsupportedModelError
-from ..benchmark import in_turn, mean_macs
-from ..cost import macs
+from ..core.cost import macs
+from ..core.pruning import prune
+from ..core.recommend import recommended, recommended_at
+from ..core.settings import describe
 from ..methods import LearnedMethod, Method, TopK, UntrainedError
-from ..pruning import describe, prune
-from ..recommend import recommended, recommended_at
-from .compared import Clips, FineTuned, several
-from .evaluate import NOTHING, score, spread
+from .benchmark import in_turn, mean_macs
+from .evaluation import NOTHING, score, spread
+from .settings import Clips, FineTuned, several
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from . import packing
-from .adapters.observers import unobserved
+from ..adapters.observers import unobserved
+from ..attention import packing
 from .pruning import handle
 from .twin import twin
 

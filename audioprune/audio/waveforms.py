@@ -1,6 +1,6 @@
 """The one door for sounds that are in memory: whatever people hold a sound in, to 16 kHz mono float32.
 
-Files have `audioprune.audio.load_audio`. The checks are the same.
+Files have `audioprune.audio.files.load_audio`. The checks are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .audio import SAMPLE_RATE, AudioError, Clip, check_sound, to_mono
+from .files import SAMPLE_RATE, AudioError, Clip, check_sound, to_mono
 
 MOST_CHANNELS = 8
 """An axis of a sound that is longer than this is time."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .tagging import Log, ResultLog, Row, Sound, find_clips, key
+from .tagger import Log, ResultLog, Row, Sound, find_clips, key
 
 JSON_LINES, PARQUET = ".jsonl", ".parquet"
 
@@ -14,8 +14,8 @@ JSON_LINES, PARQUET = ".jsonl", ".parquet"
 def find_sounds(sources: Iterable[str | Path], result: Path | None = None) -> tuple[list[Path | Sound], list[Path]]:
     """What there is to tag, each once, and the files passed over in folders because their name is not a sound's.
 
-    A source is a sound file, a Parquet file (`audioprune.bulk_parquet.sounds_in` says what it may hold), or a folder
-    that is searched for sound files and, where there are none, for Parquet files; those in `result` are left alone.
+    A source is a sound file, a Parquet file (`bulk_parquet.sounds_in` says what it may hold), or a folder that is
+    searched for sound files and, where there are none, for Parquet files; those in `result` are left alone.
     Raises `FileNotFoundError` for a source that is not there, `ModuleNotFoundError` where a Parquet file is to be read
     and pyarrow is not installed, and `ValueError` for a Parquet file that cannot be used and for two sounds of one
     name.

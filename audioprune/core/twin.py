@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .attention import NAME
+from ..attention.scoring import NAME
 
 Place = Callable[[Tensor], Tensor]
 """What a copy has in place of a parameter or a buffer."""
@@ -72,7 +72,7 @@ def _shared(module: nn.Module) -> Iterator[Any]:
     if _OFFLOADING in vars(module):
         yield vars(module)[_OFFLOADING]
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-        if not type(getattr(hook, "__self__", None)).__module__.startswith(__package__ or ""):
+        if not type(getattr(hook, "__self__", None)).__module__.startswith(__name__.partition(".")[0]):
             yield hook
 
 

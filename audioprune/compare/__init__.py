@@ -1,0 +1,1 @@
+"""Methods side by side: answers, accuracy and time."""

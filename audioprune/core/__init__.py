@@ -1,0 +1,1 @@
+"""Where methods and models meet: tokens, the tensor functions of both, pruning, traces and counts."""

@@ -1,0 +1,67 @@
+"""A method's settings as JSON: `pruning.json` beside a model, or any file that `prune` and the commands take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ..methods import METHODS, Method
+
+SETTINGS = "pruning.json"
+WEIGHTS = "pruning.safetensors"
+"""Files that `Pruned.save` writes."""
+POSITIONS = "positions"
+"""The one setting that is not the method's."""
+RECORD = "calibration"
+"""What a settings file may say of how its setting was found; nothing is set by it."""
+
+_EXAMPLE = 'it should hold such as {"method": "TopK", "keep_rate": 0.5}'
+
+
+def read_method(path: str | Path) -> Method:
+    """A method from a JSON file: `{"method": "TopK", "keep_rate": 0.5, "segments": 8, …}`.
+
+    Raises `ValueError` that names the file and what is wrong with it.
+    """
+    return read_settings(path)[0]
+
+
+def read_settings(path: str | Path) -> tuple[Method, str | None]:
+    """The method of a settings file, and the positions."""
+    path = Path(path)
+    path = path / SETTINGS if path.is_dir() else path
+    try:
+        settings: Any = json.loads(path.read_text())
+    except RecursionError:
+        raise ValueError(f"{path}: not a settings file (nested too deeply)") from None
+    except FileNotFoundError:
+        named = {name.lower(): name for name in METHODS}.get(str(path).lower())
+        hint = f"; the method of that name is audioprune.{named}(keep_rate=…)" if named else ""
+        raise ValueError(f"{path}: no such settings file or folder{hint}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
+    if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
+        raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
+    method = METHODS[settings.pop("method")]
+    positions = settings.pop(POSITIONS, None)
+    settings.pop(RECORD, None)
+    if settings.get("weights"):  # lie beside the file
+        settings["weights"] = str(path.parent / str(settings["weights"]))
+    try:
+        return method(**settings), positions
+    except TypeError as error:  # a setting that is unknown or missing
+        reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
+        taken = ", ".join(field.name for field in dataclasses.fields(method))
+        raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def describe(method: Method | None) -> dict[str, Any]:
+    """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning."""
+    if method is None:
+        return {"method": None}
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
+    return {"method": type(method).__name__, **settings}

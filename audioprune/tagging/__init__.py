@@ -1,0 +1,1 @@
+"""Labels of many sounds: of files, of Parquet tables, and on a cluster."""
