@@ -2,36 +2,44 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -c constraints.txt
+CORE := $(VENV)/.installed-core
+ALL := $(VENV)/.installed
 
 .PHONY: help install demo test lint site format clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(STAMP): pyproject.toml constraints.txt
+# What the main job needs; pip shows how far it is.
+$(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
 	@touch $@
 
-install: $(STAMP)  ## Install into .venv, with the versions of constraints.txt
+# And all that tests, linters and the documentation need, into the same place.
+$(ALL): $(CORE)
+	$(PIP) -e '.[dev]'
+	@touch $@
 
-demo: $(STAMP)  ## Tag the example clips at two keep rates and draw what was kept
+install: $(ALL)  ## Install everything into .venv, with the versions of constraints.txt
+
+demo: $(CORE)  ## Tag the example clips at two keep rates and draw what was kept
 	$(BIN)/audioprune demo --out out/demo
 
-test: $(STAMP)  ## Run the tests
+test: $(ALL)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
 
-lint: $(STAMP)  ## ruff, mypy, and the contracts between the parts
+lint: $(ALL)  ## ruff, mypy, and the contracts between the parts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-site: $(STAMP)  ## Build the documentation into out/site
+site: $(ALL)  ## Build the documentation into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
-format: $(STAMP)  ## Let ruff rewrite
+format: $(ALL)  ## Let ruff rewrite
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
