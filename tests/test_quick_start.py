@@ -1,0 +1,97 @@
+"""What is asked of the package before it has to do anything is answered at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import audioprune as ap
+
+HEAVY = ("torch", "transformers", "numpy", "scipy", "matplotlib", "soundfile")
+MOST_MODULES = 600
+"""At `--help`: some 460 are typer's, rich's and Python's own. With transformers they are 4,000."""
+
+
+def run(code: str) -> list[str]:
+    """The last line that a fresh Python prints, in words."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip().splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "--version",
+        "tag --help",
+        "calibrate --help",
+        "train --help",
+        "ask --help",
+        "tag",
+        "tag --nope",
+        "nothing",
+    ],
+)
+def test_help_version_and_usage_errors_import_nothing_heavy(words: str) -> None:
+    code = f"""
+import sys
+from audioprune.cli import main
+sys.argv = ["audioprune", *{words.split()!r}]
+try:
+    main()
+except SystemExit:
+    pass
+print(len(sys.modules), *(name for name in {HEAVY!r} if name in sys.modules))
+"""
+    count, *heavy = run(code)
+    assert not heavy
+    assert int(count) < MOST_MODULES
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert run(f"import audioprune, sys; print('none', *(name for name in {HEAVY!r} if name in sys.modules))") == [
+        "none"
+    ]
+
+
+def test_every_public_name_is_there_and_is_itself() -> None:
+    for name in ap.__all__:
+        assert getattr(getattr(ap, name), "__name__", "PRESETS") == name
+    assert set(ap.__all__) <= set(dir(ap))
+    with pytest.raises(AttributeError, match="no attribute 'prun'"):
+        _ = ap.prun
+    names = run("from audioprune import *; print(*(name for name in dir() if not name.startswith('_')))")
+    assert set(ap.__all__) <= set(names)
+
+
+@pytest.mark.parametrize("first", ["audioprune.core.trace", "audioprune.core.pruning", "audioprune.cli"])
+def test_a_function_is_never_hidden_by_a_module_of_its_name(first: str) -> None:
+    assert run(f"import {first}, audioprune; print(type(audioprune.trace).__name__)") == ["function"]
+
+
+ORDERS = {
+    "audioprune, then the Auto classes": "import audioprune; from transformers import {auto}",
+    "the Auto classes, then audioprune": "from transformers import {auto}; import audioprune",
+    "transformers' models before both": (
+        "import transformers.modeling_utils, audioprune; from transformers import {auto}"
+    ),
+    "audioprune's own models first": "import audioprune; audioprune.prune; from transformers import {auto}",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("auto", "expected"),
+    [
+        ("AutoConfig", "AudioMAEConfig"),
+        ("AutoFeatureExtractor", "AudioMAEFeatureExtractor"),
+        ("AutoModel", "AudioMAEModel"),
+        ("AutoModelForAudioClassification", "AudioMAEForAudioClassification"),
+    ],
+)
+def test_transformers_knows_audiomae_in_any_order_of_imports(order: str, auto: str, expected: str) -> None:
+    folder = "audioprune/assets/audiomae-esc10"
+    code = f"{ORDERS[order].format(auto=auto)}; print(type({auto}.from_pretrained({folder!r})).__name__)"
+    assert run(code) == [expected]
