@@ -61,7 +61,7 @@ def by_chunks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
 
 
 def by_kernels(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`audioprune.kernels`."""
+    """`audioprune.attention.kernels`."""
     return kernels.attend_and_score(query, key, value, query.shape[-1] ** -0.5, mask, SPECIAL)
 
 

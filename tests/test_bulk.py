@@ -395,7 +395,9 @@ def test_words_that_make_no_sense(run, clips, words: tuple[str, ...], message: s
 @pytest.mark.parametrize("missing", ["ray", "pyarrow"])
 def test_what_is_not_installed_is_named(run, clips, monkeypatch, missing: str) -> None:
     words = {"ray": ("--engine", "ray"), "pyarrow": ("--out", "out.parquet")}[missing]
-    for name in [name for name in sys.modules if name.split(".")[0] == missing or name.startswith("audioprune.bulk_")]:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == missing or name.startswith("audioprune.tagging.bulk")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     code, _, err = run("tag", clips, *words)

@@ -14,12 +14,12 @@ from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score
 
 import audioprune as ap
+from audioprune.compare import comparison
 from audioprune.compare.benchmark import in_turn, mean_macs
 from audioprune.compare.comparison import agreement, compare, divergence, pareto, passes
 from audioprune.compare.settings import COMPARED, FineTuned, choose_clips, named, targets_of
 from audioprune.data import ClipRow, ClipTable, DataError
 from audioprune.plots import pareto_figure
-from audioprune.training import comparison
 
 from .conftest import class_folders
 from .families import ast, audiomae

@@ -13,6 +13,7 @@ import torch
 import audioprune as ap
 from audioprune.attention import scoring as attention
 from audioprune.attention.scoring import attend_by_policy
+from audioprune.core import ops
 from audioprune.core.settings import describe, read_method
 from audioprune.core.tokens import Evidence, Learning, Tokens
 from audioprune.methods import UntrainedError, dynamicvit, spvit
@@ -141,7 +142,7 @@ def test_exactly_k_of_tokens_that_are_all_alike(name: str, n: int) -> None:
     """Silence: every token the same, or nothing at all. What is alike merges into itself."""
     for hidden in (torch.ones(2, n, 8), torch.zeros(2, n, 8)):
         for rate in (0.01, 0.3, 0.5, 0.99):
-            k = ap.ops.budget(rate, n)
+            k = ops.budget(rate, n)
             left = METHODS[name].reduce(*heard(hidden, columns=n), rate)
             assert left.tokens.count == left.kept.shape[1] == k
             assert all(row == sorted(set(row)) for row in left.kept.tolist())
@@ -484,7 +485,7 @@ def test_soft_pruning_computes_the_same_in_training(build, scale: float, monkeyp
 @pytest.mark.parametrize("build", [audiomae, ast])
 def test_dynamicvit_computes_the_same_in_training(build, monkeypatch, spectrogram) -> None:
     def best_half(p: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(p[..., 0]).scatter(1, ap.ops.top_k(p[..., 0], 32), 1.0)
+        return torch.zeros_like(p[..., 0]).scatter(1, ops.top_k(p[..., 0], 32), 1.0)
 
     monkeypatch.setattr(dynamicvit, "straight_through", best_half)
     model = build().double()

@@ -129,7 +129,7 @@ class Watch(TrainerCallback):
 
     def _look(self, model) -> None:
         if model.training:
-            handle = ap.pruning.handle(model)
+            handle = ap.handle(model)
             self.rates.append(None if handle is None else handle.keep_rate)
 
 

@@ -25,6 +25,7 @@ from transformers import (
 
 import audioprune as ap
 from audioprune.cli.demo import CLIPS
+from audioprune.core.settings import describe
 from audioprune.data import read
 from audioprune.training.finetune import fine_tune
 from audioprune.training.recipe import read_recipe
@@ -143,7 +144,7 @@ def _models() -> None:
 
 
 def _results() -> None:
-    setting = {"model": "tiny", **ap.pruning.describe(ap.TopK(0.5)), "top": 3, "dtype": "float32"}
+    setting = {"model": "tiny", **describe(ap.TopK(0.5)), "top": 3, "dtype": "float32"}
     row = json.dumps({"path": "/earlier.wav", "labels": [], "seconds": 1.0, "setting": setting}) + "\n"
     Path("results.jsonl").write_text(row)
     Path("torn.jsonl").write_text(row + row[: len(row) // 2])
