@@ -217,7 +217,7 @@ def saved(subject: Subject) -> None:
 @case(
     COPIES,
     "`torch.export` of a pruned model",
-    "For ONNX: `ap.export_onnx` ([docs](onnx.md)).",
+    "For ONNX there is [an export of its own](onnx.md).",
     kinds=(SPECTROGRAM,),
 )
 def exported(subject: Subject) -> None:
