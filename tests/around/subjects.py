@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,9 +50,9 @@ class Subject:
         with ap.prune(other, self.method):
             return self.answer(other, number)
 
-    def check(self, model: Any, plain: Any, atol: float = 2e-5) -> None:
+    def check(self, model: Any, plain: Any, atol: float = 2e-5, numbers: Sequence[int] = (0, 1)) -> None:
         """Raise `AssertionError` unless a model answers as a pruned copy of `plain` does, and unlike `plain`."""
-        for number in (0, 1):
+        for number in numbers:
             found, expected, unpruned = (
                 self.answer(model, number),
                 self.expected(plain, number),
@@ -63,8 +63,8 @@ class Subject:
             alike = expected.shape == unpruned.shape and torch.allclose(expected, unpruned, atol=10 * atol)
             assert not alike, "pruning changes nothing here, so that nothing is shown"
 
-    def check_unpruned(self, model: Any, plain: Any, atol: float = 0.0) -> None:
-        for number in (0, 1):
+    def check_unpruned(self, model: Any, plain: Any, atol: float = 0.0, numbers: Sequence[int] = (0, 1)) -> None:
+        for number in numbers:
             found, expected = self.answer(model, number), self.answer(plain, number)
             assert found.shape == expected.shape, "of another length"
             assert torch.allclose(found, expected, rtol=0, atol=atol), f"off by {(found - expected).abs().max()}"
