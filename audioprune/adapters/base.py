@@ -18,10 +18,8 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from ..attention import scoring as attention
 from ..core.tokens import Grid, Reducer, Shape
-from .entering import ATTACHMENT, KWARG, Entering, entering_subclass
+from .entering import ATTACHMENT, Entering, entering_subclass
 from .swapped import refuse_unequal
-
-__all__ = ["KWARG", "LEARNED", "Adapter", "Attachment", "UnsupportedModelError", "find_adapter", "register_adapter"]
 
 LEARNED = "audioprune_method"
 """Name under which what a method learns is a module of the encoder."""

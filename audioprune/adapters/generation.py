@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
@@ -35,32 +34,16 @@ def generate_shorter(
     return generate(None, generation_config, *args, **{**shorter, "input_ids": prompt})
 
 
-class TakingEmbeddings:
+def take_embeddings(
+    own: Callable[..., Any], input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+) -> dict[str, Any]:
     """A `prepare_inputs_for_generation` that shows what it takes: `generate` looks for `inputs_embeds` in its
-    signature, and some models take it by **kwargs all the same."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    @classmethod
-    def install(cls, model: Any) -> Self | None:
-        """Put one into a model that needs it."""
-        if "inputs_embeds" in inspect.signature(model.prepare_inputs_for_generation).parameters:
-            return None
-        model.prepare_inputs_for_generation = taking = cls(model)
-        return taking
-
-    def remove(self) -> None:
-        """Give the model its own back."""
-        del self._model.prepare_inputs_for_generation
-
-    def __call__(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
-        prepare = type(self._model).prepare_inputs_for_generation
-        found = prepare(self._model, input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        if kwargs.get("is_first_iteration") and inputs_embeds is not None:
-            # What is overwritten here may not hand on that it is the first.
-            found |= {"input_ids": None, "inputs_embeds": inputs_embeds}
-        return found
+    signature, and some models take it by **kwargs all the same. own: the model's."""
+    found = own(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+    if kwargs.get("is_first_iteration") and inputs_embeds is not None:
+        # What is overwritten here may not hand on that it is the first.
+        found |= {"input_ids": None, "inputs_embeds": inputs_embeds}
+    return found
 
 
 def _configs(model: Any, generation_config: Any) -> list[Any]:

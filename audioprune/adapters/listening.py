@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.tokens import Reducer
-from .generation import TakingEmbeddings, generate_shorter
+from .generation import generate_shorter, take_embeddings
+from .replacement import Replacement
 from .shortening import PER_LAYER, Shortening, is_under_way, stop_at_language_model
 from .watching import Watch
 
@@ -36,14 +36,15 @@ class Listening:
         else:
             language_model = model.get_submodule(entry.language_model)
             self._hook = language_model.register_forward_pre_hook(self._called, with_kwargs=True, prepend=True)
-        self._forward = _Replacement(model, "forward", self._run)
+        self._forward = Replacement(model, "forward", self._run)
         # The model without its language head, which is called by itself where hidden states are wanted.
         self._replacements = [
             self._forward,
-            _Replacement(model.model, "forward", self._run_inner),
-            _Replacement(model, "generate", self._generate),
+            Replacement(model.model, "forward", self._run_inner),
+            Replacement(model, "generate", self._generate),
         ]
-        self._taking: TakingEmbeddings | None = TakingEmbeddings.install(model)
+        if "inputs_embeds" not in inspect.signature(model.prepare_inputs_for_generation).parameters:
+            self._replacements.append(Replacement(model, "prepare_inputs_for_generation", take_embeddings, shown=True))
 
     def detach(self) -> None:
         """Take everything off again."""
@@ -52,8 +53,6 @@ class Listening:
             self.watch.remove()
         for replacement in self._replacements:
             replacement.undo()
-        if self._taking is not None:
-            self._taking.remove()
 
     @property
     def own_forward(self) -> Callable[..., Any]:
@@ -121,39 +120,6 @@ class Listening:
 
     def _merged(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         stop_at_language_model(self, {"inputs_embeds": output})
-
-
-class _Replacement:
-    """In place of a method of one model: what runs instead, given the method as it was.
-
-    An object, and no function: copies and pickles of a model take it with them.
-    """
-
-    def __init__(self, module: nn.Module, name: str, run: Callable[..., Any]) -> None:
-        self._module, self._name, self._run = module, name, run
-        self._before = module.__dict__.get(name)  # of accelerate's, for one
-        self._active = True
-        setattr(module, name, self)
-
-    @property
-    def own(self) -> Callable[..., Any]:
-        """The method as it was."""
-        return self._before or functools.partial(getattr(type(self._module), self._name), self._module)
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.own)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self.own, *args, **kwargs) if self._active else self.own(*args, **kwargs)
-
-    def undo(self) -> None:
-        """Put the method back. Who has wrapped this one meanwhile is handed on to it."""
-        self._active = False
-        if self._module.__dict__.get(self._name) is self:
-            delattr(self._module, self._name)
-            if self._before is not None:
-                setattr(self._module, self._name, self._before)
 
 
 def _named(forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,7 @@ _OF_THREAD = _OfThread()
 
 def observers_of(attachment: object) -> list[Observer]:
     """Those that look at a model's forwards, as the caller makes them."""
-    watched = _OF_THREAD.watched if torch.compiler.is_compiling() else _WATCHED.get()
-    return [observer for other, observer in watched if other is attachment]
+    return [observer for other, observer in _current() if other is attachment]
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..core.tokens import Reducer
-from .base import KWARG, Adapter, register_adapter
-from .entering import Entering
+from .base import Adapter, register_adapter
+from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass

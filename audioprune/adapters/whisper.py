@@ -15,8 +15,8 @@ from transformers.models.whisper.modeling_whisper import (
 from transformers.utils.generic import can_return_tuple
 
 from ..core.tokens import Grid, Reducer
-from .base import KWARG, Adapter, register_adapter
-from .entering import Entering
+from .base import Adapter, register_adapter
+from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .speech import PooledHead, classify
 from .swapped import SwappedModel

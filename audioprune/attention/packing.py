@@ -5,8 +5,8 @@ not Intel's, leaves their widest instructions unused. oneDNN, which comes with P
 `docs/performance.md` has the figures.
 
 A packed layer keeps its class, its weight and its state dict. Only `forward` is set on the instance, and it computes
-with the weight that the layer has now: before each product every number of the weight is compared, by checksums, with
-what was packed. So it does not matter who changes a weight, or how: an optimiser, `.data`, an average of weights, an
+with the weight that the layer has now: before each product every number of the weight is compared with what was packed.
+So it does not matter who changes a weight, or how: an optimiser, `.data`, an average of weights, an
 adapter that is merged, another thread or process.
 """
 
@@ -22,20 +22,17 @@ from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
 
-CHUNK = 61
-"""Words of 8 bytes under one checksum. A prime: it divides no row, so that swapped columns change checksums too."""
-
 
 @dataclass(frozen=True)
 class _Copy:
     """A weight in oneDNN's layout, and what tells whether it is still the layer's.
 
-    checksums: of every number of the weight, None if it is frozen. source, version: the tensor, and how often PyTorch
-    has seen it written to.
+    values: the weight as it was packed, None if it is frozen. source, version: the tensor, and how often PyTorch has
+    seen it written to.
     """
 
     packed: Tensor
-    checksums: Tensor | None
+    values: Tensor | None
     source: Tensor
     version: int
 
@@ -63,43 +60,21 @@ class PackedForward:
         return torch.ops.mkldnn._linear_pointwise(input, self._packed(layer.weight), layer.bias, "none", [], "")
 
     def _packed(self, weight: Tensor) -> Tensor:
-        checksums = None if self.frozen else weight_checksums(weight)
         # Read once and written at once: other threads may be here too.
         copy = self.copy
-        if copy is None or not _is_of(copy, weight, checksums):
+        if copy is None or not _is_of(copy, weight):
             version = 0 if weight.is_inference() else weight._version
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-            self.copy = copy = _Copy(packed, checksums, weight, version)
+            values = None if self.frozen else weight.detach().clone()
+            self.copy = copy = _Copy(packed, values, weight, version)
         return copy.packed
 
 
-def _is_of(copy: _Copy, weight: Tensor, checksums: Tensor | None) -> bool:
+def _is_of(copy: _Copy, weight: Tensor) -> bool:
     """Whether a packed copy was made of this weight, as it is now."""
-    if weight.dtype != copy.packed.dtype or weight.shape != copy.source.shape:
-        return False
-    if checksums is not None and copy.checksums is not None:
-        return torch.equal(checksums, copy.checksums)
+    if copy.values is not None:
+        return weight.dtype == copy.values.dtype and torch.equal(weight, copy.values)
     return weight is copy.source and not weight.is_inference() and weight._version == copy.version
-
-
-def weight_checksums(weight: Tensor) -> Tensor:
-    """(chunks,) int64: the sum, modulo 2⁶⁴, of the bits of every `CHUNK` words of 8 bytes of a tensor.
-
-    Any single number that changes, changes a checksum. It takes one read of the weight.
-    """
-    flat = weight.detach().reshape(-1)
-    words = flat.view(_words_of(flat))
-    whole = len(words) // CHUNK * CHUNK
-    return torch.cat((words[:whole].view(-1, CHUNK).sum(1), words[whole:].sum(0, keepdim=True)))
-
-
-def _words_of(flat: Tensor) -> torch.dtype:
-    """The widest whole numbers in which a tensor can be read."""
-    for dtype in (torch.int64, torch.int32, torch.int16):
-        share = dtype.itemsize // flat.itemsize
-        if share and flat.numel() % share == 0 and flat.storage_offset() % share == 0:
-            return dtype
-    raise TypeError(f"{flat.dtype} is not packed")
 
 
 def _servable(layer: nn.Linear, x: Tensor) -> bool:
@@ -151,15 +126,16 @@ def pack(model: nn.Module, *, frozen: bool = False) -> Packed:
     """Lay the weights of a model's linear layers out for this CPU's fastest kernels, until `handle.remove()`.
 
     For inference in float32 and bfloat16: what is computed is the same to rounding. Pack and prune a model in either
-    order. It takes as much memory again as the layers' weights, from the first forward on. Whether it is faster
-    depends on the processor (on an AMD EPYC with AVX-512 twice as fast in float32): measure.
+    order. From the first forward on it takes twice as much memory again as the layers' weights (once, if they are
+    frozen). Whether it is faster depends on the processor (on an AMD EPYC with AVX-512 twice as fast in float32):
+    measure.
 
     Args:
         model: any model, with linear layers on the CPU.
         frozen: a promise that while the model is packed nobody changes a weight in a way that PyTorch does not count:
-            through `.data`, NumPy, shared memory or a fused optimiser without a forward in between. It saves reading
-            each weight before each product, which is what small batches spend a quarter of their time on. Without the
-            promise a changed weight is always seen.
+            through `.data`, NumPy, shared memory or a fused optimiser without a forward in between. It saves a
+            copy of the weights, and reading both before each product, which few tokens spend much of their time on.
+            Without the promise a changed weight is always seen.
 
     Raises `ValueError` if there is nothing to pack or the model is packed already, and `RuntimeError` if this PyTorch
     was built without oneDNN.

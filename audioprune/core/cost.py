@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from ..adapters.observers import unobserved
 from ..attention import packing
 from .pruning import handle
-from .twin import twin
+from .twin import is_offloaded, twin
 
 _PRODUCTS = re.compile(
     r"(^|_)linear|mm(_|$)|matmul|gemm|mv$|(^|_)v?dot$|(^|_)conv(\d|_|olution|$)|attention|rnn|transformer_encoder"
@@ -62,7 +62,7 @@ def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
     name = str(getattr(model, "main_input_name", "input_values"))
     tensors = dict(inputs) if isinstance(inputs, Mapping) else {name: inputs}
     same = twin(model)
-    if all(tensor.is_meta for tensor in same.parameters()) and not any("_hf_hook" in vars(m) for m in same.modules()):
+    if all(tensor.is_meta for tensor in same.parameters()) and not is_offloaded(same):
         tensors = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in tensors.items()}
     return _count(lambda: same(**tensors)) // len(tensors[name])
 

@@ -45,6 +45,11 @@ def twin(model: nn.Module, device: str | None = None) -> nn.Module:
     return made.eval()
 
 
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether accelerate brings weights of a model from elsewhere for each call."""
+    return any(_OFFLOADING in vars(module) for module in model.modules())
+
+
 def _uncompile(made: nn.Module, own: nn.Module, memo: dict[int, Any]) -> None:
     """Take torch.compile off: a graph would hide what runs, and a compiled `forward` runs the model itself."""
     compiled = vars(own).get("forward")

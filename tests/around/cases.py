@@ -47,4 +47,4 @@ def case(
     return enter
 
 
-from . import serving, training, weights  # noqa: E402, F401 (they enter theirs)
+from . import placing, serving, training, weights  # noqa: E402, F401 (they enter theirs)

@@ -25,9 +25,9 @@ Two guarantees stand behind it.
 
 - **Whatever is kept for one forward belongs to that call.** Threads and tasks may share a pruned model. Each forward
   reads the keep rate once, where it begins, and `ap.trace` sees the forwards of its own thread or task.
-- **A packed layer computes with the weights that it has.** Each product compares the weight with what was packed, by
-  checksums, so that it does not matter who changed it, or how. `ap.pack(model, frozen=True)` leaves that out, as a
-  promise that nobody writes to a weight behind PyTorch's back.
+- **A packed layer computes with the weights that it has.** Each product compares the weight with what was packed,
+  number by number, so that it does not matter who changed it, or how. `ap.pack(model, frozen=True)` leaves that out, as
+  a promise that nobody writes to a weight behind PyTorch's back.
 
 One thing runs unpruned: a single block that is called by itself, outside of its encoder.
 """

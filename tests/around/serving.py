@@ -1,20 +1,16 @@
-"""Cases in which a model is compiled, copied, shared, moved, and called in other ways."""
+"""Cases in which a model is compiled, copied, shared, and called in other ways."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import TextIteratorStreamer
 
 import audioprune as ap
@@ -24,7 +20,7 @@ from .cases import case
 from .subjects import LANGUAGE, SPECTROGRAM, SPEECH, Subject, UnservedError
 
 COMPILED, CALLED, COPIES = "`torch.compile`", "Ways to call it", "Copies, files and processes"
-SHARED, PLACED = "Threads, streams and shared parts", "accelerate and DDP"
+SHARED = "Threads, streams and shared parts"
 CLASSIFIERS = (SPECTROGRAM, SPEECH)
 ONE = (0,)
 """Clips of one length: each other one would be compiled for."""
@@ -323,98 +319,6 @@ def two_heads(subject: Subject) -> None:
     setattr(two, name, base_of(subject, one))
     ap.prune(one, subject.method)
     ap.prune(two, subject.method)
-
-
-@case(PLACED, "`Accelerator().prepare` after pruning, mixed precision or not", needs=("accelerate",))
-def prepared_after(subject: Subject) -> None:
-    from accelerate import Accelerator
-
-    for precision, atol in (("no", 2e-5), ("bf16", 0.1)):
-        model = subject.model()
-        ap.prune(model, subject.method)
-        prepared = accelerator(Accelerator, precision).prepare_model(model, evaluation_mode=True)
-        for number in (0, 1):
-            found, expected = subject.answer(prepared, number), subject.expected(subject.model(), number)
-            assert found.shape == expected.shape
-            if precision == "no":
-                assert torch.allclose(found, expected, atol=atol)
-            else:  # rounding may keep other tokens
-                with torch.autocast("cpu", torch.bfloat16):
-                    assert torch.allclose(found, subject.expected(subject.model(), number).float(), atol=atol)
-
-
-@case(PLACED, "`Accelerator(mixed_precision=…).prepare` before pruning", needs=("accelerate",))
-def prepared_before(subject: Subject) -> None:
-    from accelerate import Accelerator
-
-    model = accelerator(Accelerator, "bf16").prepare_model(subject.model(), evaluation_mode=True)
-    ap.prune(model, subject.method)
-    assert subject.answer(model).shape == subject.expected(subject.model()).shape
-
-
-def accelerator(cls: Any, precision: str) -> Any:
-    cls._instances = {}
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    return cls(cpu=True, mixed_precision=precision)
-
-
-@case(PLACED, "offloaded (`cpu_offload`, `device_map`) before pruning", needs=("accelerate",))
-def offloaded_before(subject: Subject) -> None:
-    model = offloaded(subject.model())
-    try:
-        subject.answer(model)
-    except (RuntimeError, NotImplementedError) as error:
-        raise UnservedError from error
-    ap.prune(model, subject.method)
-    subject.check(model, subject.model())
-
-
-@case(PLACED, "offloaded after pruning", needs=("accelerate",))
-def offloaded_after(subject: Subject) -> None:
-    model = subject.model()
-    try:
-        subject.answer(offloaded(subject.model()))
-    except (RuntimeError, NotImplementedError) as error:
-        raise UnservedError from error
-    ap.prune(model, subject.method)
-    subject.check(offloaded(model), subject.model())
-
-
-def offloaded(model: Any) -> Any:
-    from accelerate import cpu_offload
-
-    return cpu_offload(model, execution_device=torch.device("cpu"))
-
-
-@contextmanager
-def one_process() -> Iterator[None]:
-    with TemporaryDirectory() as folder:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{Path(folder) / 'group'}", rank=0, world_size=1
-        )
-        try:
-            yield
-        finally:
-            torch.distributed.destroy_process_group()
-
-
-@case(PLACED, "`DistributedDataParallel` of a pruned model")
-def ddp_after(subject: Subject) -> None:
-    model = subject.model()
-    ap.prune(model, subject.method)
-    with one_process():
-        subject.check(nn.parallel.DistributedDataParallel(model), subject.model())
-
-
-@case(PLACED, "a `DistributedDataParallel` model is pruned")
-def ddp_before(subject: Subject) -> None:
-    with one_process():
-        model = nn.parallel.DistributedDataParallel(subject.model())
-        ap.prune(model, subject.method)
-        subject.check(model, subject.model())
 
 
 def _layers(subject: Subject) -> str:
