@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import audioprune as ap
-from audioprune.adapters.token_pass import TokenPass
+from audioprune.adapters.blocks.token_pass import TokenPass
 from audioprune.attention.scoring import attend_and_score
 from audioprune.core.cost import peak_memory
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from audioprune.adapters.watching import column_sums
+from audioprune.adapters.audio_lm.tap import column_sums
 from audioprune.compare.benchmark import machine
 from audioprune.core.cost import peak_memory
 

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 import audioprune as ap
 from audioprune.analysis import reference
-from audioprune.analysis.beside import beside, note
 from audioprune.analysis.figures import CAPTIONS, FIGURES, draw
 from audioprune.analysis.formatting import number, shown
-from audioprune.analysis.head import head
 from audioprune.analysis.pictures import picture
 from audioprune.analysis.question import Answer, Table
 from audioprune.analysis.report import write
+from audioprune.analysis.run_info import head
+from audioprune.analysis.versus_paper import beside, note
 
 from .families import FAMILIES
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 import audioprune as ap
+from audioprune.analysis import models as subjects
 from audioprune.analysis import report
 from audioprune.analysis import run as runs
 from audioprune.analysis import state as files
-from audioprune.analysis import subject as subjects
-from audioprune.analysis.batches import Heard
+from audioprune.analysis.batches import AnalysisBatch
 from audioprune.analysis.cluster_drop import ClusterDrop, IntensityInterval, blocks_of, removals
-from audioprune.analysis.outcomes import Outcomes
+from audioprune.analysis.paired_stats import Outcomes
 from audioprune.analysis.perturbation import TESTS, Perturbation, Perturbed, perturb
 from audioprune.analysis.ranking import SEEDS, Ranking
 from audioprune.analysis.run import Analysis, Settings, write_answers
@@ -272,13 +272,13 @@ def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
 # The interventions.
 
 
-def heard(model: Any, sounds: torch.Tensor, labels: torch.Tensor, score: Any = "attention") -> Heard:
+def heard(model: Any, sounds: torch.Tensor, labels: torch.Tensor, score: Any = "attention") -> AnalysisBatch:
     methods = {rate: ap.TopK(rate, score=score) for rate in (1.0, *RATES)}
     intensity = torch.tensor([intensity_of(clip) for clip in sounds])
     one_hot = torch.nn.functional.one_hot(labels, model.config.num_labels).float()
-    bare = Heard(sounds, one_hot, intensity, dict.fromkeys(methods, model), methods, {})
+    bare = AnalysisBatch(sounds, one_hot, intensity, dict.fromkeys(methods, model), methods, {})
     logits = {rate: bare.forward(rate, method) for rate, method in methods.items()}
-    return Heard(sounds, one_hot, intensity, bare.models, methods, logits)
+    return AnalysisBatch(sounds, one_hot, intensity, bare.by_rate, methods, logits)
 
 
 @torch.no_grad()
@@ -357,7 +357,7 @@ def test_tradeoff_counts_and_times(model, sounds, labels) -> None:
         assert row["score"]["mean"] == accuracy(model, ap.TopK(row["keep_rate"]), sounds, labels)
         assert row["speed_up"] is None
     given = heard(model, sounds, labels)
-    question.time(given.models, given.methods, sounds[:2], 0.001)
+    question.time(given.by_rate, given.methods, sounds[:2], 0.001)
     timed = question.answer()
     assert timed.values["rates"][0]["speed_up"] == 1.0
     assert timed.values["batch_size"] == 2
@@ -367,11 +367,11 @@ def test_tradeoff_counts_and_times(model, sounds, labels) -> None:
 # The whole, and what a kill leaves.
 
 
-def subject_of(model: Any, multi_label: bool = False, score: Any = "attention") -> subjects.Subject:
+def subject_of(model: Any, multi_label: bool = False, score: Any = "attention") -> subjects.ModelSet:
     rates = (1.0, *RATES)
     methods = {rate: ap.TopK(rate, score=score) for rate in rates}
     front = LogMel(128)
-    return subjects.Subject(dict.fromkeys(rates, "m"), dict.fromkeys(rates, model), methods, front, False, multi_label)
+    return subjects.ModelSet(dict.fromkeys(rates, "m"), dict.fromkeys(rates, model), methods, front, False, multi_label)
 
 
 def analysis_of(model: Any, sounds: Any, labels: torch.Tensor, out: Path, **settings: Any) -> Analysis:
@@ -529,15 +529,15 @@ def test_models_must_fit_together(model) -> None:
     every = opener(
         a=model, b=small(hidden_size=32), bright=model, c=audiomae(num_labels=3), ast=ast(num_labels=3, id2label=LABELS)
     )
-    found = subjects.open_subject({1.0: "a", 0.5: "b"}, None, every, True)
+    found = subjects.open_models({1.0: "a", 0.5: "b"}, None, every, True)
     assert found.score == "attention"
     assert found.keep_rates == (0.5,)
     assert "b at 0.5" in found.how
     assert found.identity["weights"]["1"] != found.identity["weights"]["0.5"]
-    alone = subjects.open_subject({1.0: "ast", 0.5: "ast"}, None, every, False)
+    alone = subjects.open_models({1.0: "ast", 0.5: "ast"}, None, every, False)
     assert alone.score == "cls"
     assert "without fine-tuning" in alone.how
-    assert subjects.open_subject({1.0: "ast", 0.5: "ast"}, "attention", every, False).score == "attention"
+    assert subjects.open_models({1.0: "ast", 0.5: "ast"}, "attention", every, False).score == "attention"
     for other, score, message in (
         ("bright", None, "takes a log-mel with mean -1.0"),
         ("c", None, "other labels"),
@@ -545,7 +545,7 @@ def test_models_must_fit_together(model) -> None:
         ("b", "intensity", "--score is 'intensity'"),
     ):
         with pytest.raises(ValueError, match=message):
-            subjects.open_subject({1.0: "a", 0.5: other}, score, every, True)
+            subjects.open_models({1.0: "a", 0.5: other}, score, every, True)
 
 
 def test_models_are_pruned_as_they_were_trained(model, tmp_path: Path) -> None:
@@ -558,7 +558,7 @@ def test_models_are_pruned_as_they_were_trained(model, tmp_path: Path) -> None:
         return model, LogMel(128)
 
     good = trained("good", ap.TopK(0.5, score="cls", layers=(1, 2)))
-    found = subjects.open_subject({1.0: "u", 0.5: good}, None, opened, True)
+    found = subjects.open_models({1.0: "u", 0.5: good}, None, opened, True)
     assert found.methods == {1.0: ap.TopK(1.0, (1, 2), "cls"), 0.5: ap.TopK(0.5, (1, 2), "cls")}
     for source, score, message in (
         (good, "attention", "give models of one kind, and --score cls"),
@@ -567,7 +567,7 @@ def test_models_are_pruned_as_they_were_trained(model, tmp_path: Path) -> None:
         (trained("rate", ap.TopK(0.6)), None, "was fine-tuned at keep rate 0.6"),
     ):
         with pytest.raises(ValueError, match=message):
-            subjects.open_subject({1.0: "u", 0.5: source}, score, opened, True)
+            subjects.open_models({1.0: "u", 0.5: source}, score, opened, True)
 
 
 def test_clips_at_even_distances() -> None:

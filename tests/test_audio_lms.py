@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
 
 import audioprune as ap
-from audioprune.adapters.prompts import Layout, Run, find_runs
-from audioprune.adapters.watching import column_sums
+from audioprune.adapters.audio_lm.prompts import Layout, Run, find_runs
+from audioprune.adapters.audio_lm.tap import column_sums
 
 from .audio_lms import AUDIO, EOS, FAMILIES, WORDS, Prompt, ask, build, exact, no_mask
 from .families import ast

@@ -22,7 +22,7 @@ import audioprune as ap
 from audioprune.calibration import choose, search
 from audioprune.calibration.bounds import at_most, clips_needed, even_chance, most_allowed, upper_bound
 from audioprune.calibration.costs import Costs
-from audioprune.calibration.hearing import ClipSet, Heard, Hearing, divergences
+from audioprune.calibration.disagreement import ClipSet, Disagreement, Hearing, divergences
 from audioprune.calibration.ledger import Ledger
 from audioprune.calibration.report import least_clips
 from audioprune.calibration.run import confirming
@@ -147,13 +147,15 @@ class Oracle:
             self._draws[setting] = draw < self.share(setting)
         return self._draws[setting]
 
-    def hear(self, setting: Setting, clips: int) -> Heard:
+    def hear(self, setting: Setting, clips: int) -> Disagreement:
         self.heard[setting] = max(clips, self.heard.get(setting, 0))
-        return Heard(clips, int(self.apart(setting)[:clips].sum()), self.share(setting) * self.random.uniform(0.7, 1.4))
+        return Disagreement(
+            clips, int(self.apart(setting)[:clips].sum()), self.share(setting) * self.random.uniform(0.7, 1.4)
+        )
 
-    def confirm(self, setting: Setting) -> Heard:
+    def confirm(self, setting: Setting) -> Disagreement:
         apart = self.apart(setting)[self.clips :]
-        return Heard(len(apart), int(apart.sum()), self.share(setting))
+        return Disagreement(len(apart), int(apart.sum()), self.share(setting))
 
     def measure(self, settings: list[Setting]) -> list[float]:
         return [self.speed(setting) for setting in settings]
@@ -408,7 +410,7 @@ def test_what_a_method_refuses_is_apart_everywhere(by_work) -> None:
     model, x = audiomae().eval(), spectrograms(20)
     hearing = Hearing(model, ClipSet(x, "input_values"), range(20), 8, Ledger())
     refused = ap.AToMe(0.05, layers=(1, 2, 3))
-    assert hearing.hear(refused, 0, 20) == Heard(20, 20, math.inf)
+    assert hearing.hear(refused, 0, 20) == Disagreement(20, 20, math.inf)
     assert ap.handle(model) is None
     with pytest.raises(TypeError, match='return_tensors="pt"'):
         ClipSet({"input_values": [[0.0]]}, "input_values")
@@ -651,7 +653,7 @@ def test_a_run_that_is_stopped_goes_on(run, by_work, tiny, tmp_path, monkeypatch
     words = ("calibrate", "--model", tiny, "--clips", folder, "--max-disagreement", 0.5, *QUICK, "--accept-estimate")
     hear, calls = Hearing.hear, []
 
-    def interrupted(*arguments: object) -> Heard:
+    def interrupted(*arguments: object) -> Disagreement:
         calls.append(1)
         if len(calls) > 12:
             raise KeyboardInterrupt

@@ -17,7 +17,7 @@ import audioprune as ap
 from audioprune.compare import comparison
 from audioprune.compare.benchmark import in_turn, mean_macs
 from audioprune.compare.comparison import agreement, compare, divergence, pareto, passes
-from audioprune.compare.settings import COMPARED, FineTuned, choose_clips, named, targets_of
+from audioprune.compare.settings import COMPARED, FineTuned, choose_clips, parse_methods, targets_of
 from audioprune.data import ClipRow, ClipTable, DataError
 from audioprune.plots import pareto_figure
 
@@ -196,7 +196,7 @@ def test_a_method_with_a_rate_for_each_layer_runs_as_it_is(model, features, labe
 
 
 def test_every_named_method_runs(model, features, labels) -> None:
-    rows = compare(model, features[:6], labels[:6], named(["all"]), (0.5,))["rows"]
+    rows = compare(model, features[:6], labels[:6], parse_methods(["all"]), (0.5,))["rows"]
     assert [row["method"] for row in rows] == list(COMPARED)
     assert not [row for row in rows if "refused" in row]
     settings = {row["method"]: row["setting"] for row in rows}
@@ -231,11 +231,11 @@ def test_methods_by_name(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "pruning.json").write_text('{"method": "ToMe", "keep_rate": 0.5}')
     words = ["topk", str(tmp_path / "mine.json"), str(tmp_path / "run"), str(tmp_path / "run" / "pruning.json")]
-    found = named(words)
+    found = parse_methods(words)
     assert list(found) == ["topk", "mine", "run", words[3]]
     assert found["mine"] == [ap.TopK(0.5, score="cls")]
     assert found["run"] == [ap.ToMe(0.5)]
-    assert set(named(["all", "topk"])) == set(COMPARED)
+    assert set(parse_methods(["all", "topk"])) == set(COMPARED)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_methods_by_name(tmp_path: Path) -> None:
 )
 def test_methods_that_cannot_be_named(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        named([word])
+        parse_methods([word])
 
 
 def table(parts: str, folds: tuple[str, ...] = (), labels: tuple[str, ...] = ("high", "low"), **rest) -> ClipTable:

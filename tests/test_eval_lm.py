@@ -33,12 +33,12 @@ from transformers import (
 import audioprune as ap
 from audioprune.audio.files import AudioError
 from audioprune.data import DataError
-from audioprune.lm import asking, loading, metrics
-from audioprune.lm.answers import Answers, AnswersError
-from audioprune.lm.asking import Asker, waveform
+from audioprune.lm import batch_generate, loading, metrics
+from audioprune.lm.answer_log import Answers, AnswersError
+from audioprune.lm.batch_generate import Asker, waveform
 from audioprune.lm.benchmarks import Benchmark, Item, read
 from audioprune.lm.evaluate import Evaluation
-from audioprune.lm.items import Sounds, checked
+from audioprune.lm.items import SoundIndex, checked
 from audioprune.lm.loading import ask_inputs, audio_tokens, fingerprint, load_lm
 from audioprune.lm.metrics import cider, matches, normalised, score, tokenized
 from audioprune.lm.prompts import PROMPTS, asked, check_prompt
@@ -271,7 +271,7 @@ def test_sounds_by_name(tmp_path) -> None:
     accent = unicodedata.normalize("NFD", "é.wav")
     for name in ("test/a.wav", "train/a.wav", "train/b.flac", f"train/{accent}"):
         sound(tmp_path / name)
-    found = Sounds(tmp_path, ("test",))
+    found = SoundIndex(tmp_path, ("test",))
     assert found.find("a.wav") == tmp_path / "test" / "a.wav"
     assert found.find("b.wav") == found.find("x", "b") == tmp_path / "train" / "b.flac"
     assert found.find(unicodedata.normalize("NFC", "é.wav")) == tmp_path / "train" / accent
@@ -984,14 +984,14 @@ def test_batches_are_of_about_one_length(tmp_path: Path, monkeypatch: pytest.Mon
     """Of the sounds decoded ahead the shortest go first, and every sound goes once."""
     lengths = [int(n) for n in np.random.default_rng(3).permutation(60)]
     items = [Item(str(n), tmp_path) for n in lengths]
-    monkeypatch.setattr(asking, "waveform", lambda item, rate: np.zeros(int(item.id) + 1, np.float32))
-    monkeypatch.setattr(asking, "sampling_rate", lambda processor: 16_000)
+    monkeypatch.setattr(batch_generate, "waveform", lambda item, rate: np.zeros(int(item.id) + 1, np.float32))
+    monkeypatch.setattr(batch_generate, "sampling_rate", lambda processor: 16_000)
     monkeypatch.setattr(Asker, "_rows", lambda self, batch, trace: [item.id for item, _ in batch])
     for size in (1, 2, 8):
         batches = list(Asker(None, None, "", 1, batch_size=size)(items))
         assert sorted(int(name) for batch in batches for name in batch) == list(range(60))
         assert all(len(batch) == size for batch in batches[:-1])
-        window = size * asking.AHEAD
+        window = size * batch_generate.AHEAD
         for start in range(0, 60, window):
             expected = lengths[start : start + window] if size == 1 else sorted(lengths[start : start + window])
             assert [int(n) for batch in batches[start // size : (start + window) // size] for n in batch] == expected

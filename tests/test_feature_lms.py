@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import audioprune as ap
-from audioprune.adapters.audio_lm_models import ENTRIES
+from audioprune.adapters.audio_lm.entries import ENTRIES
 
 from . import audio_lms, feature_lms
 from .feature_lms import FAMILIES, ask, build

@@ -326,7 +326,7 @@ def test_wrong_shapes_are_refused(device: str) -> None:
 def test_the_interpreter_leaves_nothing_behind() -> None:
     import triton.language as tl
 
-    before, reduce, name = dict(os.environ), tl.reduce, "audioprune.attention.kernels.received"
+    before, reduce, name = dict(os.environ), tl.reduce, "audioprune.attention.kernels.triton_attention"
     loaded = sys.modules.get(name)
     with interpreted():
         query, key, value = tensors("cpu", 9, 8)
@@ -348,7 +348,7 @@ def test_old_gpus_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_leaves_triton_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("triton", "audioprune.attention.kernels.received", "audioprune.attention.kernels.operator"):
+    for name in ("triton", "audioprune.attention.kernels.triton_attention", "audioprune.attention.kernels.operator"):
         monkeypatch.setitem(sys.modules, name, None)  # whoever imports it now gets an ImportError
     assert not runpy.run_path(kernels.__file__)["_TRITON"]
 
@@ -365,7 +365,7 @@ def test_compile_for_a_gpu(name: str, dtype: torch.dtype, tmp_path: Path, monkey
     if "nvidia" not in triton.backends.backends:
         pytest.skip("this Triton is not for NVIDIA's GPUs")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    received = import_module("audioprune.attention.kernels.received")
+    received = import_module("audioprune.attention.kernels.triton_attention")
     kernel = getattr(received, name)
     held, streamed, options = received.tiles(64, dtype)
     pointer = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}[dtype]

@@ -15,7 +15,7 @@ from audioprune.attention import scoring as attention
 from audioprune.attention.scoring import attend_by_policy
 from audioprune.core import ops
 from audioprune.core.settings import describe, read_method
-from audioprune.core.tokens import Evidence, Learning, Tokens
+from audioprune.core.tokens import Evidence, LossInputs, Tokens
 from audioprune.methods import UntrainedError, dynamicvit, spvit
 from audioprune.methods.learned import one_at_least, straight_through
 
@@ -352,7 +352,7 @@ def test_attention_by_policy_is_attention_among_the_kept() -> None:
 # Losses
 
 
-def learning(**changes) -> Learning:
+def learning(**changes) -> LossInputs:
     generator = torch.Generator().manual_seed(11)
     fields = {
         "depth": 4,
@@ -365,7 +365,7 @@ def learning(**changes) -> Learning:
         "teacher_logits": torch.randn(2, 3, generator=generator),
         "teacher_tokens": torch.randn(2, 4, 5, generator=generator),
     }
-    return Learning(**{**fields, **changes})
+    return LossInputs(**{**fields, **changes})
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -382,7 +382,7 @@ SHARES = {1: {"share": torch.tensor([0.5, 0.9])}, 2: {"share": torch.tensor([0.3
 RATIO = ((0.5 - 0.7) ** 2 / 2 + (0.9 - 0.7) ** 2 / 2 + 0 / 2 + (0.15 - 0.35) ** 2 / 2) / 2
 
 
-def from_teacher(given: Learning) -> float:
+def from_teacher(given: LossInputs) -> float:
     pairs = zip(given.teacher_logits.tolist(), given.logits.tolist(), strict=True)
     return sum(kl(softmax(teacher), softmax(model)) for teacher, model in pairs) / 2
 

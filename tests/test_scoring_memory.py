@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audioprune.adapters import watching
-from audioprune.adapters.watching import column_sums
+from audioprune.adapters.audio_lm import tap
+from audioprune.adapters.audio_lm.tap import column_sums
 
 
 class Largest(TorchDispatchMode):
@@ -28,7 +28,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("frames", [500, 2000, 8000])
 def test_largest_tensor(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "LOGITS_AT_ONCE", 2**16)
+    monkeypatch.setattr(tap, "LOGITS_AT_ONCE", 2**16)
     query, key = torch.randn(2, 2, frames, 4), torch.randn(2, 2, frames, 4)
     with Largest() as largest:
         column_sums(query, key, 0.5)

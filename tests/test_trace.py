@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import audioprune as ap
-from audioprune.adapters.token_pass import TokenPass
+from audioprune.adapters.blocks.token_pass import TokenPass
 from audioprune.core.trace import Trace
 
 from .families import FAMILIES, ast, audiomae, inputs_for

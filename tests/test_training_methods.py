@@ -19,9 +19,9 @@ from audioprune.data import ClipTable, SoundCache, read
 from audioprune.methods import LearnedMethod
 from audioprune.training import finetune
 from audioprune.training.dataset import SpectrogramDataset
+from audioprune.training.evaluation_table import evaluate
 from audioprune.training.finetune import fine_tune
 from audioprune.training.recipe import read_recipe
-from audioprune.training.table import evaluate
 from audioprune.training.task import Task
 
 from .conftest import class_folders

@@ -30,13 +30,13 @@ from audioprune.models.audiomae import AudioMAEConfig
 from audioprune.models.pretraining import AudioMAEForPreTraining
 from audioprune.training import augment, sweep
 from audioprune.training.dataset import SpectrogramDataset
+from audioprune.training.evaluation_table import cells, clips_of, summarize
 from audioprune.training.losses import distillation_loss, label_loss
 from audioprune.training.model import build_model
 from audioprune.training.optim import factor, make_optimizer, make_scheduler, parameter_groups
 from audioprune.training.recipe import Augment, Distill, LearningRate, Optimizer, Recipe, read_recipe
 from audioprune.training.regularize import DropPath, PatchMask, kept_patches, set_drop_path
 from audioprune.training.sweep import claimed, folder_name, plan
-from audioprune.training.table import cells, clips_of, summarize
 from audioprune.training.trainer import arguments, frozen_copy, last_checkpoint
 
 from .conftest import tone

@@ -20,10 +20,10 @@ from audioprune.data import ClipTable, DataError, SoundCache, read
 from audioprune.models.loading import load_features
 from audioprune.training import finetune, sweep
 from audioprune.training.dataset import SpectrogramDataset
+from audioprune.training.evaluation_table import evaluate
 from audioprune.training.finetune import fine_tune
 from audioprune.training.pretrain import pretrain
 from audioprune.training.recipe import read_recipe
-from audioprune.training.table import evaluate
 from audioprune.training.task import Task
 
 from .conftest import class_folders, tone

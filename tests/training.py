@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from audioprune.adapters.observers import observing
 from audioprune.core.pruning import Pruned
-from audioprune.core.tokens import Learning
+from audioprune.core.tokens import LossInputs
 
 LABELS = torch.tensor([1, 2, 3])
 
@@ -20,10 +20,10 @@ def pruned_loss(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor], see
     width = handle.adapter.encoder.config.hidden_size
     teacher = torch.Generator().manual_seed(3)
     added = handle.method.loss(
-        Learning(
-            depth=len(handle.adapter.layers),
+        LossInputs(
+            depth=handle.adapter.depth,
             notes=passes[-1].notes,
-            rates=handle.method.schedule(len(handle.adapter.layers)),
+            rates=handle.method.schedule(handle.adapter.depth),
             logits=out.logits,
             labels=targets,
             tokens=hidden[-1][:, handle.adapter.special :],

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 Observer = Callable[[Any], None]
-"""Is given what a forward did with its tokens: a `TokenPass`, or a `ListeningPass`."""
+"""Is given what a forward did with its tokens: a `TokenPass`, or a `PromptPass`."""
 
 Watched = tuple[tuple[object, Observer], ...]
 """Pairs of an attachment and who looks at it."""
@@ -24,7 +24,7 @@ class _OfThread(threading.local):
     watched: Watched = ()
 
 
-_WATCHED: ContextVar[Watched] = ContextVar("audioprune_watched", default=())
+_WATCHED: ContextVar[Watched] = ContextVar("audioprune_tapped", default=())
 # A graph of torch.compile is guarded by what a thread has, and cannot read a context variable.
 _OF_THREAD = _OfThread()
 

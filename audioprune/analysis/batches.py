@@ -18,7 +18,7 @@ FULL = 1.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class AnalysisBatch:
     """A batch of clips, what each model made of it as it is pruned, and the models.
 
     log_mel: (batch, frames, mels). labels: (batch, classes), ones and zeros. intensity: (batch, patches), mean of each
@@ -52,7 +52,7 @@ class Intervention(Protocol):
     title: str
     how: str
 
-    def update(self, heard: Heard) -> None:
+    def update(self, heard: AnalysisBatch) -> None:
         """Take in a batch."""
 
     def answer(self) -> Answer:
@@ -69,7 +69,7 @@ def has_cls(model: Any) -> bool:
     """Whether tokens can be ranked by the attention of a CLS token."""
     from ..adapters import find_adapter
 
-    return find_adapter(model).special > 0
+    return find_adapter(model).has_cls
 
 
 def metric_name(multi_label: bool) -> str:

@@ -13,9 +13,9 @@ from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
 from ..methods.fates import keep_ragged
-from .batches import FULL, Heard, metric_name
+from .batches import FULL, AnalysisBatch, metric_name
 from .observe import BARELY
-from .outcomes import Outcomes, hundredths, points, share
+from .paired_stats import Outcomes, hundredths, points, share
 from .question import Answer, Table
 
 BASELINE = "unpruned"
@@ -116,7 +116,7 @@ class ClusterDrop:
     def _name(removed: Removed, block: int) -> str:
         return f"{removed.name} at {block}"
 
-    def update(self, heard: Heard) -> None:
+    def update(self, heard: AnalysisBatch) -> None:
         logits = {BASELINE: heard.full}
         for removed in self.removals:
             stays = removed.at(0).stays(heard.intensity)

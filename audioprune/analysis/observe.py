@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters import find_adapter
+from ..adapters.blocks.adapter import find_blocks
 from ..core.pruning import Pruned, prune
 from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
@@ -132,7 +132,7 @@ class Observer:
         self._norms: dict[str, list[Tensor]] = {"residual": [], "attended": []}
 
     def __enter__(self) -> Observer:
-        self._observed = Observed.watching(self.method, find_adapter(self.model).special > 0)
+        self._observed = Observed.watching(self.method, find_blocks(self.model).has_cls)
         self._handle: Pruned = prune(self.model, self._observed)
         self._hooks = list(self._watch_norms())
         return self
@@ -148,7 +148,7 @@ class Observer:
         self._observed.seen.clear()
         for norms in self._norms.values():
             norms.clear()
-        adapter = self._handle.adapter
+        adapter = find_blocks(self.model)
         given = log_mel.to(self.model.device, self.model.dtype)
         logits = self.model(given).logits
         intensity, variation = adapter.patch_statistics({adapter.encoder.main_input_name: given})
@@ -182,7 +182,7 @@ class Observer:
         )
 
     def _watch_norms(self) -> Iterator[Any]:
-        adapter = self._handle.adapter
+        adapter = find_blocks(self.model)
 
         def into(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]

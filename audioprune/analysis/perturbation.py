@@ -14,8 +14,8 @@ from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import TopK
 from ..methods.fates import keep
 from ..methods.scores import SCORES
-from .batches import Heard, metric_name
-from .outcomes import Outcomes, hundredths, points, share
+from .batches import AnalysisBatch, metric_name
+from .paired_stats import Outcomes, hundredths, points, share
 from .question import Answer, Table, listed
 
 Kind = Literal["signal", "background"]
@@ -105,7 +105,7 @@ class Perturbation:
         self._outcomes = {rate: Outcomes(("baseline", *TESTS), multi_label) for rate in keep_rates}
         self._swapped = {rate: {test: [0, 0] for test in TESTS} for rate in keep_rates}
 
-    def update(self, heard: Heard) -> None:
+    def update(self, heard: AnalysisBatch) -> None:
         for rate, outcomes in self._outcomes.items():
             logits = {"baseline": heard.logits[rate]}
             for test in TESTS:

@@ -99,7 +99,7 @@ def moments(model: Any, processor: Any, clip: Path, method: Method, title: str =
     """As `picture`, of an audio-language model: the moments of a clip that its language model reads. Scores do not
     depend on what is asked. Raises `AudioError` where the clip cannot be used."""
     from ..audio.files import SAMPLE_RATE, load_audio
-    from ..lm.answering import answer
+    from ..lm.generate import answer
     from ..lm.loading import sampling_rate
 
     waveform = load_audio(clip, sample_rate=sampling_rate(processor)).waveform

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..methods import TopK
-from .batches import Heard, metric_name
-from .outcomes import Estimate, Outcomes, Weights, hundredths, points, share
+from .batches import AnalysisBatch, metric_name
+from .paired_stats import Estimate, Outcomes, Weights, hundredths, points, share
 from .question import Answer, Table, listed
 
 SEEDS = range(5)
@@ -34,7 +34,7 @@ class Ranking:
         self._names = (*single, *map(_seeded, SEEDS))
         self._outcomes = {rate: Outcomes(self._names, multi_label) for rate in keep_rates}
 
-    def update(self, heard: Heard) -> None:
+    def update(self, heard: AnalysisBatch) -> None:
         for rate, outcomes in self._outcomes.items():
             logits = {self.score: heard.logits[rate]}
             for name, method in self._methods(heard.methods[rate]).items():

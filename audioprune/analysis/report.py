@@ -18,11 +18,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from . import reference
-from .beside import beside, note
 from .figures import CAPTIONS, draw
 from .formatting import Shown, shown
-from .head import head
 from .question import Answer, Table
+from .run_info import head
+from .versus_paper import beside, note
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..adapters import find_adapter
+from ..adapters.blocks.adapter import find_blocks
 from . import state as files
-from .batches import FULL, Heard, Intervention, has_cls
+from .batches import FULL, AnalysisBatch, Intervention, has_cls
 from .cluster_drop import ClusterDrop
+from .models import ModelSet
 from .observe import Observation, Observer
 from .perturbation import Perturbation
 from .question import Answer, Question
 from .ranking import Ranking
-from .subject import Subject
 from .survey import Survey
 from .tradeoff import Tradeoff
 
@@ -83,12 +83,12 @@ class Analysis:
     """
 
     def __init__(
-        self, subject: Subject, clips: Clips, labels: Tensor, out: Path, settings: Settings, data: dict[str, Any]
+        self, models: ModelSet, clips: Clips, labels: Tensor, out: Path, settings: Settings, data: dict[str, Any]
     ) -> None:
         if not len(clips):
             raise ValueError("there is no clip to analyse")
-        classes = int(next(iter(subject.models.values())).config.num_labels)
-        self.subject, self.clips, self.settings = subject, clips, settings
+        classes = int(next(iter(models.by_rate.values())).config.num_labels)
+        self.models, self.clips, self.settings = models, clips, settings
         self.labels = (F.one_hot(labels, classes) if labels.ndim == 1 else labels).float()
         self.survey = Survey()
         self.surveyed = self.heard = 0
@@ -124,7 +124,7 @@ class Analysis:
         return [(question, question.answer()) for question in self.questions]
 
     def _survey(self, advance: Advance) -> None:
-        adapter = find_adapter(self.subject.models[FULL])
+        adapter = find_blocks(self.models.by_rate[FULL])
         advance(self.surveyed)
         while self.surveyed < len(self.clips):
             _, log_mel = self._batch(self.surveyed)
@@ -136,14 +136,14 @@ class Analysis:
 
     def _begin(self) -> None:
         """Ask the questions, which need to know the sounds."""
-        subject, skip, tau = self.subject, self.settings.skip, self.tau
-        rates, several = subject.keep_rates, self.subject.multi_label
-        model = subject.models[FULL]
+        models, skip, tau = self.models, self.settings.skip, self.tau
+        rates, several = models.keep_rates, self.models.multi_label
+        model = models.by_rate[FULL]
         self.statistics = statistics(self.survey, tau)
-        depth = len(find_adapter(model).layers)
+        depth = find_blocks(model).depth
         made: dict[str, Callable[[], Intervention]] = {
             "tradeoff": lambda: Tradeoff(rates, several),
-            "ranking": lambda: Ranking(rates, subject.score, has_cls(model), several),
+            "ranking": lambda: Ranking(rates, models.score, has_cls(model), several),
             "perturbation": lambda: Perturbation(rates, tau, several),
             "cluster_drop": lambda: ClusterDrop(self.survey.boundaries.tolist(), depth, several),
         }
@@ -160,15 +160,15 @@ class Analysis:
                 question.update(observation)
             logits[observation.keep_rate] = observation.logits
             intensity = observation.intensity
-        heard = Heard(log_mel, labels, intensity, self.subject.models, self.subject.methods, logits)
+        heard = AnalysisBatch(log_mel, labels, intensity, self.models.by_rate, self.models.methods, logits)
         for intervention in self.interventions:
             intervention.update(heard)
         self.heard += len(log_mel)
         return len(log_mel)
 
     def _observations(self, log_mel: Tensor, numbers: Tensor, labels: Tensor) -> Iterator[Observation]:
-        for rate, model in self.subject.models.items():
-            with Observer(model, self.subject.methods[rate], self.subject.score) as observer:
+        for rate, model in self.models.by_rate.items():
+            with Observer(model, self.models.methods[rate], self.models.score) as observer:
                 yield observer(log_mel, numbers, labels)
 
     def _batch(self, first: int) -> tuple[Tensor, Tensor]:
@@ -181,13 +181,13 @@ class Analysis:
         if tradeoff is None or tradeoff.timed or not self.settings.bench_seconds:
             return
         _, clips = self._batch(0)
-        tradeoff.time(self.subject.models, self.subject.methods, clips, self.settings.bench_seconds)
+        tradeoff.time(self.models.by_rate, self.models.methods, clips, self.settings.bench_seconds)
         self._save(done=True)
 
     def _identity(self, data: dict[str, Any]) -> dict[str, Any]:
         settings = {"tau": self.settings.tau, "skip": list(self.settings.skip), "batch size": self.settings.batch_size}
-        device = str(next(iter(self.subject.models.values())).device)
-        return json.loads(json.dumps(self.subject.identity | {"data": data} | settings | {"device": device}))
+        device = str(next(iter(self.models.by_rate.values())).device)
+        return json.loads(json.dumps(self.models.identity | {"data": data} | settings | {"device": device}))
 
     def _resume(self) -> None:
         if not self._path.exists():

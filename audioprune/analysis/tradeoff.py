@@ -12,8 +12,8 @@ from ..compare.benchmark import in_turn
 from ..core.cost import macs
 from ..core.pruning import prune
 from ..methods import TopK
-from .batches import FULL, Heard, metric_name
-from .outcomes import Outcomes, hundredths, points, share
+from .batches import FULL, AnalysisBatch, metric_name
+from .paired_stats import Outcomes, hundredths, points, share
 from .question import Answer, Table
 
 
@@ -35,7 +35,7 @@ class Tradeoff:
         self._macs: dict[float, int] = {}
         self._timing: dict[str, Any] | None = None
 
-    def update(self, heard: Heard) -> None:
+    def update(self, heard: AnalysisBatch) -> None:
         if not self._macs:
             for rate in self.keep_rates:
                 with prune(heard.models[rate], heard.methods[rate]):

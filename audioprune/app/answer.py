@@ -84,7 +84,7 @@ def hear(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS
         with trace(model) as record:
             labels = _labels(tagger, clip.waveform)
         macs = mean_macs(model, inputs)
-        depth = len(handle.adapter.layers)
+        depth = handle.adapter.depth
     times = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
     slow, fast = (1000 * statistics.median(each) for each in times)
     patches = record.grid[0] * record.grid[1]

@@ -20,8 +20,8 @@ from typing import Protocol
 
 from ..methods import Method
 from .bounds import even_chance, most_allowed
-from .hearing import Heard
-from .search import STEP, Candidate, Ground, fastest, least_apart
+from .disagreement import Disagreement
+from .search import STEP, Candidate, SearchProblem, fastest, least_apart
 
 MEASURED = 6
 """Settings that are measured for a speed-up that was asked for."""
@@ -35,7 +35,7 @@ SLACK = 1.02
 """How much more than the speed-up that was asked for is aimed at, since measurements scatter."""
 
 
-class Trial(Ground, Protocol):
+class Calibrator(SearchProblem, Protocol):
     """A ground whose settings can be measured, and heard on the clips that are kept from the search.
 
     confirming: number of these clips. top_speed: of the harshest setting, predicted.
@@ -55,7 +55,7 @@ class Trial(Ground, Protocol):
     def correct(self, speeds: Mapping[Method, float]) -> bool:
         """Learn from measurements for later predictions; whether they were far from what was predicted."""
 
-    def confirm(self, method: Method) -> Heard: ...
+    def confirm(self, method: Method) -> Disagreement: ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Finalist:
 
     method: Method
     family: Method
-    heard: Heard
+    heard: Disagreement
     speed_up: float
-    confirmed: Heard | None = None
+    confirmed: Disagreement | None = None
     passed: bool = False
 
 
@@ -82,7 +82,7 @@ class Choice:
     shown: bool
 
 
-def within(trial: Trial, limit: float) -> Choice:
+def within(trial: Calibrator, limit: float) -> Choice:
     """The fastest setting whose disagreement is shown to be within the limit; where none is, by estimate."""
     # Settings are worth a test that have an even chance to pass; where none can pass, estimates have to do.
     can_pass = most_allowed(limit, trial.confirming) >= 0
@@ -105,7 +105,7 @@ def within(trial: Trial, limit: float) -> Choice:
     return Choice(tuple(everyone.values()), chosen, bool(shown))
 
 
-def front(trial: Trial, finalists: Sequence[Finalist]) -> list[Finalist]:
+def front(trial: Calibrator, finalists: Sequence[Finalist]) -> list[Finalist]:
     """Those that are faster than unpruned, and than all that are safer, the slowest first.
 
     Of one family the milder setting is the safer one, whatever the clips of the search made of both by chance.
@@ -124,7 +124,7 @@ def front(trial: Trial, finalists: Sequence[Finalist]) -> list[Finalist]:
     return sorted(found, key=lambda one: one.speed_up)
 
 
-def confirm_in_order(trial: Trial, finalists: Sequence[Finalist], limit: float) -> list[Finalist]:
+def confirm_in_order(trial: Calibrator, finalists: Sequence[Finalist], limit: float) -> list[Finalist]:
     """Test one after the other until one fails. The order must not depend on the clips of the tests."""
     allowed, tested = most_allowed(limit, trial.confirming), list[Finalist]()
     for one in finalists:
@@ -135,7 +135,7 @@ def confirm_in_order(trial: Trial, finalists: Sequence[Finalist], limit: float) 
     return tested
 
 
-def _estimated(trial: Trial, finalists: Sequence[Finalist], limit: float) -> list[Finalist]:
+def _estimated(trial: Calibrator, finalists: Sequence[Finalist], limit: float) -> list[Finalist]:
     """Hear one after the other on the clips of the tests, until one disagrees on more than the limit."""
     heard: list[Finalist] = []
     for one in finalists:
@@ -146,7 +146,7 @@ def _estimated(trial: Trial, finalists: Sequence[Finalist], limit: float) -> lis
     return heard
 
 
-def at_speed(trial: Trial, speed_up: float) -> Choice:
+def at_speed(trial: Calibrator, speed_up: float) -> Choice:
     """The setting that disagrees least of those that are measured to be so fast. The search chooses it, and the other
     clips are heard by it alone, so that their bound is that of a single test."""
     # Where nothing is predicted to be so fast, the fastest there are may still be.
@@ -168,12 +168,12 @@ def at_speed(trial: Trial, speed_up: float) -> Choice:
     return Choice(tuple(known[one.method] for one in everyone), chosen, shown=True)
 
 
-def _moved(trial: Trial, one: Finalist, speed_up: float) -> Method | None:
+def _moved(trial: Calibrator, one: Finalist, speed_up: float) -> Method | None:
     """The setting of the same family that should be just so fast, going by how wrong the prediction was for this."""
     return trial.at(one.family, SLACK * speed_up * trial.speed(one.method) / one.speed_up)
 
 
-def _worth_measuring(trial: Trial, found: Sequence[Candidate]) -> list[Candidate]:
+def _worth_measuring(trial: Calibrator, found: Sequence[Candidate]) -> list[Candidate]:
     """Of settings that are predicted to be about as fast, those that disagreed least in the search."""
     bands: dict[int, list[Candidate]] = {}
     for one in sorted(found, key=lambda one: one.heard.risk):
@@ -181,7 +181,7 @@ def _worth_measuring(trial: Trial, found: Sequence[Candidate]) -> list[Candidate
     return [one for _, band in sorted(bands.items()) for one in band[:PER_BAND]]
 
 
-def _measured(trial: Trial, found: Sequence[Candidate]) -> list[Finalist]:
+def _measured(trial: Calibrator, found: Sequence[Candidate]) -> list[Finalist]:
     found = [one for one in found if math.isfinite(one.heard.kl)]  # others were refused, or gave no numbers
     speeds = trial.measure([one.method for one in found]) if found else []
     return [Finalist(one.method, one.family, one.heard, speed) for one, speed in zip(found, speeds, strict=True)]

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..adapters.blocks.adapter import find_blocks
 from ..compare.benchmark import in_turn
 from ..core.cost import macs
 from ..core.pruning import handle, prune
 from ..core.trace import trace
 from ..methods import Method, TopK
-from .hearing import ClipSet
+from .disagreement import ClipSet
 from .ledger import Ledger
 from .space import kind, ladder, scored_by_attention
 
@@ -41,14 +42,17 @@ class Costs:
         batches = (inputs for _, inputs in clips.batches(model, self.order[:count], batch_size))
         self.batch = max(batches, key=lambda inputs: next(iter(inputs.values())).numel())
         self.batch_size = len(next(iter(self.batch.values())))
-        with prune(model, TopK(0.999)) as pruned:
-            grid, shape = pruned.adapter.grid, pruned.adapter.shape
-            self._patches = self._count_patches() if grid is None else grid.patches
+        adapter = find_blocks(model)
+        grid, shape = adapter.grid, adapter.shape
+        if grid is None:
+            with prune(model, TopK(0.999)):
+                self._patches = self._count_patches()
+        else:
+            self._patches = grid.patches
         self.depth, self._special, self._width = shape.depth, shape.special, shape.width
-        config: Any = model.config
-        self._is_spectrogram = grid is not None and getattr(config, "max_length", None) is not None
+        self._is_fixed = grid is not None
         self.unpruned = self._count()
-        self._inner = getattr(config, "intermediate_size", getattr(config, "encoder_ffn_dim", 4 * self._width))
+        self._inner = adapter.mlp_width
         self._around = max(0, self.unpruned - self._blocks(TopK(1.0)))
         self.extra: dict[str, float] = {}
 
@@ -113,7 +117,7 @@ class Costs:
     def _count(self) -> int:
         pruned = handle(self.model)
         is_static = pruned is None or pruned.method.static
-        if self._is_spectrogram and is_static:
+        if self._is_fixed and is_static:
             return macs(self.model)
         clips = self.order[: 1 if is_static else COUNTED]
         return round(statistics.fmean(macs(self.model, inputs=x) for _, x in self.clips.batches(self.model, clips, 1)))

@@ -13,7 +13,7 @@ from ..core.settings import RECORD, describe
 from ..methods import Method
 from .bounds import CONFIDENCE, clips_needed, upper_bound
 from .choose import Choice, Finalist
-from .hearing import Heard
+from .disagreement import Disagreement
 from .ledger import write_text
 
 SEARCH_SHARE = 0.25
@@ -135,7 +135,7 @@ def least_clips(limit: float) -> int:
     return math.ceil(clips_needed(limit) / (1 - SEARCH_SHARE))
 
 
-def row_of(setting: Method, heard: Heard, one: Finalist | None, macs_ratio: float | None) -> dict[str, Any]:
+def row_of(setting: Method, heard: Disagreement, one: Finalist | None, macs_ratio: float | None) -> dict[str, Any]:
     """A row of `Calibration.rows`."""
     row: dict[str, Any] = {"name": str(setting), "setting": describe(setting), "searched": _counts(heard)}
     if one is not None:
@@ -146,7 +146,7 @@ def row_of(setting: Method, heard: Heard, one: Finalist | None, macs_ratio: floa
     return row
 
 
-def _counts(heard: Heard) -> dict[str, Any]:
+def _counts(heard: Disagreement) -> dict[str, Any]:
     return {
         "clips": heard.clips,
         "disagreements": heard.disagreements,
@@ -154,7 +154,9 @@ def _counts(heard: Heard) -> dict[str, Any]:
     }
 
 
-def rows_of(choice: Choice, heard: Mapping[Method, Heard], ratios: Mapping[Method, float]) -> list[dict[str, Any]]:
+def rows_of(
+    choice: Choice, heard: Mapping[Method, Disagreement], ratios: Mapping[Method, float]
+) -> list[dict[str, Any]]:
     """The settings that were up for the choice first, in the order of the tests, and then all others."""
     finalists = {one.method: one for one in choice.finalists}
     order = (*finalists, *(method for method in heard if method not in finalists))

@@ -12,16 +12,17 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..adapters import find_adapter
+from ..adapters.audio_lm.adapter import PromptAdapter
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle
 from ..core.settings import describe
 from . import choose
 from .bounds import clips_needed
-from .hearing import Batches, ClipSet, digest
+from .calibrator import ModelCalibrator, Stage
+from .disagreement import Batches, ClipSet, digest
 from .ledger import Ledger
 from .report import Calibration, least_clips, rows_of
 from .space import MECHANISMS
-from .trial import ModelTrial, Stage
 
 FEWEST = 16
 """Clips that a calibration hears at least."""
@@ -94,8 +95,8 @@ def calibrate(
         if ledger.is_other:
             warnings.warn(f"{state}: of another model, other clips or another machine; begun anew", stacklevel=2)
         try:
-            trial = ModelTrial(model, found, order, searching, batch_size, ledger, stage)
-            trial.enter(methods, find_adapter(model).special > 0, bench_seconds)
+            trial = ModelCalibrator(model, found, order, searching, batch_size, ledger, stage)
+            trial.enter(methods, find_adapter(model).has_cls, bench_seconds)
             if speed_up is not None:
                 choice = choose.at_speed(trial, speed_up)
             else:
@@ -154,7 +155,7 @@ def _check_model(model: Any) -> None:
             f"this model is pruned with {pruned.method}, and what is calibrated is compared with the unpruned one; "
             "call remove() on its handle first (audioprune.handle(model) finds it)"
         )
-    if find_adapter(model).once:
+    if isinstance(find_adapter(model), PromptAdapter):
         raise ValueError(f"{type(model).__name__} is an audio-language model, which has no labels to compare")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..methods import Method
-from .hearing import Heard
+from .disagreement import Disagreement
 
 FIRST = 8
 """Clips that every setting of a race is heard on."""
@@ -35,10 +35,10 @@ class Candidate:
 
     method: Method
     family: Method
-    heard: Heard
+    heard: Disagreement
 
 
-class Ground(Protocol):
+class SearchProblem(Protocol):
     """What is searched: families of settings, how fast each is predicted to be, and what each makes of the clips.
 
     clips: of the search. `hear` listens to the first so many of them, and computes nothing twice. `stage` begins a
@@ -53,13 +53,13 @@ class Ground(Protocol):
     def at(self, family: Method, speed: float) -> Method | None:
         """The mildest setting that is predicted to be so fast; None where none is."""
 
-    def hear(self, method: Method, clips: int) -> Heard: ...
+    def hear(self, method: Method, clips: int) -> Disagreement: ...
 
     def stage(self, name: str, clips: int) -> None: ...
 
 
 def race(
-    ground: Ground, entries: Sequence[tuple[Method, Method]], allowed: int | None = None, name: str = "settings"
+    ground: SearchProblem, entries: Sequence[tuple[Method, Method]], allowed: int | None = None, name: str = "settings"
 ) -> tuple[list[Candidate], list[Method]]:
     """The best of some (family, setting), heard on all clips, best first; and all families, best first.
 
@@ -93,7 +93,7 @@ def _work(entries: int, clips: int) -> int:
     return total
 
 
-def fastest(ground: Ground, allowed: int, top_speed: float) -> list[Candidate]:
+def fastest(ground: SearchProblem, allowed: int, top_speed: float) -> list[Candidate]:
     """Settings that disagree on at most `allowed` of the search's clips: the fastest by prediction, and milder ones.
 
     top_speed: predicted, of the fastest setting there is.
@@ -119,7 +119,7 @@ def fastest(ground: Ground, allowed: int, top_speed: float) -> list[Candidate]:
     return list({one.method: one for one in (*held, *milder)}.values())
 
 
-def _milder(ground: Ground, families: Sequence[Method], speed: float, allowed: int) -> list[Candidate]:
+def _milder(ground: SearchProblem, families: Sequence[Method], speed: float, allowed: int) -> list[Candidate]:
     """Steps of the families that won, between no pruning and the speed that they reach: tests go from step to step."""
     steps = {ground.at(family, speed**part): family for family in families for part in PARTS}
     ground.stage("milder settings", len(steps) * ground.clips)
@@ -133,12 +133,12 @@ def _milder(ground: Ground, families: Sequence[Method], speed: float, allowed: i
     return found
 
 
-def least_apart(ground: Ground, speed: float) -> list[Candidate]:
+def least_apart(ground: SearchProblem, speed: float) -> list[Candidate]:
     """The settings that disagree least of those that are predicted to be so fast, best first."""
     entries = _entries(ground, ground.families, speed)
     found, _ = race(ground, entries, name=f"{len(entries)} settings at {speed:.2f}×")
     return found
 
 
-def _entries(ground: Ground, families: Sequence[Method], speed: float) -> list[tuple[Method, Method]]:
+def _entries(ground: SearchProblem, families: Sequence[Method], speed: float) -> list[tuple[Method, Method]]:
     return [(family, method) for family in families if (method := ground.at(family, speed)) is not None]

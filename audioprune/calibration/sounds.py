@@ -20,7 +20,7 @@ AHEAD = 16
 
 
 @dataclass
-class Sounds:
+class CalibrationSounds:
     """spectrograms: (clips, frames, mels) of what can be used. failed: errors of files that cannot be decoded. silent:
     files in which nobody hears anything, on which a model's answer tells nothing. copies: files that hold the very
     sound of another. cut: files longer than the model hears, of which the beginning is heard.
@@ -33,12 +33,12 @@ class Sounds:
     cut: list[Path] = field(default_factory=list)
 
 
-def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any] = lambda: None) -> Sounds:
+def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any] = lambda: None) -> CalibrationSounds:
     """Decode files and make their spectrograms, on the CPU. `advance` is called after each.
 
     A sound that is there twice must not count twice: copies are told by their samples, of what the model hears.
     """
-    sounds, rows, known = Sounds(torch.empty(0)), list[Tensor](), set[bytes]()
+    sounds, rows, known = CalibrationSounds(torch.empty(0)), list[Tensor](), set[bytes]()
     device = front.window.device
     load = partial(load_audio, max_seconds=front.max_seconds)
     for path, clip in decode_ahead(paths, load, ahead=AHEAD):

@@ -109,7 +109,7 @@ def analyze(
     Of an audio-language model, whose tokens are moments and no patches, the report is pictures: what segmentwise Top-K
     leaves of --clips and --pictures.
     """
-    from ..analysis import subject
+    from ..analysis import models
     from ..analysis.run import Analysis, Settings, write_answers
     from ..compare import settings as c
     from ..models.loading import is_language_model
@@ -120,18 +120,18 @@ def analyze(
     rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
     if model is not None and len(model) == 1 and is_language_model(model[0]):
         table, _ = t.open_data(data, data_name, None, cache)
-        rows = subject.spaced(c.choose_clips(table, t.words(folds), split), limit)
+        rows = models.spaced(c.choose_clips(table, t.words(folds), split), limit)
         drawn = _drawn(rows, clips, pictures, seed)
         _draw_moments(model[0], table.name, [rows[i] for i in drawn], rates or [0.5, 0.25], out_folder, device)
         return
-    sources, tuned = subject.parse_models(model or ["esc10"], rates)
-    opened = subject.open_subject(sources, score, lambda source: o.open_model(source, device), tuned)
+    sources, tuned = models.parse_models(model or ["esc10"], rates)
+    opened = models.open_models(sources, score, lambda source: o.open_model(source, device), tuned)
     table, store = t.open_data(data, data_name, None, cache)
-    rows = subject.spaced(c.choose_clips(table, t.words(folds), split), limit)
-    analysed = subject.with_labels(opened, table.multi_label)
-    labels = c.targets_of(analysed.models[1.0], table, rows)
+    rows = models.spaced(c.choose_clips(table, t.words(folds), split), limit)
+    analysed = models.with_labels(opened, table.multi_label)
+    labels = c.targets_of(analysed.by_rate[1.0], table, rows)
     drawn = _drawn(rows, clips, pictures, seed)
-    identity = {"name": table.name, "clips": len(rows), "files": subject.clips_fingerprint(rows)}
+    identity = {"name": table.name, "clips": len(rows), "files": models.clips_fingerprint(rows)}
     heard = c.ReadClips(rows, analysed.front, store)
     analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
     with progress("clips") as bar:
@@ -187,21 +187,21 @@ def _about(analysis: Analysis, rows: Sequence[ClipRow], data: str) -> dict[str, 
     """What the report says of the run itself."""
     from ..compare.benchmark import machine
 
-    subject = analysis.subject
+    models = analysis.models
     return {
         "command": t.command(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "models": {str(rate): source for rate, source in subject.sources.items()},
-        "tuned": subject.tuned,
-        "how": subject.how,
+        "models": {str(rate): source for rate, source in models.sources.items()},
+        "tuned": models.tuned,
+        "how": models.how,
         "data": data,
         "clips": len(rows),
-        "keep_rates": [1.0, *subject.keep_rates],
-        "score": subject.score,
+        "keep_rates": [1.0, *models.keep_rates],
+        "score": models.score,
         "tau": analysis.tau,
         "tau_given": analysis.settings.tau is not None,
         "boundaries": [float(edge) for edge in analysis.survey.boundaries],
-        "metric": "mAP" if subject.multi_label else "accuracy",
+        "metric": "mAP" if models.multi_label else "accuracy",
         "skipped": list(analysis.settings.skip),
         "machine": machine(),
     }
@@ -215,13 +215,13 @@ def _pictures(analysis: Analysis, rows: Sequence[ClipRow], drawn: Sequence[int])
 
     if not drawn:
         return []
-    subject, labels = analysis.subject, [f"{rows[i].path.name}: {', '.join(rows[i].labels)}" for i in drawn]
+    chosen, labels = analysis.models, [f"{rows[i].path.name}: {', '.join(rows[i].labels)}" for i in drawn]
     log_mel = torch.stack([analysis.clips[i] for i in drawn])
     found = []
-    for rate in subject.keep_rates:
+    for rate in chosen.keep_rates:
         name = f"keep rate {rate:g}"
-        models = subject.models[rate], subject.models[1.0]
-        figure = picture(models[0], log_mel, subject.methods[rate], name, labels, unpruned=models[1])
+        pruned, unpruned = chosen.by_rate[rate], chosen.by_rate[1.0]
+        figure = picture(pruned, log_mel, chosen.methods[rate], name, labels, unpruned=unpruned)
         found.append((name, figure))
     return found
 

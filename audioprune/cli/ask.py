@@ -16,7 +16,7 @@ from .console import err, out
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..lm.answering import Answer
+    from ..lm.generate import Answer
 
 KEEP_RATE = 0.25
 LMModelOption = Annotated[
@@ -145,7 +145,7 @@ def heard(clip: Path, processor: Any) -> np.ndarray:
 def answered(clip: Path, *given: Any, **options: Any) -> Answer:
     """As `answer`; an `AudioError` names the clip."""
     from ..audio.files import AudioError
-    from ..lm.answering import answer
+    from ..lm.generate import answer
 
     try:
         return answer(*given, **options)

@@ -21,7 +21,7 @@ from .tag import count
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
-    from ..calibration.sounds import Sounds
+    from ..calibration.sounds import CalibrationSounds
 
 
 def calibrate(
@@ -179,7 +179,7 @@ class _Stages:
             self._bar.update(self._task, total=self._done, completed=self._done)
 
 
-def _read(paths: list[Path], front: Any) -> Sounds:
+def _read(paths: list[Path], front: Any) -> CalibrationSounds:
     from ..calibration.sounds import read_sounds
 
     with progress("clips") as bar:

@@ -84,7 +84,7 @@ def compare(
     from ..plots import check_suffix, pareto_figure, save
     from ..training.task import write_json
 
-    chosen = c.named(t.words(methods))
+    chosen = c.parse_methods(t.words(methods))
     if not chosen:
         raise ValueError(f"--methods is {methods!r}; name one at least, or all")
     numbers: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")

@@ -73,7 +73,7 @@ def eval_lm(
     folder, as table.json and table.md.
     """
     from ..lm import prompts
-    from ..lm.asking import Asker
+    from ..lm.batch_generate import Asker
     from ..lm.benchmarks import read
     from ..lm.evaluate import Evaluation
     from ..lm.loading import sampling_rate

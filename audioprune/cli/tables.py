@@ -50,9 +50,9 @@ def sweep(
     the work among processes or machines with one file system: each takes the next training that nobody is at.
     `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
+    from ..training.evaluation_table import finished, summarize
     from ..training.recipe import read_recipe
     from ..training.sweep import WAIT_SECONDS, chain, plan, run
-    from ..training.table import finished, summarize
     from ..training.task import write_json
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
@@ -142,8 +142,8 @@ def evaluate(
     standard deviation are reported. Nothing is written without --out.
     """
     from ..methods import TopK
-    from ..training.table import cells, clips_of
-    from ..training.table import evaluate as run
+    from ..training.evaluation_table import cells, clips_of
+    from ..training.evaluation_table import evaluate as run
     from ..training.task import write_json
 
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")

@@ -102,7 +102,7 @@ class FineTuned:
     method: Method
 
 
-def named(words: Sequence[str]) -> dict[str, list[Method]]:
+def parse_methods(words: Sequence[str]) -> dict[str, list[Method]]:
     """Methods by name: those of `COMPARED`, "all" of them, JSON files, and folders with a `pruning.json`.
 
     Raises `ValueError` for an unknown name, and for a method that must be trained first.

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from ..adapters import UnsupportedModelError, find_adapter
+from ..adapters.blocks.adapter import BlockAdapter
 from ..adapters.observers import unobserved
 from ..attention import packing
 from .pruning import handle
@@ -43,19 +45,31 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     pruned = handle(model)
     if pruned is not None and not pruned.method.static:
         raise ValueError(f"how many tokens {type(pruned.method).__name__} keeps depends on the sound; pass inputs=…")
-    config: Any = getattr(model, "config", None)
-    length = getattr(config, "max_length", None)
-    if length is None:
-        raise ValueError(f"{type(model).__name__} has no spectrogram length in its config; pass inputs=…")
+    shape, length = _clip_shape(model)
     if frames is not None and frames != length:
-        raise ValueError(f"frames is {frames}, but this model takes exactly {length} (config.max_length)")
+        raise ValueError(f"frames is {frames}, but this model takes exactly {length}")
     shapes = twin(model, "meta")
-    spectrogram = torch.zeros(1, length, config.num_mel_bins, device="meta", dtype=_dtype(model))
+    spectrogram = torch.zeros(1, *shape, device="meta", dtype=_dtype(model))
     try:
         return _count(lambda: shapes(spectrogram))
     except (NotImplementedError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(" :.")
         raise ValueError(f"shapes alone do not go through this model ({reason}); pass inputs=…") from error
+
+
+def _clip_shape(model: nn.Module) -> tuple[tuple[int, ...], int]:
+    """Shape of one spectrogram, and its frames. Raises `ValueError` if clips differ in length."""
+    config: Any = getattr(model, "config", None)
+    length = getattr(config, "max_length", None)
+    try:
+        adapter = find_adapter(model)
+    except UnsupportedModelError:  # what no adapter enters is counted too
+        adapter = None
+    if isinstance(adapter, BlockAdapter) and adapter.frames is not None:
+        return adapter.clip_shape(None), adapter.frames
+    if length is None:
+        raise ValueError(f"{type(model).__name__} has no spectrogram length in its config; pass inputs=…")
+    return (length, config.num_mel_bins), length
 
 
 def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:

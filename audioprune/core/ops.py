@@ -340,3 +340,11 @@ def pseudo_random(patch: Tensor, seed: int, layer: int) -> Tensor:
     for multiplier in (0x2545F491, 0x4F6CDD1D, 0x369DEA0F):
         x = ((x ^ (x >> 15)) * multiplier) & mask
     return (x ^ (x >> 16)).to(torch.float64).div(mask + 1).to(torch.float32)
+
+
+def places_of(kept: Tensor, count: int) -> Tensor:
+    """(batch, count), which of the kept tokens each of `count` became, -1 where none. kept: as in `Reduction`."""
+    places = torch.arange(kept.shape[1], device=kept.device).expand(len(kept), -1)
+    # One spare place takes the filler.
+    table = torch.full((len(kept), count + 1), -1, device=kept.device)
+    return table.scatter(1, torch.where(kept < 0, count, kept), places)[:, :-1]

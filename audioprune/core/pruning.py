@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..adapters import Adapter, find_adapter
+from ..adapters.audio_lm.adapter import PromptAdapter
+from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
 from ..methods import METHODS, Method
 from .save import save_model
@@ -106,7 +108,7 @@ class Pruned:
     @property
     def layers(self) -> tuple[int, ...]:
         """0-based blocks at which the method acts."""
-        return tuple(self.method.schedule(len(self._adapter.layers)))
+        return tuple(self.method.schedule(self._adapter.depth))
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -123,7 +125,7 @@ class Pruned:
 
     def tokens_of(self, patches: int) -> tuple[int, ...]:
         """As `tokens`, for a clip of so many."""
-        return tuple(self.method.counts(patches, len(self._adapter.layers)))
+        return tuple(self.method.counts(patches, self._adapter.depth))
 
     @property
     def keep_rate(self) -> float | Sequence[float]:
@@ -152,9 +154,9 @@ class Pruned:
         Gradients flow unless the call is under `torch.no_grad()`. What is generated then begins with the shortened
         prompt. Raises `TypeError` for other models, and `ValueError` as `forward` and `generate` do.
         """
-        if not self._adapter.once:
+        attachment = self.attachment
+        if not isinstance(attachment, PromptAttachment):
             raise TypeError(f"{type(self.model).__name__} is no audio-language model: it has no prompt to shorten")
-        attachment: Any = self.attachment
         return attachment.shorten(inputs)
 
     def save(self, folder: str | Path) -> Path:
@@ -171,7 +173,7 @@ class Pruned:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = describe(self.method)
-        if self._adapter.once:
+        if isinstance(self._adapter, PromptAdapter):
             settings[POSITIONS] = self._adapter.positions
         if "weights" in settings and self.learned is not None:
             save_file({name: t.contiguous() for name, t in self.learned.state_dict().items()}, folder / WEIGHTS)
@@ -253,13 +255,11 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
         )
     adapter = find_adapter(model)
     # Settings are checked against the model before anything is touched.
-    if adapter.once:
-        _check_once(method, adapter)
-    method.schedule(len(adapter.layers))
     _check_needs(method)
-    adapter.check_method(method.needs)
+    adapter.check_method(method)
+    method.schedule(adapter.depth)
     if positions is not None:
-        adapter.positions = _checked_positions(positions, adapter)
+        _set_positions(adapter, positions)
     return Pruned(model, adapter, method)
 
 
@@ -272,31 +272,12 @@ def _check_needs(method: Method) -> None:
         raise ValueError(f"{type(method).__name__}.needs names {', '.join(unknown)}; there are {names}")
 
 
-def _check_once(method: Method, adapter: Adapter) -> None:
-    """Raise `ValueError` where a method is not to be had between an encoder and a language model."""
-    name = type(method).__name__
-    if method.layers not in (None, "all"):
-        raise ValueError(
-            f"layers is {method.layers!r}, but this model's tokens are reduced once, between its encoder and its "
-            "language model; leave layers out"
-        )
-    if not method.static:
-        raise ValueError(f"{name} lets the sound decide how many tokens stay; take a method that keeps exactly K")
-    if method.appends:
-        raise ValueError(
-            f"{method} keeps one token more, of what it dropped, which has no place in time; use "
-            'TopK(…, dropped="merge")'
-        )
-    if method.build(adapter.shape) is not None:
-        raise ValueError(f"{name} learns, block by block, which tokens to keep; here use one that does not")
-
-
-def _checked_positions(positions: str, adapter: Adapter) -> str:
-    if not adapter.once:
+def _set_positions(adapter: Adapter, positions: str) -> None:
+    if not isinstance(adapter, PromptAdapter):
         raise ValueError(f"positions is {positions!r}, but only an audio-language model's tokens are numbered anew")
     if positions not in ("renumber", "keep"):
         raise ValueError(f'positions is {positions!r}; it is "renumber" or "keep"')
-    return positions
+    adapter.positions = positions
 
 
 def handle(model: nn.Module) -> Pruned | None:

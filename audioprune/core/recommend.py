@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from ..adapters.audio_lm.adapter import PromptAdapter
 from ..methods import Method, ToMe
 from .cost import macs as count
 from .pruning import prune
@@ -41,7 +42,7 @@ def recommended(model: nn.Module, macs: float = 0.5, *, inputs: Tensor | Mapping
         raise ValueError(f"macs is {macs!r}; it is a share of the unpruned model's multiply-accumulates, in (0, 1]")
     method = recommended_at(1.0)
     with prune(model, method) as handle:
-        if handle.adapter.once:
+        if isinstance(handle.adapter, PromptAdapter):
             raise ValueError(
                 f"{type(model).__name__} is an audio-language model, for which nothing is recommended by its work: "
                 "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoFeatureExtractor, PreTrainedModel
 
-from ..adapters.base import LEARNED
+from ..adapters.blocks.attachment import LEARNED
 
 
 def save_model(model: nn.Module, folder: str | Path, extractor: Any = None) -> None:

@@ -7,8 +7,9 @@ appear here: adapters put them aside before a method is asked, so that no method
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,7 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class Learning:
+class LossInputs:
     """One forward of a training, for a method's loss.
 
     notes: what `reduce` (and, at layer `depth`, `finish`) noted, by layer. rates: keep rate of each pruned layer.
@@ -179,7 +180,7 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Of a model, for what a method learns. labels: of its head, None where it has none."""
 
     width: int
@@ -187,6 +188,23 @@ class Shape:
     depth: int
     special: int
     labels: int | None
+
+
+class MethodTraits(Protocol):
+    """What an adapter asks of a method before it attaches it; `Method` says what each means."""
+
+    static: ClassVar[bool]
+
+    @property
+    def layers(self) -> Sequence[int] | Literal["all"] | None: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def appends(self) -> bool: ...
+
+    def build(self, shape: ModelShape) -> nn.Module | None: ...
 
 
 class Reducer(Protocol):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..adapters.audio_lm.shortening import PromptPass
+from ..adapters.blocks.token_pass import TokenPass
 from ..adapters.observers import observing
-from ..adapters.shortening import ListeningPass
-from ..adapters.token_pass import TokenPass, places_of
+from . import ops
 from .pruning import handle
 from .tokens import NO_PATCH, Grid, Stage
 
@@ -105,7 +106,7 @@ class Trace:
         table = table.scatter(1, torch.where(patch < 0, patches, patch), values)
         return self._known.to_map(table[:, :-1])
 
-    def _record(self, token_pass: TokenPass | ListeningPass) -> None:
+    def _record(self, token_pass: TokenPass | PromptPass) -> None:
         self._grid = token_pass.grid or self._grid
         self._bounds = getattr(token_pass, "bounds", None)
         layers = sorted(token_pass.stages)
@@ -149,7 +150,7 @@ def _holders(stages: list[Stage], patches: int) -> Iterator[Tensor]:
             holder = torch.where(pad(stage.candidates, (0, patches - count), value=NO_PATCH) < 0, -1, holder)
         destination = stage.destination
         if destination is None:
-            destination = places_of(stage.kept, stage.candidates.shape[1])
+            destination = ops.places_of(stage.kept, stage.candidates.shape[1])
         holder = torch.where(holder < 0, -1, destination.gather(1, holder.clamp_min(0)))
         yield holder
 
@@ -167,6 +168,6 @@ def trace(model: nn.Module) -> Iterator[Trace]:
     if pruned is None:
         raise RuntimeError("this model is not pruned, so nothing is dropped that a trace could show; prune it first")
     attachment = pruned.attachment
-    record = Trace(attachment.adapter.grid, pruned.method.before)
+    record = Trace(pruned.adapter.grid, pruned.method.before)
     with observing(attachment, record._record):
         yield record

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.files import csv_columns, csv_rows, some
 from ..data.table import DataError
-from .items import MISSING, REPEATED, Benchmark, Item, Problems, Sounds, checked
+from .items import MISSING, REPEATED, Benchmark, Item, Problems, SoundIndex, checked
 from .metrics import YES_NO, normalised
 
 __all__ = ["READERS", "Benchmark", "Item", "Reader", "read", "recognise"]
@@ -49,7 +49,7 @@ def read_clotho(path: Path) -> Benchmark:
     Clotho v2 (Drossos et al., ICASSP 2020; zenodo.org/records/4783391). Raises `DataError`.
     """
     split = path.stem.rpartition("_")[2]  # "evaluation"
-    found, problems = Sounds(path.parent, (split, f"clotho_audio_{split}")), _none()
+    found, problems = SoundIndex(path.parent, (split, f"clotho_audio_{split}")), _none()
     items = []
     for row in csv_rows(path, _CLOTHO):
         name = row["file_name"]
@@ -65,7 +65,7 @@ def read_audiocaps(path: Path) -> Benchmark:
     AudioCaps (Kim et al., NAACL 2019; github.com/cdjkim/audiocaps). Videos vanish, so sounds that are not on disk are
     left out and counted. Raises `DataError`, also where none is there.
     """
-    found, problems = Sounds(path.parent, (path.stem,)), _none()
+    found, problems = SoundIndex(path.parent, (path.stem,)), _none()
     grouped: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     known: set[str] = set()
     for row in csv_rows(path, _AUDIOCAPS):
@@ -97,7 +97,7 @@ def read_clotho_aqa(path: Path) -> Benchmark:
     Clotho-AQA (Lipping et al., EUSIPCO 2022; zenodo.org/records/6473207). A question is asked once, and its references
     are the annotators' answers. It is a yes/no question where most of them said so. Raises `DataError`.
     """
-    found, problems = Sounds(path.parent, ("audio_files",)), _none()
+    found, problems = SoundIndex(path.parent, ("audio_files",)), _none()
     answers: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in csv_rows(path, _CLOTHO_AQA):
         answers[row["file_name"].strip(), row["QuestionText"].strip()].append(row["answer"])
@@ -120,7 +120,7 @@ def read_mmau(path: Path) -> Benchmark:
     MMAU (Sakshi et al., ICLR 2025; github.com/Sakshi113/MMAU). `mmau-test.json` has no answers, its authors keep them:
     raises `DataError`, as for whatever else is wrong.
     """
-    found, problems = Sounds(path.parent, ("test-mini-audios", "test-audios")), _none()
+    found, problems = SoundIndex(path.parent, ("test-mini-audios", "test-audios")), _none()
     items, odd = [], []
     for number, row in enumerate(_json_list(path), 1):
         item = _mmau_item(row, number, path, found, problems)
@@ -195,7 +195,7 @@ def _none() -> Problems:
     return defaultdict(list)
 
 
-def _sound(found: Sounds, problems: Problems, name: str, *names: str) -> Path | None:
+def _sound(found: SoundIndex, problems: Problems, name: str, *names: str) -> Path | None:
     path = found.find(*names)
     if path is None and name not in problems[MISSING]:
         problems[MISSING].append(name)
@@ -219,7 +219,7 @@ def _json_list(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _mmau_item(row: dict[str, Any], number: int, path: Path, found: Sounds, problems: Problems) -> Item | None:
+def _mmau_item(row: dict[str, Any], number: int, path: Path, found: SoundIndex, problems: Problems) -> Item | None:
     """None where something is missing, which `problems` then tells."""
     place = _text(row.get("audio_id"))
     own = _text(row.get("id"))

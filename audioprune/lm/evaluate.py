@@ -15,8 +15,8 @@ from ..core.pruning import prune
 from ..core.settings import describe
 from ..core.trace import Trace, trace
 from ..methods import Method, UntrainedError
-from .answers import Answers, AnswersError, Row
-from .asking import Asker
+from .answer_log import Answers, AnswersError, Row
+from .batch_generate import Asker
 from .items import Benchmark, Item
 from .loading import fingerprint
 from .metrics import CIDER, METRICS, require, score, tokenizer

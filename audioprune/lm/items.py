@@ -65,7 +65,7 @@ class Benchmark:
         return replace(self, items=chosen, notes=(*self.notes, note))
 
 
-class Sounds:
+class SoundIndex:
     """The sounds beneath a folder by their names. Those in the folders named in `first` win over the others."""
 
     def __init__(self, folder: Path, first: Sequence[str] = ()) -> None:

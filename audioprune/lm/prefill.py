@@ -14,7 +14,7 @@ from ..core.cost import macs, peak_memory
 from ..core.pruning import prune
 from ..core.trace import trace
 from ..methods import Method
-from .asking import kept_of
+from .batch_generate import kept_of
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .answers import Row
+from .answer_log import Row
 from .metrics import CIDER
 
 TABLE = "table"

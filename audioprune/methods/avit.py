@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ops
-from ..core.tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Reduction, Tokens
 from .fates import keep_ragged
 from .learned import LearnedMethod
 
@@ -49,7 +49,7 @@ class AViT(LearnedMethod):
             raise ValueError(f"keep_rate is {self.keep_rate}; A-ViT decides after every block, towards one share")
         return float(self.keep_rate)  # type: ignore[arg-type]
 
-    def parts(self, shape: Shape) -> dict[int, nn.Module]:
+    def parts(self, shape: ModelShape) -> dict[int, nn.Module]:
         return {layer: nn.Module() for layer in self.schedule(shape.depth)}
 
     def count_after(self, n: int, keep_rate: float) -> int:
@@ -119,7 +119,7 @@ class AViT(LearnedMethod):
             "sum": memory["sum"].scatter_add(1, place, gone),
         }
 
-    def loss(self, learning: Learning) -> Tensor:
+    def loss(self, learning: LossInputs) -> Tensor:
         notes = learning.notes.values()
         ponder = torch.stack([note["running"] + note["remainder"] for note in notes]).sum(dim=0).mean()
         halting = torch.stack([note["halting"].mean() for note in notes if "halting" in note])

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from ..core import ops
-from ..core.tokens import Evidence, Finish, Learning, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Reduction, Tokens
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Method(ABC):
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         """Keep ceil(keep_rate · n) of the n tokens."""
 
-    def build(self, shape: Shape) -> nn.Module | None:
+    def build(self, shape: ModelShape) -> nn.Module | None:
         """What is to be learnt, for a model of this shape; `Evidence.learned` gives it back. None: nothing."""
         return None
 
@@ -130,7 +130,7 @@ class Method(ABC):
         """What the model reads in place of the last block's output. None: that output."""
         return None
 
-    def loss(self, learning: Learning) -> Tensor | None:
+    def loss(self, learning: LossInputs) -> Tensor | None:
         """What training adds to the loss of the labels, a scalar. None: nothing."""
         return None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import ops
-from ..core.tokens import Evidence, Learning, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, LossInputs, ModelShape, Reduction, Tokens
 from .fates import keep
 from .learned import LearnedMethod, everywhere, one_at_least, policy_of, straight_through
 
@@ -60,7 +60,7 @@ class DynamicViT(LearnedMethod):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def parts(self, shape: Shape) -> dict[int, nn.Module]:
+    def parts(self, shape: ModelShape) -> dict[int, nn.Module]:
         return {layer: Predictor(shape.width) for layer in self.schedule(shape.depth)}
 
     def choose(self, part: Predictor, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
@@ -74,12 +74,12 @@ class DynamicViT(LearnedMethod):
         kept = ops.top_k(scores, ops.budget(keep_rate, tokens.count))
         return Reduction(keep(tokens, kept), kept, scores)
 
-    def loss(self, learning: Learning) -> Tensor:
+    def loss(self, learning: LossInputs) -> Tensor:
         distance = distance_from_teacher(learning) + distance_of_tokens(learning)
         return self.ratio * ratio_loss(learning) + self.distillation * distance
 
 
-def ratio_loss(learning: Learning) -> Tensor:
+def ratio_loss(learning: LossInputs) -> Tensor:
     """Mean over stages and clips of (share kept − product of the keep rates so far)² (eq. 15)."""
     target, losses = 1.0, []
     for layer, rate in learning.rates.items():
@@ -88,14 +88,14 @@ def ratio_loss(learning: Learning) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def distance_from_teacher(learning: Learning) -> Tensor:
+def distance_from_teacher(learning: LossInputs) -> Tensor:
     """KL(teacher ‖ model) over the classes, mean over clips (eq. 14)."""
     assert learning.teacher_logits is not None
     model, teacher = (logits.float().log_softmax(dim=1) for logits in (learning.logits, learning.teacher_logits))
     return F.kl_div(model, teacher, reduction="batchmean", log_target=True)
 
 
-def distance_of_tokens(learning: Learning) -> Tensor:
+def distance_of_tokens(learning: LossInputs) -> Tensor:
     """Mean squared distance of the tokens still kept from the teacher's, over all their features (eq. 13)."""
     assert learning.teacher_tokens is not None
     assert learning.policy is not None

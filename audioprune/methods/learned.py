@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core import ops
-from ..core.tokens import Evidence, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, ModelShape, Reduction, Tokens
 from .base import Method
 
 
@@ -51,10 +51,10 @@ class LearnedMethod(Method):
     weights: str | None = None
 
     @abstractmethod
-    def parts(self, shape: Shape) -> dict[int, nn.Module]:
+    def parts(self, shape: ModelShape) -> dict[int, nn.Module]:
         """A module for each pruned layer."""
 
-    def build(self, shape: Shape) -> Learned:
+    def build(self, shape: ModelShape) -> Learned:
         learned = Learned(self.parts(shape))
         if self.weights is not None:
             _load(learned, Path(self.weights))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.tokens import Evidence, Learning, Reduction, Shape, Tokens
+from ..core.tokens import Evidence, LossInputs, ModelShape, Reduction, Tokens
 from .evit import EViT
 
 
@@ -24,7 +24,7 @@ class METR(EViT):
 
     weight: float = 1.0
 
-    def build(self, shape: Shape) -> nn.Module | None:
+    def build(self, shape: ModelShape) -> nn.Module | None:
         if shape.labels is None:
             return None
         exits = {
@@ -40,7 +40,7 @@ class METR(EViT):
         read = evidence.special[:, 0] if evidence.special.shape[1] else tokens.hidden.mean(dim=1)
         return replace(reduction, notes={"exit": evidence.learned[str(evidence.layer)](read)})
 
-    def loss(self, learning: Learning) -> Tensor | None:
+    def loss(self, learning: LossInputs) -> Tensor | None:
         exits = [notes["exit"].float().log_softmax(dim=1) for notes in learning.notes.values() if "exit" in notes]
         if not exits:
             return None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import ops
-from ..core.tokens import NO_PATCH, Evidence, Learning, Reduction, Shape, Tokens
+from ..core.tokens import NO_PATCH, Evidence, LossInputs, ModelShape, Reduction, Tokens
 from .dynamicvit import Predictor, distance_from_teacher, ratio_loss
 from .fates import keep_ragged
 from .learned import LearnedMethod, everywhere, policy_of, straight_through
@@ -55,7 +55,7 @@ class SPViT(LearnedMethod):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-    def parts(self, shape: Shape) -> dict[int, nn.Module]:
+    def parts(self, shape: ModelShape) -> dict[int, nn.Module]:
         return {layer: HeadwisePredictor(shape.width, shape.heads) for layer in self.schedule(shape.depth)}
 
     @property
@@ -107,7 +107,7 @@ class SPViT(LearnedMethod):
         place = torch.where(mask, mask.cumsum(dim=1) - 1, mask.sum(dim=1, keepdim=True).expand(-1, n))
         return Reduction(keep_ragged(with_package, going_on), kept, scores, place, lengths)
 
-    def loss(self, learning: Learning) -> Tensor:
+    def loss(self, learning: LossInputs) -> Tensor:
         return self.ratio * ratio_loss(learning) + self.distillation * distance_from_teacher(learning)
 
 

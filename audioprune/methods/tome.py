@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import ops
-from ..core.tokens import Evidence, Learning, Reduction, Tokens
+from ..core.tokens import Evidence, LossInputs, Reduction, Tokens
 from .base import Method
 from .fates import join
 
@@ -100,7 +100,7 @@ class FastAST(ToMe):
     needs_teacher: ClassVar[bool] = True
     learns = False  # what its loss adds is of the answers alone
 
-    def loss(self, learning: Learning) -> Tensor:
+    def loss(self, learning: LossInputs) -> Tensor:
         assert learning.teacher_logits is not None
         target = learning.teacher_logits.float().sigmoid()
         return self.distillation * F.binary_cross_entropy_with_logits(learning.logits.float(), target)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Adapter, find_adapter
+from ..adapters import find_adapter
+from ..adapters.blocks.adapter import BlockAdapter
 from ..adapters.observers import unobserved
 from ..audio.features import LogMel
 from ..core.pruning import handle
@@ -115,7 +116,7 @@ def export_onnx(
     if opset < OPSET:
         raise ValueError(f"opset is {opset}; it is at least {OPSET}, and at most what the runtime knows")
     adapter = check_exportable(model)
-    shape = _shape_of_clip(model, adapter, samples)
+    shape = adapter.clip_shape(samples)
     import_packages()
     _check_known(opset)
     name, device = adapter.encoder.main_input_name, next(model.parameters()).device
@@ -168,11 +169,11 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
     return path
 
 
-def check_exportable(model: nn.Module) -> Adapter:
+def check_exportable(model: nn.Module) -> BlockAdapter:
     """The model's adapter. Raises `ValueError` that says why a model, or what prunes it, cannot be one ONNX graph."""
     pruned, name = handle(model), type(model).__name__
     adapter = find_adapter(model) if pruned is None else pruned.adapter
-    if adapter.once:
+    if not isinstance(adapter, BlockAdapter):
         raise ValueError(
             f"{name} is an audio-language model: it answers by running again and again, with a memory that grows and a "
             "prompt whose length depends on the sound, and one graph holds no such thing; classifiers can be exported"
@@ -199,25 +200,6 @@ def _check_method(method: Method) -> None:
             f"{name} chooses one token after the other, each by those before it, which would be thousands of small "
             f"steps in a graph; {others}"
         )
-
-
-def _shape_of_clip(model: nn.Module, adapter: Adapter, samples: int | None) -> tuple[int, ...]:
-    """(samples,), (frames, mels), or Whisper's (mels, frames). Raises `ValueError` where `samples` does not fit."""
-    config, name = adapter.encoder.config, type(model).__name__
-    if adapter.grid is not None:
-        if samples is not None:
-            raise ValueError(f"samples is {samples}, but {name} takes spectrograms of one length; leave it out")
-        if hasattr(config, "max_source_positions"):
-            return (config.num_mel_bins, 2 * config.max_source_positions)
-        return (config.max_length, config.num_mel_bins)
-    if samples is None:
-        raise ValueError(
-            f"{name} takes clips of any length, but how many tokens are kept is a number in the graph: say how long "
-            "every clip is, samples=80_000 for 5 s (--clip-seconds 5)"
-        )
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; it is the length of every clip, 16,000 for a second")
-    return (samples,)
 
 
 def open_session(path: str | Path, threads: int | None = None) -> Any:
@@ -316,7 +298,7 @@ def _silent() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _facts(model: Any, adapter: Adapter, front: LogMel | None) -> dict[str, str]:
+def _facts(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[str, str]:
     """The file's metadata."""
     from .. import __version__
 

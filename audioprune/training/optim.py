@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..adapters import find_adapter
+from ..adapters.blocks.adapter import find_blocks
 from .recipe import LearningRate, Optimizer, Recipe
 
 
 def depth_of(model: nn.Module) -> dict[str, int]:
     """Parameter name → depth: 0 for the embeddings, i + 1 for block i (0-based), D + 1 for all that comes after."""
-    adapter = find_adapter(model)
+    adapter = find_blocks(model)
     owner = {id(p): 0 for p in adapter.encoder.embeddings.parameters()}
     for i, layer in enumerate(adapter.layers):
         owner |= {id(p): i + 1 for p in layer.parameters()}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..adapters import UnsupportedModelError, find_adapter
+from ..adapters import UnsupportedModelError
+from ..adapters.blocks.adapter import find_blocks
 
 
 class DropPath(nn.Module):
@@ -36,7 +37,7 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
     It takes the place of the blocks' dropout, which has no weights. Raises `UnsupportedModelError` where a block's
     branches do not end in one.
     """
-    layers = find_adapter(model).layers
+    layers = find_blocks(model).layers
     for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
         if not isinstance(getattr(layer, "dropout", None), nn.Dropout | DropPath):
             raise UnsupportedModelError(f"{type(layer).__name__} has no dropout at its branches' end to replace")
@@ -48,7 +49,7 @@ class PatchMask(TrainerCallback):
     until epoch `until`: AudioMAE's 2-D masking in fine-tuning, and the cheaper epochs that come with it."""
 
     def __init__(self, model: nn.Module, rate: float, until: float) -> None:
-        self.adapter, self.rate, self.until = find_adapter(model), rate, until
+        self.adapter, self.rate, self.until = find_blocks(model), rate, until
         self._hook: RemovableHandle | None = None
 
     def on_train_begin(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..core.pruning import Pruned, handle
-from .learning import Caught, learning_of, watching
+from .forward_record import ForwardRecord, learning_of, watching
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
 from .recipe import Recipe
@@ -116,13 +116,13 @@ class RecipeTrainer(Trainer):
             loss = loss if added is None else loss + added
         return (loss, outputs) if return_outputs else loss
 
-    def _watching(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[Caught]:
-        return nullcontext(Caught()) if pruned is None else watching(model, pruned)
+    def _watching(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[ForwardRecord]:
+        return nullcontext(ForwardRecord()) if pruned is None else watching(model, pruned)
 
-    def _ask_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, Caught]:
+    def _ask_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, ForwardRecord]:
         """The teacher's logits, None without one, and what left its encoder."""
         if self.teacher is None:
-            return None, Caught()
+            return None, ForwardRecord()
         # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
         with torch.no_grad(), self.accelerator.autocast(), watching(self.teacher) as caught:
             return self.teacher(input_values=spectrograms).logits, caught

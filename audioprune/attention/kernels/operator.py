@@ -26,7 +26,7 @@ def attend(
     """Context (batch, heads, N, head_dim), empty where value is None, and attention received (batch, heads,
     N − special), float32. No gradients. query, key, value: (batch, heads, N, head_dim); bias: broadcastable to
     (batch, heads, 1, N); voters: (batch, N − special)."""
-    from .received import launch
+    from .triton_attention import launch
 
     count = query.shape[2] - special
     with torch.cuda.device(query.device) if query.is_cuda else nullcontext():

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..attention.scoring import AttentionCall
-from ..core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ...attention.scoring import AttentionCall
+from ...core import ops
+from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
 
 if TYPE_CHECKING:
-    from .base import Adapter
+    from .adapter import BlockAdapter
 
 FROM_ATTENTION = frozenset({"attention", "attention_heads", "cls", "cls_heads", "keys", "values"})
 FROM_INPUT = ("intensity", "variation")
@@ -49,7 +50,9 @@ class TokenPass:
     checkpointing) finds what it found the first time. Nothing outlives the forward.
     """
 
-    def __init__(self, adapter: Adapter, reducer: Reducer, eager: Callable[..., Any], inputs: dict[str, Any]) -> None:
+    def __init__(
+        self, adapter: BlockAdapter, reducer: Reducer, eager: Callable[..., Any], inputs: dict[str, Any]
+    ) -> None:
         self.adapter, self.reducer, self.eager, self.inputs = adapter, reducer, eager, inputs
         self.stages: dict[int, Stage] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
@@ -281,16 +284,8 @@ def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
         kept=stack([part.kept for part in parts], -1),
         scores=stack([part.scores for part in parts], float("nan"), count),
         destination=stack(
-            alike([p.destination for p in parts], lambda p: places_of(p.kept, p.scores.shape[1])), -1, count
+            alike([p.destination for p in parts], lambda p: ops.places_of(p.kept, p.scores.shape[1])), -1, count
         ),
         lengths=torch.cat(lengths)[order],
         notes={name: torch.cat([part.notes[name] for part in parts])[order] for name in parts[0].notes},
     )
-
-
-def places_of(kept: Tensor, count: int) -> Tensor:
-    """(batch, count), which of the kept tokens each of `count` became, -1 where none. kept: as in `Reduction`."""
-    places = torch.arange(kept.shape[1], device=kept.device).expand(len(kept), -1)
-    # One spare place takes the filler.
-    table = torch.full((len(kept), count + 1), -1, device=kept.device)
-    return table.scatter(1, torch.where(kept < 0, count, kept), places)[:, :-1]

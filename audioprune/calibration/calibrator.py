@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..methods import Method
 from .costs import Costs
-from .hearing import ClipSet, Heard, Hearing
+from .disagreement import ClipSet, Disagreement, Hearing
 from .ledger import Ledger
 from .space import families, kind, ladder
 
@@ -18,8 +18,8 @@ Stage = Callable[[str, int], Callable[[int], Any]]
 """Begins a part of the work, by its name and how many steps it may take; gives what is called with steps done."""
 
 
-class ModelTrial:
-    """A model and clips, as the search and the choice see them (`choose.Trial`)."""
+class ModelCalibrator:
+    """A model and clips, as the search and the choice see them (`choose.Calibrator`)."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ModelTrial:
         self._costs = Costs(model, clips, order[:searching], batch_size)
         self._ledger, self._seconds = ledger, 0.0
         self._ladders: dict[Method, list[Method]] = {}
-        self.heard: dict[Method, Heard] = {}
+        self.heard: dict[Method, Disagreement] = {}
         """Every setting of the search, on the most clips that it was heard on."""
 
     def enter(self, methods: Sequence[str], has_cls: bool, seconds: float) -> None:
@@ -79,13 +79,13 @@ class ModelTrial:
     def stage(self, name: str, clips: int) -> None:
         self._advance = self._stage(f"Hearing {name}", clips)
 
-    def hear(self, method: Method, clips: int) -> Heard:
+    def hear(self, method: Method, clips: int) -> Disagreement:
         found = self._hearing.hear(method, 0, clips)
         if method not in self.heard or self.heard[method].clips < clips:
             self.heard[method] = found
         return found
 
-    def confirm(self, method: Method) -> Heard:
+    def confirm(self, method: Method) -> Disagreement:
         self._advance = self._stage("Testing a setting", self.confirming)
         return self._hearing.hear(method, self.clips, self.clips + self.confirming)
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..core.tokens import Reducer
+from ...core.tokens import Reducer
+from ..base import Attachment
+from ..replacement import Replacement
 from .generation import generate_shorter, take_embeddings
-from .replacement import Replacement
 from .shortening import PER_LAYER, Shortening, is_under_way, stop_at_language_model
-from .watching import Watch
+from .tap import AttentionTap
 
 if TYPE_CHECKING:
-    from .audio_lm import AudioLMAdapter
+    from .adapter import PromptAdapter
 
 
-class Listening:
+class PromptAttachment(Attachment):
     """What was changed in an audio-language model, and how to change it back.
 
     Attributes of the instances shorten what `forward` and `generate` are given; the classes are not touched. Hooks
@@ -27,9 +28,9 @@ class Listening:
     reads it once, where it begins.
     """
 
-    def __init__(self, adapter: AudioLMAdapter, reducer: Reducer) -> None:
+    def __init__(self, adapter: PromptAdapter, reducer: Reducer) -> None:
         self.adapter, self.reducer = adapter, reducer
-        self.watch = None if adapter.watched is None else Watch(adapter.watched)
+        self.watch = None if adapter.watched is None else AttentionTap(adapter.watched)
         model, entry = adapter.encoder, adapter.entry
         if entry.merger is not None:
             self._hook = model.get_submodule(entry.merger).register_forward_hook(self._merged)

@@ -22,7 +22,7 @@ Batches = Tensor | Mapping[str, Tensor] | Sequence[Tensor | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Disagreement:
     """What a setting made of so many clips. kl: mean KL(unpruned ‖ pruned) of the outputs, in nats."""
 
     clips: int
@@ -134,7 +134,7 @@ class Hearing:
                 f"the unpruned model gives no finite answer on {broken} of {len(order)} clips; leave them out"
             )
 
-    def hear(self, method: Method, first: int, last: int) -> Heard:
+    def hear(self, method: Method, first: int, last: int) -> Disagreement:
         """A setting on the clips from `first` to before `last`; only what was not heard yet is computed.
 
         What the method refuses (too few tokens left, as a rule) counts as apart on every clip.
@@ -154,7 +154,7 @@ class Hearing:
             known = self._ledger.outcomes(method)
         found = [known[place] for place in range(first, last)]
         kls = [kl for _, kl in found]
-        return Heard(last - first, sum(apart for apart, _ in found), math.fsum(kls) / len(kls))
+        return Disagreement(last - first, sum(apart for apart, _ in found), math.fsum(kls) / len(kls))
 
     @torch.inference_mode()
     def _logits(self, places: Sequence[int]) -> Tensor:

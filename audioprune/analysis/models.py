@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..adapters import find_adapter
+from ..adapters.blocks.adapter import find_blocks
 from ..audio.features import LogMel
 from ..core.settings import SETTINGS, describe, read_method
 from ..data import ClipRow
@@ -27,16 +28,16 @@ Opened = tuple[Any, LogMel]
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSet:
     """What is analysed.
 
-    sources: model of each keep rate as it was named, 1.0 (unpruned) first. models: the same, loaded; one model may
+    sources: model of each keep rate as it was named, 1.0 (unpruned) first. by_rate: the same, loaded; one model may
     serve several. methods: how each is pruned. front: the log-mel that all take. tuned: whether each keep rate has a
     model of its own. multi_label: whether a clip may have several labels.
     """
 
     sources: Mapping[float, str]
-    models: Mapping[float, Any]
+    by_rate: Mapping[float, Any]
     methods: Mapping[float, TopK]
     front: LogMel
     tuned: bool = False
@@ -45,7 +46,7 @@ class Subject:
     @property
     def keep_rates(self) -> tuple[float, ...]:
         """Those that prune, from the highest."""
-        return tuple(rate for rate in self.models if rate < FULL)
+        return tuple(rate for rate in self.by_rate if rate < FULL)
 
     @property
     def score(self) -> str:
@@ -65,11 +66,11 @@ class Subject:
     @property
     def identity(self) -> dict[str, Any]:
         """What a state belongs to: models with their weights, and how they are pruned and fed."""
-        prints = {id(model): weights_fingerprint(model) for model in self.models.values()}
+        prints = {id(model): weights_fingerprint(model) for model in self.by_rate.values()}
         front = self.front
         return {
-            "models": {f"{rate:g}": self.sources[rate] for rate in self.models},
-            "weights": {f"{rate:g}": prints[id(model)] for rate, model in self.models.items()},
+            "models": {f"{rate:g}": self.sources[rate] for rate in self.by_rate},
+            "weights": {f"{rate:g}": prints[id(model)] for rate, model in self.by_rate.items()},
             "keep rates": list(self.keep_rates),
             "methods": {f"{rate:g}": describe(method) for rate, method in self.methods.items()},
             "front end": [front.max_length, front.mean, front.std, front.num_mel_bins, front.padding],
@@ -123,9 +124,9 @@ def _below_one(keep_rates: Sequence[float], option: str) -> list[float]:
     return found
 
 
-def open_subject(
+def open_models(
     sources: Mapping[float, str], score: str | None, open_model: Callable[[str], Opened], tuned: bool
-) -> Subject:
+) -> ModelSet:
     """Load models and see that they fit together.
 
     score: "attention", "cls", or None for what the model pools by. open_model: a model and its front end, by name.
@@ -139,19 +140,17 @@ def open_subject(
     trained = {rate: _trained(source, rate) for rate, source in sources.items() if tuned and rate < FULL}
     methods = _methods(sources, trained, score, opened[first][0])
     models = {rate: opened[source][0] for rate, source in sources.items()}
-    return Subject(sources, models, methods, opened[first][1].cpu(), tuned)
+    return ModelSet(sources, models, methods, opened[first][1].cpu(), tuned)
 
 
-def with_labels(subject: Subject, multi_label: bool) -> Subject:
-    """The subject, on sounds of one label each or of several."""
-    return replace(subject, multi_label=multi_label)
+def with_labels(models: ModelSet, multi_label: bool) -> ModelSet:
+    """The models, on sounds of one label each or of several."""
+    return replace(models, multi_label=multi_label)
 
 
 def default_score(model: Any) -> str:
     """ "cls" for an AST that answers by its CLS token, otherwise "attention"."""
-    pooling = getattr(model.config, "pooling", None)
-    is_ast = model.config.model_type == "audio-spectrogram-transformer"
-    return "cls" if is_ast and pooling in (None, "cls") else "attention"
+    return "cls" if find_blocks(model).reads_cls else "attention"
 
 
 def weights_fingerprint(model: Any) -> str:
@@ -192,7 +191,7 @@ def _methods(
     if score not in SCORES:
         raise ValueError(f"--score is {score!r}; an analysis prunes by {' or '.join(SCORES)}")
     base = TopK(FULL, next(iter(layers)) if len(layers) == 1 else None, score)  # type: ignore[arg-type]
-    find_adapter(model).check_method(base.needs)
+    find_adapter(model).check_method(base)
     for rate, method in trained.items():
         if method is not None and method != base.with_keep_rate(rate):
             raise ValueError(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
-from .clips import Clip, Sounds
-from .observers import observers_of
+from ...core import ops
+from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ..observers import observers_of
 from .prompts import Layout, find_runs
-from .token_pass import places_of
+from .spans import AudioBatch, AudioSpan
 
 if TYPE_CHECKING:
-    from .listening import Listening
+    from .attachment import PromptAttachment
 
 PER_TOKEN = {"input_ids": 0, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
 """Arguments with one value a token, and what stands in padding."""
@@ -26,7 +26,7 @@ PER_LAYER = "per_layer_inputs"
 
 
 @dataclass(frozen=True)
-class ListeningPass:
+class PromptPass:
     """What one shortening did, as a trace reads it: one row a clip, in the order of the prompts.
 
     bounds: for each clip (n, 2), the seconds at which its tokens begin and end.
@@ -55,12 +55,12 @@ class _OfThread(threading.local):
 _OF_THREAD = _OfThread()
 
 
-def is_under_way(attachment: Listening) -> bool:
+def is_under_way(attachment: PromptAttachment) -> bool:
     """Whether this thread runs the model up to its language model, and no further."""
     return _OF_THREAD.under_way is not None and _OF_THREAD.under_way.attachment is attachment
 
 
-def stop_at_language_model(attachment: Listening, arguments: dict[str, Any]) -> None:
+def stop_at_language_model(attachment: PromptAttachment, arguments: dict[str, Any]) -> None:
     """Called where the language model would run. arguments: what it would be called with; without position ids they
     are the prompt's own."""
     if is_under_way(attachment):
@@ -76,7 +76,7 @@ class Shortening:
     watch. What that call would have read is reduced.
     """
 
-    def __init__(self, attachment: Listening, reducer: Reducer, given: dict[str, Any]) -> None:
+    def __init__(self, attachment: PromptAttachment, reducer: Reducer, given: dict[str, Any]) -> None:
         self.attachment, self.reducer, self.given = attachment, reducer, given
         self.adapter = attachment.adapter
 
@@ -84,7 +84,7 @@ class Shortening:
     def run(self) -> dict[str, Any]:
         """The shorter inputs. It is no part of a graph: how many tokens there are is read from the prompt."""
         given, entry = self.given, self.adapter.entry
-        self.adapter.check_input(given, self.reducer)
+        self.adapter.check_input(given)
         reading, clips = self._listen()
         embeds, stays = self._reduce(reading["inputs_embeds"], clips)
         layout = Layout(stays, given.get("attention_mask"))
@@ -112,12 +112,12 @@ class Shortening:
             found.setdefault("attention_mask", layout.mask)
         return found
 
-    def _listen(self) -> tuple[dict[str, Any], list[Clip]]:
+    def _listen(self) -> tuple[dict[str, Any], list[AudioSpan]]:
         """Run the model up to its language model. Returns what that would read, and the clips."""
         adapter, entry = self.adapter, self.adapter.entry
         watch = self.attachment.watch if self.reducer.needs(0) else None
         runs = find_runs(self.given["input_ids"], adapter.audio_token)
-        sounds = Sounds(adapter.encoder, entry, self.given, runs)
+        sounds = AudioBatch(adapter.encoder, entry, self.given, runs)
         if watch is None:
             reading = self._reach()
             return reading, sounds.clips(None, reading["inputs_embeds"], adapter.blank)
@@ -136,7 +136,7 @@ class Shortening:
             _OF_THREAD.under_way = before
         raise RuntimeError(f"{type(self.adapter.encoder).__name__} never called its language model")
 
-    def _reduce(self, embeds: Tensor, clips: list[Clip]) -> tuple[Tensor, Tensor]:
+    def _reduce(self, embeds: Tensor, clips: list[AudioSpan]) -> tuple[Tensor, Tensor]:
         """Let the method reduce the clips, those of one length together. Returns embeddings with what was merged, and
         (batch, length) booleans, the positions that stay."""
         stays = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
@@ -161,7 +161,7 @@ class Shortening:
                 observer(made)
         return embeds, stays
 
-    def _question(self, hidden: Tensor, clips: Sequence[Clip]) -> tuple[Tokens, Evidence]:
+    def _question(self, hidden: Tensor, clips: Sequence[AudioSpan]) -> tuple[Tokens, Evidence]:
         """Some clips of one length as a method is given them. hidden: (clips, n, width)."""
         batch, n = hidden.shape[:2]
         time = torch.arange(n, device=hidden.device).expand(batch, -1)
@@ -186,7 +186,7 @@ class Shortening:
         )
         return Tokens(hidden, time), evidence
 
-    def _record(self, clips: list[Clip], reductions: list[tuple[Reduction, int]]) -> ListeningPass:
+    def _record(self, clips: list[AudioSpan], reductions: list[tuple[Reduction, int]]) -> PromptPass:
         destination = None
         if any(reduction.destination is not None for reduction, _ in reductions):
             destination = _padded([_destination(reduction)[member] for reduction, member in reductions], -1)
@@ -200,13 +200,13 @@ class Shortening:
         grid = Grid(max(clip.count for clip in clips), 1, frequency_major=False)
         model, bounds = self.adapter.encoder, self.adapter.entry.bounds
         assert bounds is not None
-        return ListeningPass(grid, {0: stage}, [bounds(model, clip.count) for clip in clips])
+        return PromptPass(grid, {0: stage}, [bounds(model, clip.count) for clip in clips])
 
 
 def _destination(reduction: Reduction) -> Tensor:
     if reduction.destination is not None:
         return reduction.destination
-    return places_of(reduction.kept, reduction.scores.shape[1])
+    return ops.places_of(reduction.kept, reduction.scores.shape[1])
 
 
 def _stacked(values: list[Tensor | None], device: torch.device) -> Tensor | None:

@@ -14,8 +14,9 @@ from transformers.models.whisper.modeling_whisper import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ..core.tokens import Grid, Reducer
-from .base import Adapter, register_adapter
+from ...core.tokens import Grid, Reducer
+from ..base import Adapter, register_adapter
+from .adapter import BlockAdapter, refuse_samples
 from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .speech import PooledHead, classify
@@ -77,9 +78,10 @@ class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder): ...
 
 
 @register_adapter
-class WhisperAdapter(Adapter):
+class WhisperAdapter(BlockAdapter):
     family = "Whisper's encoder (WhisperEncoder, WhisperForAudioClassification)"
     special = 0
+    frames: int
     swaps: ClassVar = {
         WhisperEncoderLayer: PrunedWhisperLayer,
         WhisperEncoder: PrunedWhisperEncoder,
@@ -89,6 +91,7 @@ class WhisperAdapter(Adapter):
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
         self.layers = self.tower.layers
+        self.frames = FRAMES_PER_TOKEN * encoder.config.max_source_positions
         self.grid = Grid(encoder.config.max_source_positions, 1, frequency_major=False)
 
     @classmethod
@@ -103,6 +106,14 @@ class WhisperAdapter(Adapter):
     @property
     def pooled_by(self) -> nn.Module | None:
         return None if self.encoder is self.tower else self.encoder.projector
+
+    @property
+    def mlp_width(self) -> int:
+        return self.encoder.config.encoder_ffn_dim
+
+    def clip_shape(self, samples: int | None) -> tuple[int, ...]:
+        refuse_samples(self, samples)
+        return (self.encoder.config.num_mel_bins, self.frames)
 
     def attention_of(self, layer: Any) -> Any:
         return layer.self_attn

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..core.tokens import Reducer
-from .base import UnsupportedModelError
+from ...core.tokens import Reducer
+from ..base import UnsupportedModelError
 
 _POOLED = "use the model with a sequence classification head, or the bare model"
 _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
+from ..adapters.blocks.token_pass import TokenPass
 from ..adapters.observers import observing
-from ..adapters.token_pass import TokenPass
 from ..core.pruning import Pruned
-from ..core.tokens import Learning
+from ..core.tokens import LossInputs
 
 
-class Caught:
+class ForwardRecord:
     """Of the latest forward: what left the encoder (batch, special + n, width), and the tokens' fate."""
 
     def __init__(self) -> None:
@@ -24,9 +24,9 @@ class Caught:
 
 
 @contextmanager
-def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[Caught]:
+def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[ForwardRecord]:
     """Catch what leaves a model's encoder and, where it is pruned, its `TokenPass`."""
-    caught = Caught()
+    caught = ForwardRecord()
 
     def catch_hidden(module: nn.Module, args: Any, output: Any) -> None:
         caught.hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -44,14 +44,19 @@ def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[Caught]
 
 
 def learning_of(
-    pruned: Pruned, caught: Caught, logits: Tensor, labels: Tensor, teacher: Caught, teacher_logits: Tensor | None
-) -> Learning:
+    pruned: Pruned,
+    caught: ForwardRecord,
+    logits: Tensor,
+    labels: Tensor,
+    teacher: ForwardRecord,
+    teacher_logits: Tensor | None,
+) -> LossInputs:
     """What `Method.loss` is given."""
     special = pruned.adapter.special
     assert caught.hidden is not None
     assert caught.token_pass is not None
-    return Learning(
-        depth=len(pruned.adapter.layers),
+    return LossInputs(
+        depth=pruned.adapter.depth,
         notes=caught.token_pass.notes,
         rates=pruned.rates,
         logits=logits,

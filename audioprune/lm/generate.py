@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from ..adapters.audio_lm_models import ENTRIES
+from ..adapters.audio_lm.entries import ENTRIES
 from ..audio.files import AudioError
 from ..core.cost import peak_memory, synchronize
 from ..core.pruning import handle
 from ..core.trace import Trace, trace
-from .asking import kept_of
+from .batch_generate import kept_of
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
 

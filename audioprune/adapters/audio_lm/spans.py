@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .audio_lm_models import AudioLMEntry
+from .entries import AudioLMEntry
 from .prompts import Run
-from .watching import Notes
+from .tap import TapRecord
 
 
 @dataclass(frozen=True)
-class Clip:
+class AudioSpan:
     """One sound of a batch of prompts.
 
     run: its placeholders; the first `count` of them are no padding. attention: (heads, count), keys: (count, head_dim),
@@ -28,7 +28,7 @@ class Clip:
     keys: Tensor | None = None
 
 
-class Sounds:
+class AudioBatch:
     """The features of a batch, row by row, and the clips that they belong to.
 
     frames: (rows,), of the encoder's last block, padding aside, None where its attention cannot be reached. voters:
@@ -49,7 +49,7 @@ class Sounds:
         self.rows = _rows_of(runs, self.tokens, (width + 1) // 2 // entry.pool if entry.windows else None)
         self.voters = self._trimmed(given[entry.features]) if entry.trims else self.frames
 
-    def clips(self, notes: Notes | None, embeds: Tensor, blank: Tensor | None) -> list[Clip]:
+    def clips(self, notes: TapRecord | None, embeds: Tensor, blank: Tensor | None) -> list[AudioSpan]:
         """Each clip, with what the encoder said of it where it was watched.
 
         embeds: (batch, length, width), what the language model would read; blank: (width,), what it reads of a
@@ -57,14 +57,15 @@ class Sounds:
         """
         if self.frames is None:
             return [
-                Clip(run, _unpadded(embeds[run.row, run.start : run.start + run.count], blank)) for run in self.runs
+                AudioSpan(run, _unpadded(embeds[run.row, run.start : run.start + run.count], blank))
+                for run in self.runs
             ]
         clips = []
         for run, rows in zip(self.runs, self.rows, strict=True):
             voters = [int(self.voters[i]) for i in rows]
             real = [-(-n // self.entry.pool) for n in voters] if self.entry.trims else [self.tokens[i] for i in rows]
             said = (None, None) if notes is None else self._said(notes, rows, real, sum(voters))
-            clips.append(Clip(run, sum(real), *said))
+            clips.append(AudioSpan(run, sum(real), *said))
         return clips
 
     def _trimmed(self, features: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class Sounds:
             voters[rows[last + 1 :]] = 0
         return voters
 
-    def _said(self, notes: Notes, rows: list[int], tokens: list[int], voters: int) -> tuple[Tensor, Tensor]:
+    def _said(self, notes: TapRecord, rows: list[int], tokens: list[int], voters: int) -> tuple[Tensor, Tensor]:
         """Attention received, (heads, n), and keys, (n, head_dim), of a clip's tokens: the mean over the frames of
         each. Attention is a mean over the clip's queries (eq. 2a), each of which attended within its own window or
         chunk."""
@@ -92,7 +93,7 @@ class Sounds:
             keys.append(key[: count * pool].unflatten(0, (count, pool)).mean(dim=1) if count else key[:0])
         return torch.cat(attention, dim=1) / max(1, voters), torch.cat(keys, dim=0)
 
-    def _of_rows(self, notes: Notes, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+    def _of_rows(self, notes: TapRecord, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         """(heads, frames) and (frames, head_dim) of some rows of features."""
         assert self.frames is not None
         if not self.entry.packed:

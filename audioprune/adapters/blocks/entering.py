@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .observers import observers_of
+from ..observers import observers_of
 from .swapped import mark_unequal
 from .token_pass import TokenPass
 
 if TYPE_CHECKING:
-    from .base import Attachment
+    from .attachment import BlockAttachment
 
 KWARG = "token_pass"
 """Keyword argument in which a forward's `TokenPass` travels through the encoder, from block to block."""
@@ -56,7 +56,7 @@ def _entering(own: Callable[..., Any], with_pass: Callable[..., Any] | None) -> 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if KWARG in kwargs:
             return reducing(self, *args, **kwargs)
-        attachment: Attachment | None = self.__dict__.get(ATTACHMENT)
+        attachment: BlockAttachment | None = self.__dict__.get(ATTACHMENT)
         if attachment is None:  # pruning was removed, and somebody holds this forward still
             return own(self, *args, **kwargs)
         # Read once: the keep rate may be set from another thread.

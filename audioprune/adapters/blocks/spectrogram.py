@@ -10,11 +10,12 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
     ASTModel,
 )
 
-from ..core.tokens import Grid, Reducer
-from ..models.ast import ASTMeanPooledModel
-from ..models.audiomae import AudioMAEModel
-from ..models.pooling import MeanPooling
-from .base import Adapter, register_adapter
+from ...core.tokens import Grid, Reducer
+from ...models.ast import ASTMeanPooledModel
+from ...models.audiomae import AudioMAEModel
+from ...models.pooling import MeanPooling
+from ..base import Adapter, register_adapter
+from .adapter import BlockAdapter, refuse_samples
 from .entering import Entering
 from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
@@ -68,7 +69,7 @@ class PrunedASTMeanPooledModel(Entering, SwappedModel, ASTMeanPooledModel): ...
 class PrunedAudioMAEModel(Entering, SwappedModel, AudioMAEModel): ...
 
 
-class SpectrogramAdapter(Adapter):
+class SpectrogramAdapter(BlockAdapter):
     """Shared by the families whose blocks are transformers' AST blocks."""
 
     encoder_class: ClassVar[type[nn.Module]]
@@ -80,15 +81,21 @@ class SpectrogramAdapter(Adapter):
         AudioMAEModel: PrunedAudioMAEModel,
     }
     grid: Grid
+    frames: int
     patch: tuple[int, int]
     stride: tuple[int, int]
 
     def __init__(self, encoder: Any) -> None:
         self.encoder, self.layers = encoder, encoder.layers
+        self.frames = encoder.config.max_length
 
     @classmethod
     def find(cls, model: nn.Module) -> list[Adapter]:
         return [cls(module) for module in model.modules() if isinstance(module, cls.encoder_class)]
+
+    def clip_shape(self, samples: int | None) -> tuple[int, ...]:
+        refuse_samples(self, samples)
+        return (self.frames, self.encoder.config.num_mel_bins)
 
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         if kwargs.get("kept") is not None:
@@ -121,6 +128,7 @@ class ASTAdapter(SpectrogramAdapter):
         size = config.patch_size
         self.patch = (size, size) if isinstance(size, int) else (size[1], size[0])
         self.stride = (config.time_stride, config.frequency_stride)
+        self.reads_cls = not isinstance(encoder, ASTMeanPooledModel)
         frequency, time = encoder.embeddings.get_shape(config)
         self.grid = Grid(time, frequency, frequency_major=True)
 

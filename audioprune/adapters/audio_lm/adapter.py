@@ -6,33 +6,38 @@ watch. What that call would have read is shortened, and goes on as `inputs_embed
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.tokens import Reducer, Shape
-from .audio_lm_models import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
-from .base import Adapter, UnsupportedModelError, register_adapter
-from .listening import Listening
-from .watching import WATCH
+from ...core.tokens import MethodTraits, ModelShape, Reducer
+from ..base import Adapter, UnsupportedModelError, register_adapter
+from .attachment import PromptAttachment
+from .entries import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
+from .tap import TAP
 
 IMAGES = ("pixel_values", "pixel_values_videos", "image_pixel_values", "mm_encoder_outputs")
 """Arguments that bring pictures into a prompt."""
 
 
 @register_adapter
-class AudioLMAdapter(Adapter):
+class PromptAdapter(Adapter):
+    """Connects pruning to an audio-language model: its tokens are reduced once, to a number that the sound does not
+    change.
+
+    positions: "renumber" closes the gaps that dropped tokens leave in the position ids; "keep" leaves the ids as they
+    were.
+    """
+
     family = (
         "audio-language models (" + ", ".join(name.removesuffix("ForConditionalGeneration") for name in ENTRIES) + ")"
     )
     special = 0
-    swaps: ClassVar = {}
-    once = True
+    positions: str = "renumber"
 
     def __init__(self, model: Any) -> None:
         self.encoder = model
         self.entry: AudioLMEntry = ENTRIES[type(model).__name__]
-        self.layers = (model,)
 
     @classmethod
     def find(cls, model: nn.Module) -> list[Adapter]:
@@ -45,9 +50,9 @@ class AudioLMAdapter(Adapter):
         return [cls(module) for module in model.modules() if type(module).__name__ in ENTRIES]
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ModelShape:
         config = self.encoder.config.get_text_config()
-        return Shape(config.hidden_size, config.num_attention_heads, 1, 0, None)
+        return ModelShape(config.hidden_size, config.num_attention_heads, 1, 0, None)
 
     @property
     def watched(self) -> Any:
@@ -67,7 +72,29 @@ class AudioLMAdapter(Adapter):
         """(width,), what the language model reads of padding within a clip, None where clips have none."""
         return None if self.entry.blank is None else self.entry.blank(self.encoder)
 
-    def check_method(self, needs: frozenset[str]) -> None:
+    def check_method(self, method: MethodTraits) -> None:
+        self._check_traits(method)
+        self._check_needs(method.needs)
+
+    def _check_traits(self, method: MethodTraits) -> None:
+        """Raise `ValueError` if the method cannot shorten an audio-language prompt."""
+        name = type(method).__name__
+        if method.layers not in (None, "all"):
+            raise ValueError(
+                f"layers is {method.layers!r}, but this model's tokens are reduced once, between its encoder and its "
+                "language model; leave layers out"
+            )
+        if not method.static:
+            raise ValueError(f"{name} lets the sound decide how many tokens stay; take a method that keeps exactly K")
+        if method.appends:
+            raise ValueError(
+                f"{method} keeps one token more, of what it dropped, which has no place in time; use "
+                'TopK(…, dropped="merge")'
+            )
+        if method.build(self.shape) is not None:
+            raise ValueError(f"{name} learns, block by block, which tokens to keep; here use one that does not")
+
+    def _check_needs(self, needs: frozenset[str]) -> None:
         missing = needs - {"attention", "attention_heads", "keys"}
         if missing & {"cls", "cls_heads"}:
             raise ValueError(
@@ -85,7 +112,8 @@ class AudioLMAdapter(Adapter):
                 'pooling or score="random" (docs/audio-language-models.md lists them)'
             )
 
-    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
+    def check_input(self, kwargs: dict[str, Any]) -> None:
+        """Raise `ValueError` for arguments of the model that cannot be served while its prompt is shortened."""
         for name in IMAGES:
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -112,12 +140,9 @@ class AudioLMAdapter(Adapter):
                 "the prompt with its sounds; give the whole conversation without the cache"
             )
 
-    def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("check_method refuses what would ask for it")
-
-    def attach(self, reducer: Reducer) -> Any:
+    def attach(self, reducer: Reducer) -> PromptAttachment:
         self._check_watched()
-        return Listening(self, reducer)
+        return PromptAttachment(self, reducer)
 
     def _check_watched(self) -> None:
         """Raise `UnsupportedModelError` if the attention to watch is not this model's last one alone."""
@@ -130,7 +155,7 @@ class AudioLMAdapter(Adapter):
                 f"{name}: its audio encoder uses one block several times, so that what the last one attends to cannot "
                 "be told; give each place a block of its own (copy.deepcopy)"
             )
-        if hasattr(watched, WATCH):
+        if hasattr(watched, TAP):
             raise UnsupportedModelError(
                 f"{name}: its audio encoder is that of another model, which is pruned; remove() that model's handle "
                 "first, or give this model a copy of its own (copy.deepcopy)"

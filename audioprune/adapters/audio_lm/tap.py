@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..attention.scoring import eager_of
+from ...attention.scoring import eager_of
 
-NAME = "audioprune_watched"
+NAME = "audioprune_tapped"
 """Under this name the function is registered with transformers' `AttentionInterface`."""
 
 LOGITS_AT_ONCE = 2**23
 """Attention logits that are in memory at a time (32 MiB in float32): queries go through in chunks."""
 
-WATCH = "_audioprune_watch"
+TAP = "_audioprune_tap"
 """Attribute of an attention module under watch."""
 
 
-class Notes:
+class TapRecord:
     """What one call of a tower said.
 
     received: for each call of the attention, (rows, heads, frames), the attention that each frame received, summed
     over the queries that are no padding. keys: (rows, frames, head_dim) each, the mean over heads.
     """
 
-    def __init__(self, watch: Watch, lengths: Tensor | None, masked: bool) -> None:
+    def __init__(self, watch: AttentionTap, lengths: Tensor | None, masked: bool) -> None:
         self.watch, self._lengths, self._masked = watch, lengths, masked
         self.received: list[Tensor] = []
         self.keys: list[Tensor] = []
@@ -51,13 +51,13 @@ class Notes:
 class _OfThread(threading.local):
     """A model that is served runs in many threads at once: each takes notes of its own call."""
 
-    notes: Notes | None = None
+    notes: TapRecord | None = None
 
 
 _OF_THREAD = _OfThread()
 
 
-class Watch:
+class AttentionTap:
     """An attention module under watch, while somebody takes `notes`.
 
     The module computes what it always did, by the attention that the model runs; beside it, queries and keys are
@@ -65,13 +65,13 @@ class Watch:
     """
 
     def __init__(self, module: Any) -> None:
-        AttentionInterface.register(NAME, watched_attention)
+        AttentionInterface.register(NAME, tapped_attention)
         self.module, self._config = module, module.config
         self.eager = eager_of(module)
         # Blocks share one config: the watched one gets its own copy, so that nothing else sees the changed attention.
         module.config = copy.copy(module.config)
         module.config._attn_implementation = NAME
-        setattr(module, WATCH, self)
+        setattr(module, TAP, self)
 
     @property
     def implementation(self) -> str:
@@ -81,28 +81,28 @@ class Watch:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # In another process transformers does not know the attention yet.
         self.__dict__.update(state)
-        AttentionInterface.register(NAME, watched_attention)
+        AttentionInterface.register(NAME, tapped_attention)
 
     def remove(self) -> None:
         """Give the module its config back."""
         self.module.config = self._config
-        delattr(self.module, WATCH)
+        delattr(self.module, TAP)
 
     @contextmanager
-    def notes(self, lengths: Tensor | None, masked: bool) -> Iterator[Notes]:
+    def notes(self, lengths: Tensor | None, masked: bool) -> Iterator[TapRecord]:
         """Note the calls that this thread makes meanwhile.
 
         lengths: (rows,), frames of each row of a padded batch that are no padding; None: the tower packs its rows,
         without padding. masked: whether the tower masks the others itself.
         """
-        before, _OF_THREAD.notes = _OF_THREAD.notes, Notes(self, lengths, masked)
+        before, _OF_THREAD.notes = _OF_THREAD.notes, TapRecord(self, lengths, masked)
         try:
             yield _OF_THREAD.notes
         finally:
             _OF_THREAD.notes = before
 
 
-def watched_attention(
+def tapped_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -112,7 +112,7 @@ def watched_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention signature: the model's own attention, after a look at the queries and keys."""
-    watch: Watch = getattr(module, WATCH)
+    watch: AttentionTap = getattr(module, TAP)
     notes = _OF_THREAD.notes
     if notes is not None and notes.watch is watch:
         notes.add(query, key, scaling)

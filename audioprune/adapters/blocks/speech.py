@@ -21,8 +21,9 @@ from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from ..core.tokens import Reducer
-from .base import Adapter, register_adapter
+from ...core.tokens import Reducer
+from ..base import Adapter, register_adapter
+from .adapter import BlockAdapter
 from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .swapped import SwappedModel, weighted_mean
@@ -247,7 +248,7 @@ HEADS = (PrunedWav2Vec2, PrunedHubert, PrunedData2Vec, PrunedUniSpeech, PrunedUn
 
 
 @register_adapter
-class WaveformAdapter(Adapter):
+class WaveformAdapter(BlockAdapter):
     family = "Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech and UniSpeech-SAT (…Model, …ForSequenceClassification)"
     special = 0
     heads: ClassVar[tuple[type, ...]] = tuple(head.__bases__[-1] for head in HEADS)
@@ -274,6 +275,16 @@ class WaveformAdapter(Adapter):
     @property
     def pooled_by(self) -> nn.Module | None:
         return None if self.encoder is self.tower else self.encoder.projector
+
+    def clip_shape(self, samples: int | None) -> tuple[int, ...]:
+        if samples is None:
+            raise ValueError(
+                f"{type(self.encoder).__name__} takes clips of any length, but how many tokens are kept is a number in "
+                "the graph: say how long every clip is, samples=80_000 for 5 s (--clip-seconds 5)"
+            )
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; it is the length of every clip, 16,000 for a second")
+        return (samples,)
 
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
         # As the models do: they count what is no padding, and take it to be at the beginning, wherever it is.

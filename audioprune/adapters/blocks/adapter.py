@@ -1,0 +1,161 @@
+"""Adapters of models whose tokens are reduced inside their transformer blocks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ...attention import scoring as attention
+from ...core.tokens import Grid, MethodTraits, ModelShape, Reducer
+from ..base import Adapter, UnsupportedModelError, find_adapter
+from .attachment import BlockAttachment
+from .entering import ATTACHMENT, Entering, entering_subclass
+
+
+class BlockAdapter(Adapter):
+    """Connects pruning to a model whose blocks drop tokens between their attention and their MLP.
+
+    A subclass sets `encoder` (the module whose forward runs the blocks and hands unknown keyword arguments on to
+    them), `layers` (the blocks) and `special`. It names the classes that it swaps: those of the blocks, and those in
+    which a pass begins (`Entering`).
+    """
+
+    swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]]
+    """Class of a module in the model → the subclass that it becomes while pruned."""
+
+    layers: Any
+    frames: int | None = None
+    """Frames of every clip's spectrogram; None if clips differ in length."""
+    reads_cls: bool = False
+    """Whether the head reads the CLS token, and not a mean over all tokens."""
+
+    @abstractmethod
+    def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each input patch, (batch, patches) each, from the encoder's arguments."""
+
+    @abstractmethod
+    def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
+        """Raise `ValueError` for arguments of the encoder that cannot be served while tokens are dropped."""
+
+    @abstractmethod
+    def clip_shape(self, samples: int | None) -> tuple[int, ...]:
+        """Shape of one clip as the encoder takes it: (frames, mels), (mels, frames), or (samples,) of a waveform.
+
+        Raises `ValueError` if `samples` is missing, or given and of no use.
+        """
+
+    def check_method(self, method: MethodTraits) -> None:
+        if not self.has_cls and method.needs & {"cls", "cls_heads"}:
+            raise ValueError(
+                f"this model ({self.family}) has no CLS token whose attention could rank tokens; "
+                'use score="attention", what each token received from all others'
+            )
+
+    def grid_of(self, tokens: int) -> Grid:
+        """The patches of a forward that begins with so many droppable tokens."""
+        return self.grid or Grid(tokens, 1, frequency_major=False)
+
+    def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
+        """(batch,), how many of the droppable tokens of each clip are no padding, None where all are. Padding follows
+        the clip, and the model must mask it too."""
+        return None
+
+    @property
+    def shape(self) -> ModelShape:
+        config = self.encoder.config
+        return ModelShape(config.hidden_size, config.num_attention_heads, len(self.layers), self.special, None)
+
+    @property
+    def mlp_width(self) -> int:
+        """Width of the hidden layer in a block's MLP."""
+        return self.encoder.config.intermediate_size
+
+    @property
+    def implementation(self) -> str:
+        """Name of the attention that the model runs when left alone."""
+        return self.encoder.config._attn_implementation or "eager"
+
+    @property
+    def pooled_by(self) -> nn.Module | None:
+        """The layer of a head that is followed by a mean over tokens, None if no such head was swapped."""
+        return None
+
+    @property
+    def eager(self) -> Callable[..., Any]:
+        """The eager attention function of the model's own module."""
+        return attention.eager_of(self.attention_of(self.layers[0]))
+
+    def attention_of(self, layer: Any) -> Any:
+        """A block's attention module, whose `config` names the attention to run."""
+        return layer.attention
+
+    def swap_of(self, module: nn.Module) -> type[nn.Module] | None:
+        """The class that a module becomes while pruned; None if it stays what it is, or must not be pruned.
+
+        A block must be of a known class, for its forward is written anew. A head or an encoder may be of a subclass.
+        """
+        if type(module) in self.swaps:
+            return self.swaps[type(module)]
+        pruned = (self.swaps[base] for base in type(module).__mro__ if base in self.swaps)
+        nearest: Any = next(pruned, None)
+        own: Any = type(module)
+        return entering_subclass(nearest, own) if nearest is not None and issubclass(nearest, Entering) else None
+
+    def attach(self, reducer: Reducer) -> BlockAttachment:
+        """Swap classes and attention. The returned object undoes it all."""
+        self._check_classes()
+        attention.register()
+        return BlockAttachment(self, reducer)
+
+    def _check_classes(self) -> None:
+        """Raise `UnsupportedModelError` if a module would not be swapped, and so would run unpruned unnoticed, or if a
+        block is not this encoder's alone."""
+        times = Counter(id(layer) for layer in self.layers)
+        if max(times.values()) > 1:
+            raise UnsupportedModelError(
+                f"one block is used {max(times.values())} times among the {len(self.layers)} of this model, and tokens "
+                "that it drops in one place would be missing in the others; give each place a block of its own "
+                "(copy.deepcopy), or leave the model unpruned"
+            )
+        parts: list[tuple[str, nn.Module]] = list(self.encoder.named_modules())
+        for path, module in parts:
+            name = path or type(module).__name__
+            if hasattr(module, ATTACHMENT) or type(module) in self.swaps.values():
+                raise UnsupportedModelError(
+                    f"{name} is pruned already, with another model that shares it; "
+                    "remove() that model's handle first, or give this model a copy of its own (copy.deepcopy)"
+                )
+            if not isinstance(module, tuple(self.swaps)):
+                continue
+            if self.swap_of(module) is None:
+                raise UnsupportedModelError(
+                    f"{name} is a {type(module).__name__}, a subclass of what audioprune knows how to replace; "
+                    "prune the model before it is wrapped (FSDP and the like), or add an adapter for the subclass"
+                )
+            if "forward" in module.__dict__:
+                raise UnsupportedModelError(
+                    f"{name}.forward was replaced on the instance (offloading hooks and "
+                    "accelerate do so), which would hide the pruned one; prune the model before that"
+                )
+
+
+def refuse_samples(adapter: BlockAdapter, samples: int | None) -> None:
+    """Raise `ValueError` if a length is given for clips that all have one."""
+    if samples is not None:
+        raise ValueError(
+            f"samples is {samples}, but {type(adapter.encoder).__name__} takes spectrograms of one length; leave it out"
+        )
+
+
+def find_blocks(model: nn.Module) -> BlockAdapter:
+    """As `find_adapter`, for what only an encoder with blocks has. Raises `UnsupportedModelError` for other models."""
+    adapter = find_adapter(model)
+    if not isinstance(adapter, BlockAdapter):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an audio-language model: its prompt is shortened, and no block of it is entered"
+        )
+    return adapter
