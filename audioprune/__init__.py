@@ -14,91 +14,36 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .adapters import UnsupportedModelError
-    from .attention.packing import Packed, pack
-    from .audio.extractor import AudioMAEFeatureExtractor
-    from .audio.features import PRESETS, LogMel
-    from .audio.files import AudioError, Clip, load_audio
-    from .calibration import Calibration, calibrate
-    from .core.cost import macs
-    from .core.pruning import AlreadyPrunedError, Pruned, handle, prune
-    from .core.recommend import recommended
-    from .core.saved import load
-    from .core.trace import Trace, trace
-    from .methods import (
-        ATS,
-        DPP,
-        EVS,
-        METR,
-        AToMe,
-        AveragePooling,
-        AViT,
-        DivPrune,
-        DynamicViT,
-        EViT,
-        FastAdaSP,
-        FastAST,
-        Method,
-        SegmentwiseTopK,
-        SPViT,
-        ToFu,
-        ToMe,
-        TopK,
-        UniformStride,
-        UntrainedError,
-        VisionZip,
-    )
-    from .models.loading import load_features
-    from .models.weights import CheckpointError
+from .methods import names as _names
+
+if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
+    from .adapters import UnsupportedModelError as UnsupportedModelError
+    from .attention.packing import Packed as Packed
+    from .attention.packing import pack as pack
+    from .audio.extractor import AudioMAEFeatureExtractor as AudioMAEFeatureExtractor
+    from .audio.features import PRESETS as PRESETS
+    from .audio.features import LogMel as LogMel
+    from .audio.files import AudioError as AudioError
+    from .audio.files import Clip as Clip
+    from .audio.files import load_audio as load_audio
+    from .calibration import Calibration as Calibration
+    from .calibration import calibrate as calibrate
+    from .core.cost import macs as macs
+    from .core.pruning import AlreadyPrunedError as AlreadyPrunedError
+    from .core.pruning import Pruned as Pruned
+    from .core.pruning import handle as handle
+    from .core.pruning import prune as prune
+    from .core.recommend import recommended as recommended
+    from .core.saved import load as load
+    from .core.trace import Trace as Trace
+    from .core.trace import trace as trace
+    from .methods import *  # noqa: F403
+    from .methods import Method as Method
+    from .methods import UntrainedError as UntrainedError
+    from .models.loading import load_features as load_features
+    from .models.weights import CheckpointError as CheckpointError
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "ATS",
-    "DPP",
-    "EVS",
-    "METR",
-    "PRESETS",
-    "AToMe",
-    "AViT",
-    "AlreadyPrunedError",
-    "AudioError",
-    "AudioMAEFeatureExtractor",
-    "AveragePooling",
-    "Calibration",
-    "CheckpointError",
-    "Clip",
-    "DivPrune",
-    "DynamicViT",
-    "EViT",
-    "FastAST",
-    "FastAdaSP",
-    "LogMel",
-    "Method",
-    "Packed",
-    "Pruned",
-    "SPViT",
-    "SegmentwiseTopK",
-    "ToFu",
-    "ToMe",
-    "TopK",
-    "Trace",
-    "UniformStride",
-    "UnsupportedModelError",
-    "UntrainedError",
-    "VisionZip",
-    "calibrate",
-    "handle",
-    "load",
-    "load_audio",
-    "load_features",
-    "macs",
-    "pack",
-    "prune",
-    "recommended",
-    "trace",
-]
 
 _MODULES = {
     "UnsupportedModelError": "adapters",
@@ -121,31 +66,15 @@ _MODULES = {
     "load": "core.saved",
     "Trace": "core.trace",
     "trace": "core.trace",
-    "ATS": "methods",
-    "AToMe": "methods",
-    "AViT": "methods",
-    "AveragePooling": "methods",
-    "DPP": "methods",
-    "DivPrune": "methods",
-    "DynamicViT": "methods",
-    "EVS": "methods",
-    "EViT": "methods",
-    "FastAST": "methods",
-    "FastAdaSP": "methods",
-    "METR": "methods",
     "Method": "methods",
-    "SPViT": "methods",
-    "SegmentwiseTopK": "methods",
-    "ToFu": "methods",
-    "ToMe": "methods",
-    "TopK": "methods",
-    "UniformStride": "methods",
     "UntrainedError": "methods",
-    "VisionZip": "methods",
     "load_features": "models.loading",
     "CheckpointError": "models.weights",
 }
 """Public name → the module that it is in."""
+_MODULES |= {entry.kind: "methods" for entry in _names.TABLE}
+
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,7 @@ from audioprune.app.pictures import picture
 from audioprune.app.server import free_port, is_local, stay_home
 from audioprune.app.studio import Studio
 from audioprune.cli.app import build, choices
-from audioprune.cli.options import METHOD_NAMES
-from audioprune.methods import METHODS, LearnedMethod
+from audioprune.methods.names import words
 from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
@@ -239,9 +238,7 @@ def test_times_in_words() -> None:
 
 def test_the_page_offers_every_method_that_needs_no_training() -> None:
     offered = {choice.name: choice for choice in choices()}
-    untrained = {name for name, kind in METHOD_NAMES.items() if not issubclass(METHODS[kind], LearnedMethod)}
-    assert next(iter(offered)) == "recommended"
-    assert set(offered) == untrained | {"recommended"}
+    assert list(offered) == words(trained=False)
     assert {name for name, choice in offered.items() if choice.least == 0.5} == {
         "recommended",
         "tome",

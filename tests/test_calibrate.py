@@ -295,7 +295,7 @@ def test_families_of_every_choice() -> None:
     assert not any(getattr(family, "score", "") == "cls" for family in families(12, has_cls=False))
     assert {type(family) for family in families(12, True, ["tome"])} == {ap.ToMe}
     assert {family.dropped for family in families(12, True, ["merge", "fuse"])} == {"merge", "fuse"}
-    with pytest.raises(ValueError, match="no method 'magic' to calibrate; there are discard"):
+    with pytest.raises(ValueError, match="no method 'magic'; there are recommended, topk"):
         families(12, True, ["magic"])
 
 
@@ -323,7 +323,7 @@ def test_settings_files_are_families_too(tmp_path: Path) -> None:
     (family,) = families(12, True, [str(path)])
     assert ladder(family, 12) == [ap.TopK((0.7, 0.6, 0.5))]
     path.write_text(json.dumps(describe(DynamicViT(0.7))))
-    with pytest.raises(ValueError, match="chooses by what it learnt"):
+    with pytest.raises(ValueError, match="chooses by what it has learnt"):
         families(12, True, [str(path)])
 
 

@@ -14,9 +14,10 @@ import soundfile
 
 import audioprune as ap
 from audioprune.cli.demo import _counts
-from audioprune.cli.options import METHOD_NAMES, build_method
+from audioprune.cli.options import build_method
 from audioprune.core.recommend import HALF, recommended_at
-from audioprune.methods import METHODS, LearnedMethod
+from audioprune.methods import METHODS
+from audioprune.methods.names import TABLE, Entry
 
 from .families import ast, audiomae
 
@@ -156,21 +157,18 @@ def test_a_method_file(run, tiny, clips) -> None:
     assert (setting["score"], setting["keep_rate"]) == ("intensity", [0.9, 0.8, 0.7])
 
 
-@pytest.mark.parametrize("name", METHOD_NAMES)
-def test_methods_by_name(run, name: str) -> None:
+@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.word)
+def test_methods_by_name(run, entry: Entry) -> None:
+    name = entry.word
     assert name in "".join(run("tag", "--help")[1].split())
-    if issubclass(METHODS[METHOD_NAMES[name]], LearnedMethod):
+    if entry.needs_training:
         with pytest.raises(ValueError, match="train a model with it first"):
             build_method(name)
         return
     method = build_method(name, "0.8", layers="1,2")
-    assert type(method) is METHODS[METHOD_NAMES[name]]
+    assert type(method) is METHODS[entry.kind]
     assert (method.keep_rate, method.layers) == (0.8, (1, 2))
     assert build_method(name).keep_rate == 0.7
-
-
-def test_every_method_has_a_name() -> None:
-    assert sorted(METHOD_NAMES.values()) == sorted(METHODS)
 
 
 def test_methods_by_name_run(run, tiny, clips) -> None:
@@ -223,7 +221,7 @@ def test_methods_by_name_run(run, tiny, clips) -> None:
             ("tag", "CLIP", "--method", "pooling", "--segments", "2", "--dropped", "fuse"),
             "no --segments and no --dropped",
         ),
-        (("tag", "CLIP", "--method", "uniform", "--dropped", "fuse"), 'there are "discard" and "merge"'),
+        (("tag", "CLIP", "--method", "uniform", "--dropped", "fuse"), "UniformStride takes discard, merge"),
         (("tag", "CLIP", "--method", "TOME_FILE", "--score", "cls"), "tome.json (ToMe) takes no --score"),
         (("tag", "CLIP", "--method", "tofu", "--keep-rate", "0.4"), "at least 0.5"),
         (("tag", "CLIP", "--method", "dynamicvit"), "give the folder of that training as --method"),

@@ -17,8 +17,9 @@ import audioprune as ap
 from audioprune.compare import comparison
 from audioprune.compare.benchmark import in_turn, mean_macs
 from audioprune.compare.comparison import agreement, compare, divergence, pareto, passes
-from audioprune.compare.settings import COMPARED, FineTuned, choose_clips, parse_methods, targets_of
+from audioprune.compare.settings import FineTuned, choose_clips, parse_methods, targets_of
 from audioprune.data import ClipRow, ClipTable, DataError
+from audioprune.methods.names import compared
 from audioprune.plots import pareto_figure
 
 from .conftest import class_folders
@@ -197,11 +198,11 @@ def test_a_method_with_a_rate_for_each_layer_runs_as_it_is(model, features, labe
 
 def test_every_named_method_runs(model, features, labels) -> None:
     rows = compare(model, features[:6], labels[:6], parse_methods(["all"]), (0.5,))["rows"]
-    assert [row["method"] for row in rows] == list(COMPARED)
+    assert [row["method"] for row in rows] == compared()
     assert not [row for row in rows if "refused" in row]
     settings = {row["method"]: row["setting"] for row in rows}
-    assert settings["tome-unweighted"]["proportional"] is False
-    assert settings["segments-merged"]["method"] == "SegmentwiseTopK"
+    assert settings["tome+unweighted"]["proportional"] is False
+    assert settings["segmentwise+merge"]["method"] == "SegmentwiseTopK"
     assert {row["runs"] for row in rows if row["method"].startswith("random")} == {5}
     costs = {row["method"]: row["macs"] for row in rows}
     # It merges in every block, so that its keep rate is another at the same cost.
@@ -233,15 +234,15 @@ def test_methods_by_name(tmp_path: Path) -> None:
     words = ["topk", str(tmp_path / "mine.json"), str(tmp_path / "run"), str(tmp_path / "run" / "pruning.json")]
     found = parse_methods(words)
     assert list(found) == ["topk", "mine", "run", words[3]]
-    assert found["mine"] == [ap.TopK(0.5, score="cls")]
-    assert found["run"] == [ap.ToMe(0.5)]
-    assert set(parse_methods(["all", "topk"])) == set(COMPARED)
+    assert found["mine"].at(0.5) == ap.TopK(0.5, score="cls")
+    assert found["run"].at(0.5) == ap.ToMe(0.5)
+    assert set(parse_methods(["all", "topk"])) == set(compared())
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("magic", "no method 'magic' to compare; there are topk, topk-cls"),
+        ("magic", "no method 'magic'; there are recommended, topk"),
         ("dynamicvit", "train a model with it first"),
         ("metr", "chooses as evit does"),
         ("fastast", "chooses as tome does"),
@@ -363,7 +364,7 @@ def test_an_ast_with_cls_attention(run, sounds, tmp_path: Path) -> None:
     words = ("compare", "--model", tmp_path / "ast", "--data", sounds, "--methods", "evit,cls-merged,pooling")
     code, out, err = run(*words, "--keep-rates", "0.5", "--bench-seconds", 0)
     assert code == 0, err
-    assert "cls-merged" in out
+    assert "topk+cls+merge" in out  # the word of earlier versions is read
 
 
 @pytest.mark.parametrize(
@@ -428,10 +429,10 @@ def test_ctrl_c_leaves_what_was_there(run, monkeypatch, tiny, sounds) -> None:
 def test_help_teaches(run) -> None:
     code, out, _ = run("compare", "--help")
     assert code == 0
-    for word in ("--fine-tuned", "segments-merged", "audioprune compare --model esc10", "nats"):
+    for word in ("--fine-tuned", "segmentwise+merge", "audioprune compare --model esc10", "nats"):
         assert word in out
     assert "audioprune compare" in run("--help")[1]
-    assert all(name in out for name in COMPARED)
+    assert all(name in out for name in compared())
 
 
 # The picture.

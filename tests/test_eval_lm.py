@@ -44,6 +44,7 @@ from audioprune.lm.metrics import cider, matches, normalised, score, tokenized
 from audioprune.lm.prompts import PROMPTS, asked, check_prompt
 from audioprune.lm.report import markdown, table
 from audioprune.lm.settings import Setting, method, settings
+from audioprune.methods.names import TABLE
 from audioprune.models.weights import CheckpointError
 
 from .conftest import tone
@@ -444,8 +445,9 @@ def test_settings_by_name(tmp_path) -> None:
     ]
     assert method("uniform", 0.3) == ap.UniformStride(0.3)
     assert method("pooling", 0.3) == ap.AveragePooling(0.3)
-    for name in ap.methods.METHODS:
-        assert type(method(name.lower(), 0.7)).__name__ == name
+    for entry in TABLE:
+        if not entry.needs_training:
+            assert type(method(entry.kind.lower(), 0.7)).__name__ == entry.kind
     path = tmp_path / "mine.json"
     path.write_text('{"method": "TopK", "keep_rate": 0.9, "segments": 4}')
     assert method(str(path), 0.5) == ap.TopK(0.5, segments=4)
@@ -460,8 +462,8 @@ def test_settings_by_name(tmp_path) -> None:
     ("names", "rates", "message"),
     [
         (["magic"], [0.5], "no method 'magic'; there are .*segmentwise"),
-        (["pooling+merge"], [0.5], "AveragePooling has its own fate"),
-        (["topk+burn"], [0.5], "dropped is 'burn'"),
+        (["pooling+merge"], [0.5], r"pooling\+merge: AveragePooling has no modifier \+merge; it has \+unweighted"),
+        (["topk+burn"], [0.5], r"topk\+burn: TopK has no modifier \+burn"),
         (["topk", "TOPK"], [0.5], "topk-0.5 would be answered for twice"),
         (["topk"], [0.0], "the keep rate is 0.0"),
         (["topk"], [1.5], "the keep rate is 1.5"),

@@ -190,7 +190,7 @@ def _methods(
     score = score or default_score(model)
     if score not in SCORES:
         raise ValueError(f"--score is {score!r}; an analysis prunes by {' or '.join(SCORES)}")
-    base = TopK(FULL, next(iter(layers)) if len(layers) == 1 else None, score)  # type: ignore[arg-type]
+    base = TopK(FULL, next(iter(layers)) if len(layers) == 1 else None, score)
     find_adapter(model).check_method(base)
     for rate, method in trained.items():
         if method is not None and method != base.with_keep_rate(rate):

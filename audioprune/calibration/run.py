@@ -57,8 +57,8 @@ def calibrate(
             They should be of the kind that the model will hear, and not those that it was trained on.
         max_disagreement: the greatest share of clips that may get another top label, in (0, 1).
         speed_up: how many times as fast as unpruned, more than 1.
-        methods: what to choose from: "discard", "fuse", "merge" (`TopK`), "tome" (merging), or settings files, whose
-            keep rate is searched.
+        methods: what to choose from: words of methods that need no training ("topk+merge", "tome", "evit", …), whose
+            score, metric, segments and layers are searched, or settings files, whose keep rate is searched.
         batch_size: clips per forward, in the measurement of speed too.
         bench_seconds: of timing each of the settings that are measured.
         seed: of the choice of the clips that are kept from the search.

@@ -4,56 +4,67 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from ..core.recommend import recommended_at
-from ..core.settings import read_method
-from ..methods import LearnedMethod, Method, ToMe, TopK
+from ..core.settings import is_settings, parse_method
+from ..methods import Method, TopK
+from ..methods.names import RECOMMENDED, NamedMethod, canonical, named
 
 LEVELS = tuple(round(0.95 * 0.93**step, 3) for step in range(36))
 """Mean share of the tokens over all blocks, the steps of each family's ladder of keep rates."""
 LEAST_RATE = 0.05
 SEGMENTS = 8
-MECHANISMS = ("discard", "fuse", "merge", "tome")
-"""What becomes of tokens: `TopK`'s three fates, or similar ones merged."""
+MECHANISMS = ("topk", "topk+fuse", "topk+merge", "tome")
+"""What is searched by default: `TopK`'s three fates, and similar tokens merged."""
+FORMER = {"discard": "topk", "fuse": "topk+fuse", "merge": "topk+merge"}
+"""Words of earlier versions → today's."""
+SEARCHED = ("score", "metric")
+"""Choices of a method that are searched unless its word names one. Its fate is as the word says."""
 
 
 def families(depth: int, has_cls: bool, chosen: Sequence[str] = MECHANISMS) -> list[Method]:
     """Every family of settings for a model of `depth` blocks: methods whose keep rate is left to the search.
 
-    has_cls: whether attention from a CLS token is there to rank by. chosen: of `MECHANISMS`, JSON files and folders
-    with a `pruning.json`. The recommended family is first. Raises `ValueError` for another word.
+    Args:
+        has_cls: whether attention from a CLS token is there to rank by.
+        chosen: words of methods that need no training, JSON files, and folders with a `pruning.json`.
+
+    The recommended family is first. Raises `ValueError` for another word.
     """
     found: list[Method] = []
-    for word in chosen:
-        if word == "tome":
-            tome = (ToMe(1.0, layers, metric=metric) for layers in places(depth) for metric in ("hidden", "keys"))
-            found += [recommended_at(1.0), *tome]
-        elif word in MECHANISMS:
-            scores = ("attention", *(("cls",) if has_cls else ()), "random", "intensity", "variation")
-            parts = itertools.product(places(depth), scores, (None, SEGMENTS))
-            found += [TopK(1.0, layers, score, segments, word) for layers, score, segments in parts]  # type: ignore[arg-type]
-        elif word.endswith(".json") or Path(word).is_dir():
-            found.append(_own(word))
+    for word in map(canonical_word, chosen):
+        method = parse_method(word)
+        if is_settings(word):
+            # Rates of a layer each are tried as they are: there is no one number to search over.
+            rate = method.keep_rate if isinstance(method.keep_rate, Sequence) else 1.0
+            found.append(method.at(rate or 1.0))
+        elif method.fits_work:
+            found.append(method.at(1.0))
         else:
-            raise ValueError(
-                f"no method {word!r} to calibrate; there are {', '.join(MECHANISMS)}, JSON files and folders with a "
-                "pruning.json"
-            )
-    first = recommended_at(1.0)
+            found += _variants(method, depth, has_cls)
+    first = named(RECOMMENDED).at(1.0)
     return list(dict.fromkeys(sorted(found, key=lambda method: method != first)))
 
 
-def _own(path: str) -> Method:
-    method = read_method(path)
-    if isinstance(method, LearnedMethod) and method.weights is None:
-        raise ValueError(f"{path}: {type(method).__name__} chooses by what it learnt; give the folder of a training")
-    # Rates of a layer each are tried as they are: there is no one number to search over.
-    return method if isinstance(method.keep_rate, Sequence) else method.with_keep_rate(1.0)
+def canonical_word(word: str) -> str:
+    """Today's spelling of a word; files and folders as they are."""
+    return word if is_settings(word) else canonical(FORMER.get(word, word))
+
+
+def _variants(method: NamedMethod, depth: int, has_cls: bool) -> Iterator[Method]:
+    """A method at all places, with every score, metric and number of segments that its word leaves open."""
+    settings = {f.name for f in fields(method.kind)}
+    choices: dict[str, Sequence[Any]] = {"layers": places(depth)}
+    for name in SEARCHED:
+        if name in method.kind.choices and name not in method.settings:
+            choices[name] = [one for one in method.kind.choices[name] if has_cls or one != "cls"]
+    if "segments" in settings:
+        choices["segments"] = (None, SEGMENTS)
+    for values in itertools.product(*choices.values()):
+        yield method.at(1.0, **dict(zip(choices, values, strict=True)))
 
 
 def places(depth: int) -> list[Any]:
@@ -103,4 +114,5 @@ def mean_share(rate: float, stages: Sequence[int], depth: int) -> float:
 
 def scored_by_attention(family: Method) -> Method:
     """The family of the same kind whose scores cost most, to time the kind by."""
-    return replace(family, score="attention") if isinstance(family, TopK) else family
+    settings: dict[str, Any] = {"score": "attention"} if "attention" in family.choices.get("score", ()) else {}
+    return replace(family, **settings)

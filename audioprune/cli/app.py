@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..methods import names
 from . import options as o
 from .console import err, out, progress
 
@@ -69,17 +70,14 @@ def app(
 
 def build(name: str, keep_rate: float, score: str | None, model: PreTrainedModel) -> Method:
     """A method from the page's words; the recommended one, where its rate was left alone, fitted to the model."""
-    untouched = name == o.RECOMMENDED and keep_rate == choices()[0].keep_rate
-    return o.fitted(o.build_method(name, None if untouched else str(keep_rate), score), model)
+    is_untouched = name == names.RECOMMENDED and keep_rate == choices()[0].keep_rate
+    return o.choose_method(name, None if is_untouched else str(keep_rate), score).for_model(model)
 
 
 @cache
 def choices() -> tuple[Choice, ...]:
     """The methods that need no training, the recommended one first."""
-    from ..methods import METHODS, LearnedMethod
-
-    trained = {name for name, kind in o.METHOD_NAMES.items() if issubclass(METHODS[kind], LearnedMethod)}
-    return tuple(_choice(name) for name in (o.RECOMMENDED, *o.METHOD_NAMES) if name not in trained)
+    return tuple(_choice(name) for name in names.words(trained=False))
 
 
 def _choice(name: str) -> Choice:
@@ -90,7 +88,7 @@ def _choice(name: str) -> Choice:
     assert isinstance(rate, float)
     return Choice(
         name=name,
-        title=o.METHOD_NAMES.get(name, name),
+        title=name if name == names.RECOMMENDED else type(method).__name__,
         keep_rate=rate,
         least=next(least for least in RATES if _takes(name, least)),
         scored=any(field.name == "score" for field in dataclasses.fields(method)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..methods import names
 from . import options as o
 from .console import err, out, progress
 
@@ -111,7 +112,7 @@ def _methods(model: str, method: str | None, keep_rates: str | None, choices: tu
         saved = o.build_method(None, model=model)
         return [saved.with_keep_rate(1.0), saved]
     if keep_rates is None:
-        keep_rates = "1.0,0.95,0.88,0.73" if method == o.RECOMMENDED else "1.0,0.7,0.5"
+        keep_rates = "1.0,0.95,0.88,0.73" if method == names.RECOMMENDED else "1.0,0.7,0.5"
     rates = o.parse_rates(keep_rates, "--keep-rates")
     unique = sorted({1.0, *(rates if isinstance(rates, list) else [rates])}, reverse=True)
     return [o.build_method(method or "topk", str(rate), *choices) for rate in unique]

@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from ..methods import names
 from . import options as o
 from . import training_options as t
 from .console import err, out, progress
@@ -40,10 +41,11 @@ def calibrate(
     methods: Annotated[
         str,
         typer.Option(
-            help="What to choose from, with commas: discard, fuse, merge (what TopK does with tokens that it drops), "
-            "tome (similar ones are merged); JSON files and folders with a pruning.json, whose keep rate is searched."
+            help="What to choose from, with commas: topk, topk+fuse, topk+merge (what becomes of dropped tokens), tome "
+            f"(similar tokens are merged), {', '.join(names.words(trained=False)[4:])}, whose scores and layers are "
+            "searched; JSON files and folders with a pruning.json, whose keep rate is searched."
         ),
-    ] = "discard,fuse,merge,tome",
+    ] = "topk,topk+fuse,topk+merge,tome",
     limit: Annotated[int, typer.Option(min=1, help="Clips to hear at most, drawn at random.")] = 2000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Clips per forward, in which the speed-up is measured as well.")

@@ -11,6 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..methods import names
 from . import options as o
 from . import training_options as t
 from .console import err, out, progress
@@ -43,10 +44,8 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="With commas: topk, topk-cls, random, intensity, variation, uniform, pooling, evit, ats, tome, "
-            "tome-unweighted, tofu, visionzip, evs, divprune, dpp, atome, fastadasp, segments, topk-merged, "
-            "cls-merged, random-merged, segments-merged, recommended (run where it costs what topk does); all; "
-            "JSON files; folders with a pruning.json."
+            help=f"With commas: {', '.join(names.compared())} (run at the cost of topk); all; JSON files; folders "
+            "with a pruning.json."
         ),
     ] = "all",
     keep_rates: Annotated[str, typer.Option(help="Keep rates, with commas.")] = "0.9,0.7,0.5",
@@ -70,7 +69,7 @@ def compare(
 
     On a fold that the model never heard, some methods and a model that was trained with pruning:
 
-        audioprune compare --model esc10 --data ESC-50 --data-name esc10 --folds 5 --methods topk,tome,segments-merged
+        audioprune compare --model esc10 --data ESC-50 --data-name esc10 --folds 5 --methods topk,tome,segmentwise+merge
         --fine-tuned topk=runs/fold5-rate0.5 --out compare.json
 
     Agreement is the share of clips whose top label is the unpruned model's; KL is the mean KL(unpruned ‖ pruned) of the

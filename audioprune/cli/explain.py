@@ -52,13 +52,13 @@ def explain(
     from ..plots import check_suffix
     from ..tagging.tagger import Tagger
 
-    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
+    chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
     target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
     if is_language_model(model):
         given = any(choice is not None for choice in (keep_rate, score, segments, dropped, layers))
         if method is None and (given or o.saved_pruning(model) is None):
-            settings = o.build_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
-        _explain_moments(clip, model, settings, target, device, dtype, as_json)
+            chosen = o.choose_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
+        _explain_moments(clip, model, chosen.method, target, device, dtype, as_json)
         return
     with progress("steps", brief=True) as bar:
         task = bar.add_task("Drawing", total=3)
@@ -67,7 +67,7 @@ def explain(
         tagger = Tagger(loaded, front, top=1)
         full = draw_label(tagger, clip)
         bar.advance(task)
-        settings = o.fitted(settings, loaded)
+        settings = chosen.for_model(loaded)
         prune(loaded, settings)
         label, record = draw(tagger, clip, target, f"{clip.name} · {settings}\nunpruned: {full}")
         bar.advance(task)

@@ -72,13 +72,13 @@ def export(
         raise ValueError("--compare measures the unpruned model, and --no-time measures nothing; leave one of them out")
     target = check_target(destination, overwrite)
     import_packages()
-    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, source)
+    chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, source)
     sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     model, front = _open(source)
-    if front is not None:  # another model's work depends on the length of the clip
-        settings = o.fitted(settings, model)
+    # Another model's work depends on the length of the clip.
+    settings = chosen.method if front is None else chosen.for_model(model)
     samples = None if clip_seconds is None else round(16_000 * clip_seconds)
     clips = None if front is None else _examples(front)
     write = partial(export_onnx, model, samples=samples, front=front, clips=clips, opset=opset)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from dataclasses import fields, replace
-from functools import cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..methods import names
 from .console import progress
 
 if TYPE_CHECKING:
@@ -21,30 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_KEEP_RATE = 0.7
 
-RECOMMENDED = "recommended"
-METHOD_NAMES = {
-    "topk": "TopK",
-    "segmentwise": "SegmentwiseTopK",
-    "evit": "EViT",
-    "tome": "ToMe",
-    "tofu": "ToFu",
-    "fastast": "FastAST",
-    "ats": "ATS",
-    "visionzip": "VisionZip",
-    "evs": "EVS",
-    "divprune": "DivPrune",
-    "dpp": "DPP",
-    "atome": "AToMe",
-    "fastadasp": "FastAdaSP",
-    "metr": "METR",
-    "dynamicvit": "DynamicViT",
-    "spvit": "SPViT",
-    "avit": "AViT",
-    "uniform": "UniformStride",
-    "pooling": "AveragePooling",
-}
-"""What `--method` calls the classes of `audioprune.methods`."""
-
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -54,12 +29,13 @@ ModelOption = Annotated[
         "file, or a hub id such as MIT/ast-finetuned-audioset-16-16-0.442.",
     ),
 ]
+_TRAINED = [entry.word for entry in names.TABLE if entry.needs_training]
 METHOD_HELP = (
-    '"recommended" (what measured best without training: similar tokens are merged in every block), "topk" (the '
-    'paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), evit, tome, tofu, '
-    "fastast, ats, metr, visionzip, evs, divprune, dpp, atome, fastadasp, uniform or pooling; a JSON file such as "
-    '{"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which dynamicvit, spvit and avit need: '
-    "they choose by what a training taught them."
+    f'"{names.RECOMMENDED}" (what measured best without training: similar tokens are merged in every block), "topk" '
+    '(the paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), '
+    f"{', '.join(word for word in names.words(trained=False)[3:])}; one of them with a choice of its own, such as "
+    'topk+merge; a JSON file such as {"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which '
+    f"{', '.join(_TRAINED[:-1])} and {_TRAINED[-1]} need: they choose by what a training taught them."
 )
 MethodOption = Annotated[str, typer.Option(help=METHOD_HELP)]
 DefaultMethodOption = Annotated[
@@ -81,7 +57,7 @@ KeepRateOption = Annotated[
 ScoreOption = Annotated[
     str | None,
     typer.Option(
-        help="What makes a token worth keeping: attention, cls, intensity, variation or random. [default: the "
+        help=f"What makes a token worth keeping: {', '.join(names.SCORES[:-1])} or {names.SCORES[-1]}. [default: the "
         "method's own; attention for topk]",
         show_default=False,
     ),
@@ -114,6 +90,20 @@ PACK_HELP = "Lay the weights out for this CPU's fastest kernels: the same answer
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 
 
+@dataclass(frozen=True)
+class ChosenMethod:
+    """A method as the command line names it. fits_work: whether its keep rate follows from the model's work."""
+
+    method: Method
+    fits_work: bool = False
+
+    def for_model(self, model: PreTrainedModel) -> Method:
+        """The method; "recommended" without a keep rate, at the one that leaves half of this model's work."""
+        from ..core.recommend import recommended
+
+        return recommended(model) if self.fits_work else self.method
+
+
 def build_method(
     name: str | None,
     keep_rate: str | None = None,
@@ -123,13 +113,25 @@ def build_method(
     layers: str | None = None,
     model: str | None = None,
 ) -> Method:
-    """A method from the command line's words; without a name "topk" where one of its settings is given, else that of
-    the model's folder, or "recommended". Raises `ValueError` for words that make no sense."""
-    from ..core.settings import read_method
-    from ..methods import METHODS, ToMe
+    """As `choose_method`, at the keep rate that is given or the default."""
+    return choose_method(name, keep_rate, score, segments, dropped, layers, model).method
+
+
+def choose_method(
+    name: str | None,
+    keep_rate: str | None = None,
+    score: str | None = None,
+    segments: int | None = None,
+    dropped: str | None = None,
+    layers: str | None = None,
+    model: str | None = None,
+) -> ChosenMethod:
+    """A method from the command line's words; without a name "topk" if one of its settings is given, else that of the
+    model's folder, or "recommended". Raises `ValueError` for words that make no sense."""
+    from ..core.recommend import HALF
+    from ..core.settings import parse_method
 
     given: dict[str, Any] = {
-        "keep_rate": None if keep_rate is None else parse_rates(keep_rate),
         "score": score,
         "segments": segments,
         "dropped": dropped,
@@ -137,25 +139,16 @@ def build_method(
     }
     given = {key: value for key, value in given.items() if value is not None}
     if name is None:
-        name = "topk" if given else saved_pruning(model) or RECOMMENDED
-    if name == RECOMMENDED:
-        _check_taken(name, ToMe, given)
-        return replace(_default(), **given) if given else _default()
-    if name.lower() in METHOD_NAMES:
-        name = name.lower()
-        kind = METHODS[METHOD_NAMES[name]]
-        _check_taken(name, kind, given)
-        return _trained(name, kind(**{"keep_rate": DEFAULT_KEEP_RATE, **given}))
-    if name.endswith(".json") or Path(name).is_dir():
-        method = read_method(name)
-        _check_taken(name, type(method), given)
-        return _trained(name, replace(method, **given))
-    close = difflib.get_close_matches(name.lower(), [RECOMMENDED, *METHOD_NAMES], n=1)
-    hint = f"did you mean {close[0]}? It" if close else "it"
-    raise ValueError(
-        f"--method is {name!r}; {hint} is {RECOMMENDED}, {', '.join(METHOD_NAMES)}, or the path of a .json file or of "
-        "a folder with a pruning.json"
-    )
+        name = "topk" if given or keep_rate is not None else saved_pruning(model) or names.RECOMMENDED
+    try:
+        chosen = parse_method(name, "give the folder of that training as --method")
+    except ValueError as error:
+        raise ValueError(f"--method {error}") from error
+    _check_taken(name, chosen.kind, given)
+    rate = chosen.keep_rate or (HALF if chosen.fits_work else DEFAULT_KEEP_RATE)
+    rate = rate if keep_rate is None else parse_rates(keep_rate)
+    fits_work = chosen.fits_work and keep_rate is None and not given
+    return ChosenMethod(chosen.at(rate, **given), fits_work)
 
 
 def saved_pruning(model: str | None) -> str | None:
@@ -164,33 +157,6 @@ def saved_pruning(model: str | None) -> str | None:
 
     folder = None if model is None else settings_folder(model)
     return None if folder is None else str(folder)
-
-
-def fitted(method: Method, model: PreTrainedModel) -> Method:
-    """The recommended method, where no keep rate was given, at the one that leaves half of this model's work."""
-    from ..core.recommend import recommended
-
-    # By identity: a settings file may ask for just this rate, and is taken at its word.
-    return recommended(model) if method is _default() else method
-
-
-@cache
-def _default() -> Method:
-    from ..core.recommend import recommended_at
-
-    return recommended_at()
-
-
-def _trained(name: str, method: Method) -> Method:
-    """The method, where it needs no training or had it. Raises `ValueError` otherwise."""
-    from ..methods import LearnedMethod
-
-    if isinstance(method, LearnedMethod) and method.weights is None:
-        raise ValueError(
-            f"--method {name} ({type(method).__name__}) chooses by what it has learnt: train a model with it first "
-            "(audioprune train), and give the folder of that training as --method"
-        )
-    return method
 
 
 def _check_taken(name: str, kind: type[Method], given: dict[str, Any]) -> None:

@@ -92,10 +92,10 @@ def tag(
     if passed:
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
-    settings = o.build_method(method, keep_rate, score, segments, dropped, layers, model)
+    chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
     with ExitStack() as stack:
         loaded, front = o.open_model(model, device if engine == "local" else "cpu", dtype)
-        settings = o.fitted(settings, loaded)
+        settings = chosen.for_model(loaded)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         log = None if result_file is None else stack.enter_context(open_log(result_file, setting))
         todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 from ..adapters import UnsupportedModelError
 from ..core.cost import macs
 from ..core.pruning import prune
-from ..core.recommend import recommended, recommended_at
+from ..core.recommend import recommended
 from ..core.settings import describe
 from ..methods import LearnedMethod, Method, TopK, UntrainedError
+from ..methods.names import NamedMethod
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
-from .settings import Clips, FineTuned, several
+from .settings import Clips, FineTuned
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
@@ -74,7 +75,7 @@ def compare(
     model: PreTrainedModel,
     features: Clips,
     labels: Tensor,
-    methods: Mapping[str, Method | Sequence[Method]],
+    methods: Mapping[str, NamedMethod | Method],
     keep_rates: Sequence[float],
     *,
     fine_tuned: Mapping[str, FineTuned] | None = None,
@@ -88,8 +89,9 @@ def compare(
     Args:
         features: the clips' spectrograms.
         labels: (clips,) class indices: "score" is the accuracy; (clips, classes) of ones and zeros: it is the mAP.
-        methods: by name. Several of one name are seeds: mean and standard deviation are reported, and cost of the
-            first. One whose keep rate is of a layer each, or was learnt, is run as it is, not at `keep_rates`.
+        methods: by name. A random score is run with several seeds: mean and standard deviation are reported, and the
+            cost of the first. A method with a keep rate for each layer, or that learnt its rate, is run as it is, not
+            at `keep_rates`. "recommended", which merges in every block, is run at the cost of TopK at each rate.
         fine_tuned: models that were trained with a method; they too are compared with the unpruned `model`.
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
         advance: called with the clips of each batch that was heard; `passes` × clips in all.
@@ -116,7 +118,7 @@ def compare(
 
 
 def passes(
-    methods: Mapping[str, Method | Sequence[Method]],
+    methods: Mapping[str, NamedMethod | Method],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned] | None = None,
 ) -> int:
@@ -143,17 +145,17 @@ def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> T
 
 
 def _settings(
-    methods: Mapping[str, Method | Sequence[Method]],
+    methods: Mapping[str, NamedMethod | Method],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned],
     model: PreTrainedModel | None = None,
 ) -> list[_Setting]:
     settings = []
-    for name, one_or_more in methods.items():
-        runs = several(one_or_more)
-        for rate in [runs[0].keep_rate] if _runs_as_it_is(runs[0]) else keep_rates:
+    for name, given in methods.items():
+        method = given if isinstance(given, NamedMethod) else NamedMethod.of(given)
+        for rate in [method.keep_rate] if _runs_as_it_is(method) else keep_rates:
             try:
-                settings.append(_Setting(name, rate, [_at(rate, method, model) for method in runs]))
+                settings.append(_Setting(name, rate, _runs(method, rate, model)))
             except ValueError as error:
                 settings.append(_Setting(name, rate, [], str(error)))
     for name, tuned in fine_tuned.items():
@@ -161,18 +163,19 @@ def _settings(
     return settings
 
 
-def _at(rate: Any, method: Method, model: PreTrainedModel | None) -> Method:
-    """A method at a keep rate; the recommended one where it costs what TopK does at that rate."""
-    if model is None or method != recommended_at(1.0):
-        return method.with_keep_rate(rate)
+def _runs(method: NamedMethod, rate: Any, model: PreTrainedModel | None) -> list[Method]:
+    """A method at a keep rate, once a seed; one that fits the work, at the cost of TopK at that rate."""
+    if model is None or not method.fits_work:
+        return method.seeds(rate)
     unpruned = macs(model)
     with prune(model, TopK(rate)):
         share = macs(model) / unpruned
-    return recommended(model, macs=share)
+    return [recommended(model, macs=share)]
 
 
-def _runs_as_it_is(method: Method) -> bool:
-    return isinstance(method.keep_rate, Sequence) or (isinstance(method, LearnedMethod) and not method.static)
+def _runs_as_it_is(method: NamedMethod) -> bool:
+    is_learnt = issubclass(method.kind, LearnedMethod) and not method.kind.static
+    return isinstance(method.keep_rate, Sequence) or is_learnt
 
 
 def _row(

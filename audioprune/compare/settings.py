@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,62 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..audio.features import LogMel
-from ..core.recommend import recommended_at
-from ..core.settings import SETTINGS, read_method
+from ..core.settings import SETTINGS, is_settings, parse_method, read_method
 from ..data import ClipRow, ClipTable, DataError, SoundCache
-from ..methods import (
-    ATS,
-    DPP,
-    EVS,
-    AToMe,
-    AveragePooling,
-    DivPrune,
-    EViT,
-    FastAdaSP,
-    Method,
-    SegmentwiseTopK,
-    ToFu,
-    ToMe,
-    TopK,
-    UniformStride,
-    VisionZip,
-)
+from ..methods import Method
+from ..methods.names import NamedMethod, compared, named, untrained_as
 from ..models.loading import load, load_features
-
-SEEDS = range(5)
-"""Of the random scores: figures are their mean and standard deviation."""
-
-COMPARED: dict[str, Callable[[float], Method | list[Method]]] = {
-    "topk": lambda rate: TopK(rate),
-    "topk-cls": lambda rate: TopK(rate, score="cls"),
-    "random": lambda rate: [TopK(rate, score="random", seed=seed) for seed in SEEDS],
-    "intensity": lambda rate: TopK(rate, score="intensity"),
-    "variation": lambda rate: TopK(rate, score="variation"),
-    "uniform": lambda rate: UniformStride(rate),
-    "pooling": lambda rate: AveragePooling(rate),
-    "evit": lambda rate: EViT(rate),
-    "ats": lambda rate: ATS(rate),
-    "tome": lambda rate: ToMe(rate),
-    "tome-unweighted": lambda rate: ToMe(rate, proportional=False),
-    "tofu": lambda rate: ToFu(rate),
-    "visionzip": lambda rate: VisionZip(rate),
-    "evs": lambda rate: EVS(rate),
-    "divprune": lambda rate: DivPrune(rate),
-    "dpp": lambda rate: DPP(rate),
-    "atome": lambda rate: AToMe(rate),
-    "fastadasp": lambda rate: FastAdaSP(rate),
-    "segments": lambda rate: SegmentwiseTopK(rate),
-    "topk-merged": lambda rate: TopK(rate, dropped="merge"),
-    "cls-merged": lambda rate: TopK(rate, score="cls", dropped="merge"),
-    "random-merged": lambda rate: [TopK(rate, score="random", dropped="merge", seed=seed) for seed in SEEDS],
-    "segments-merged": lambda rate: SegmentwiseTopK(rate, dropped="merge"),
-    "recommended": recommended_at,
-}
-"""Methods that need no training, by the names that a comparison gives them: keep rate to method, or one a seed.
-"recommended", which merges in every block, is run where it costs what "topk" costs at the keep rate."""
-
-_WITHOUT_TRAINING = {"metr": "evit", "fastast": "tome"}
-_LEARNED = ("dynamicvit", "spvit", "avit")
 
 
 class Clips(Protocol):
@@ -102,39 +51,26 @@ class FineTuned:
     method: Method
 
 
-def parse_methods(words: Sequence[str]) -> dict[str, list[Method]]:
-    """Methods by name: those of `COMPARED`, "all" of them, JSON files, and folders with a `pruning.json`.
+def parse_methods(words: Sequence[str]) -> dict[str, NamedMethod]:
+    """Methods by name: words, "all" for every word that a comparison shows, JSON files, and folders with a
+    `pruning.json`.
 
-    Raises `ValueError` for an unknown name, and for a method that must be trained first.
+    Raises `ValueError` for an unknown word, and for a method that must be trained first.
     """
-    found: dict[str, list[Method]] = {}
+    methods: dict[str, NamedMethod] = {}
     for word in words:
-        word = "segments" if word == "segmentwise" else word  # as --method calls it elsewhere
         if word == "all":
-            found |= {name: several(make(1.0)) for name, make in COMPARED.items()}
-        elif word in COMPARED:
-            found[word] = several(COMPARED[word](1.0))
-        elif word.endswith(".json") or Path(word).is_dir():
-            path = Path(word)
-            name = path.stem if path.suffix == ".json" and path.name != SETTINGS else path.absolute().parent.name
-            name = path.absolute().name if path.is_dir() else name
-            found[word if name in found or name in COMPARED else name] = [read_method(path)]
-        elif word in _WITHOUT_TRAINING:
+            methods |= {name: named(name) for name in compared()}
+            continue
+        remedy = f"give what was trained by --fine-tuned {word}=FOLDER"
+        method = parse_method(word, remedy)
+        if not is_settings(word) and (double := untrained_as(word)) is not None:
             raise ValueError(
-                f"{word} chooses as {_WITHOUT_TRAINING[word]} does until a model is trained with it: compare "
-                f"{_WITHOUT_TRAINING[word]}, or give what was trained by --fine-tuned {word}=FOLDER"
+                f"{word} chooses as {double} does until a model is trained with it: compare {double}, or {remedy}"
             )
-        elif word in _LEARNED:
-            raise ValueError(
-                f"{word} chooses by what it has learnt: train a model with it first (audioprune train), and give what "
-                f"was trained by --fine-tuned {word}=FOLDER"
-            )
-        else:
-            raise ValueError(
-                f"no method {word!r} to compare; there are {', '.join(COMPARED)}, all of them by all, JSON files and "
-                f"folders with a {SETTINGS}"
-            )
-    return found
+        is_taken = is_settings(word) and (method.word in methods or method.word in compared())
+        methods[word if is_taken else method.word] = method
+    return methods
 
 
 def open_fine_tuned(folder: str | Path, like: PreTrainedModel, rows: Sequence[ClipRow], cache: SoundCache) -> FineTuned:
@@ -195,10 +131,6 @@ def targets_of(model: PreTrainedModel, table: ClipTable, rows: Sequence[ClipRow]
     there = [i for i, place in enumerate(places) if place >= 0]
     targets[:, [places[i] for i in there]] = torch.as_tensor(table.targets(rows))[:, there]
     return targets
-
-
-def several(methods: Method | Sequence[Method]) -> list[Method]:
-    return [methods] if isinstance(methods, Method) else list(methods)
 
 
 def _labels(model: PreTrainedModel) -> list[str]:

@@ -20,7 +20,7 @@ from ..adapters.base import Attachment
 from ..methods import METHODS, Method
 from .save import save_model
 from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
-from .tokens import Evidence, Finish, Reduction, Tokens
+from .tokens import Evidence, Finish, Reduction, Tokens, needs_from
 
 _HANDLE = "_audioprune_handle"
 
@@ -265,11 +265,10 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
 
 def _check_needs(method: Method) -> None:
     """Raise `ValueError` where a method asks for what there is not."""
-    optional = [field.name for field in dataclasses.fields(Evidence) if field.default is None]
-    unknown = sorted(set(method.needs) - set(optional))
+    known = (*needs_from("attention"), *needs_from("input"))
+    unknown = sorted(set(method.needs) - set(known))
     if unknown:
-        names = ", ".join(name for name in optional if name != "learned")
-        raise ValueError(f"{type(method).__name__}.needs names {', '.join(unknown)}; there are {names}")
+        raise ValueError(f"{type(method).__name__}.needs names {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def _set_positions(adapter: Adapter, positions: str) -> None:

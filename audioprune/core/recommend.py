@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from ..adapters.audio_lm.adapter import PromptAdapter
-from ..methods import Method, ToMe
+from ..methods import Method
+from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
 from .pruning import prune
 
@@ -20,7 +21,7 @@ HALF = 0.88
 def recommended_at(keep_rate: float = HALF) -> Method:
     """The recommended method at a keep rate: in every block the most similar pairs of tokens become one, compared by
     their hidden states (`ToMe`)."""
-    return ToMe(keep_rate, layers="all", metric="hidden")
+    return named(RECOMMENDED).at(keep_rate)
 
 
 def recommended(model: nn.Module, macs: float = 0.5, *, inputs: Tensor | Mapping[str, Tensor] | None = None) -> Method:

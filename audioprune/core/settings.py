@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS, Method
+from ..methods.names import NamedMethod, check_trained, named
 
 SETTINGS = "pruning.json"
 WEIGHTS = "pruning.safetensors"
@@ -57,6 +58,40 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
         raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def is_settings(word: str) -> bool:
+    """Whether a word names a settings file, or a folder that holds one."""
+    return word.endswith(".json") or (word != "" and Path(word).is_dir())
+
+
+def parse_method(word: str, remedy: str = "give the folder of that training") -> NamedMethod:
+    """The method behind a word: one of `names.words()` with its modifiers, a JSON file, or a folder with a
+    `pruning.json`; files and folders take modifiers too ("mine.json+merge").
+
+    remedy: what to do if the method must be trained first. Raises `ValueError` for a word that names no method, and for
+    a method that has learnt nothing yet.
+    """
+    path, *modifiers = [word] if is_settings(word) else word.split("+")
+    if not is_settings(path):
+        method = named(word)
+        check_trained(word, remedy)
+        return method
+    method = NamedMethod.of(read_method(path), _name_of(Path(path)))
+    for modifier in modifiers:
+        method = method.plus(modifier)
+    if "weights" in method.settings and method.settings["weights"] is None:
+        raise ValueError(
+            f"{path}: {method.kind.__name__} chooses by what it has learnt, and there are no weights; {remedy}"
+        )
+    return method
+
+
+def _name_of(path: Path) -> str:
+    """What tables and files call the method of a settings file: its own name, or that of the folder."""
+    if path.is_dir():
+        return path.absolute().name
+    return path.absolute().parent.name if path.name == SETTINGS else path.stem
 
 
 def describe(method: Method | None) -> dict[str, Any]:

@@ -50,6 +50,26 @@ class Grid:
         return values.unflatten(-1, (self.time, self.frequency))
 
 
+PER_CLIP = {"axis": 0}
+"""Metadata of a field: it has a value for each clip of the batch, whatever the number of tokens."""
+PER_TOKEN = {"axis": 1}
+"""Metadata of a field: it has a value for each token, along this axis."""
+BY_ATTENTION = {"axis": 1, "source": "attention"}
+BY_HEAD = {"axis": 2, "source": "attention"}
+BY_INPUT = {"axis": 1, "source": "input"}
+"""The same of a field that is only there if a method lists it in `needs`, and where it comes from."""
+
+
+def _rows(record: Any, rows: Tensor, count: int) -> Any:
+    """Some rows of the batch of every field that has one, and of each the first `count` tokens."""
+    taken = {}
+    for each in dataclasses.fields(record):
+        value, axis = getattr(record, each.name), each.metadata.get("axis")
+        if value is not None and axis is not None:
+            taken[each.name] = value[rows].narrow(axis, 0, count) if axis else value[rows]
+    return dataclasses.replace(record, **taken)
+
+
 @dataclass(frozen=True)
 class Tokens:
     """The droppable tokens at one stage.
@@ -61,10 +81,10 @@ class Tokens:
     memory: tensors with the batch in front that a method hands itself from stage to stage; None at the first.
     """
 
-    hidden: Tensor
-    patch: Tensor
-    size: Tensor | None = None
-    policy: Tensor | None = None
+    hidden: Tensor = field(metadata=PER_TOKEN)
+    patch: Tensor = field(metadata=PER_TOKEN)
+    size: Tensor | None = field(default=None, metadata=PER_TOKEN)
+    policy: Tensor | None = field(default=None, metadata=PER_TOKEN)
     memory: dict[str, Tensor] | None = None
 
     @property
@@ -74,8 +94,7 @@ class Tokens:
     def take(self, rows: Tensor, count: int) -> Tokens:
         """The first `count` tokens of some rows of the batch."""
         memory = None if self.memory is None else {name: value[rows] for name, value in self.memory.items()}
-        size, policy = (None if x is None else x[rows, :count] for x in (self.size, self.policy))
-        return Tokens(self.hidden[rows, :count], self.patch[rows, :count], size, policy, memory)
+        return dataclasses.replace(_rows(self, rows, count), memory=memory)
 
 
 @dataclass(frozen=True)
@@ -98,34 +117,32 @@ class Evidence:
 
     layer: int
     depth: int
-    patch: Tensor
-    column: Tensor
+    patch: Tensor = field(metadata=PER_TOKEN)
+    column: Tensor = field(metadata=PER_TOKEN)
     columns: int
-    row: Tensor
+    row: Tensor = field(metadata=PER_TOKEN)
     patches: int
-    special: Tensor
+    special: Tensor = field(metadata=PER_CLIP)
     default_segments: int = 8
     learned: nn.Module | None = None
     training: bool = False
-    attention: Tensor | None = None
-    cls: Tensor | None = None
-    attention_heads: Tensor | None = None
-    cls_heads: Tensor | None = None
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    intensity: Tensor | None = None
-    variation: Tensor | None = None
+    attention: Tensor | None = field(default=None, metadata=BY_ATTENTION)
+    cls: Tensor | None = field(default=None, metadata=BY_ATTENTION)
+    attention_heads: Tensor | None = field(default=None, metadata=BY_HEAD)
+    cls_heads: Tensor | None = field(default=None, metadata=BY_HEAD)
+    keys: Tensor | None = field(default=None, metadata=BY_ATTENTION)
+    values: Tensor | None = field(default=None, metadata=BY_ATTENTION)
+    intensity: Tensor | None = field(default=None, metadata=BY_INPUT)
+    variation: Tensor | None = field(default=None, metadata=BY_INPUT)
 
     def take(self, rows: Tensor, count: int) -> Evidence:
         """What is known of the first `count` tokens of some rows of the batch."""
-        taken: dict[str, Any] = {"special": self.special[rows]}
-        for name in ("patch", "column", "row", "attention", "cls", "keys", "values", "intensity", "variation"):
-            if (value := getattr(self, name)) is not None:
-                taken[name] = value[rows, :count]
-        for name in ("attention_heads", "cls_heads"):
-            if (value := getattr(self, name)) is not None:
-                taken[name] = value[rows, :, :count]
-        return dataclasses.replace(self, **taken)
+        return _rows(self, rows, count)
+
+
+def needs_from(source: str) -> tuple[str, ...]:
+    """The fields of `Evidence` that a method may list in `needs`, of this source, in order."""
+    return tuple(each.name for each in dataclasses.fields(Evidence) if each.metadata.get("source") == source)
 
 
 @dataclass(frozen=True)

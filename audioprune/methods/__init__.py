@@ -1,70 +1,56 @@
-"""What to keep. Methods know no models."""
+"""What to keep. Methods know no models.
 
-from .adjacent import AToMe, FastAdaSP
-from .ats import ATS
-from .avit import AViT
-from .base import Method
-from .baselines import AveragePooling, UniformStride
-from .diversity import DPP, DivPrune
-from .dynamicvit import DynamicViT
-from .evit import EViT
-from .evs import EVS
-from .learned import LearnedMethod, UntrainedError
-from .metr import METR
-from .spvit import SPViT
-from .tofu import ToFu
-from .tome import FastAST, ToMe
-from .topk import SegmentwiseTopK, TopK
-from .visionzip import VisionZip
+`names.TABLE` lists the methods. Their files, which import PyTorch, are loaded at the first use of a name.
+"""
 
-METHODS: dict[str, type[Method]] = {
-    method.__name__: method
-    for method in (
-        TopK,
-        SegmentwiseTopK,
-        EViT,
-        ToMe,
-        ToFu,
-        FastAST,
-        ATS,
-        VisionZip,
-        EVS,
-        DivPrune,
-        DPP,
-        AToMe,
-        FastAdaSP,
-        UniformStride,
-        AveragePooling,
-        DynamicViT,
-        SPViT,
-        AViT,
-        METR,
-    )
-}
-"""Names that settings may use."""
+from __future__ import annotations
 
-__all__ = [
-    "ATS",
-    "DPP",
-    "EVS",
-    "METHODS",
-    "METR",
-    "AToMe",
-    "AViT",
-    "AveragePooling",
-    "DivPrune",
-    "DynamicViT",
-    "EViT",
-    "FastAST",
-    "FastAdaSP",
-    "LearnedMethod",
-    "Method",
-    "SPViT",
-    "SegmentwiseTopK",
-    "ToFu",
-    "ToMe",
-    "TopK",
-    "UniformStride",
-    "UntrainedError",
-    "VisionZip",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import names
+
+if TYPE_CHECKING:  # for type checkers and editors
+    from .adjacent import AToMe as AToMe
+    from .adjacent import FastAdaSP as FastAdaSP
+    from .ats import ATS as ATS
+    from .avit import AViT as AViT
+    from .base import Method as Method
+    from .baselines import AveragePooling as AveragePooling
+    from .baselines import UniformStride as UniformStride
+    from .diversity import DPP as DPP
+    from .diversity import DivPrune as DivPrune
+    from .dynamicvit import DynamicViT as DynamicViT
+    from .evit import EViT as EViT
+    from .evs import EVS as EVS
+    from .learned import LearnedMethod as LearnedMethod
+    from .learned import UntrainedError as UntrainedError
+    from .metr import METR as METR
+    from .spvit import SPViT as SPViT
+    from .tofu import ToFu as ToFu
+    from .tome import FastAST as FastAST
+    from .tome import ToMe as ToMe
+    from .topk import SegmentwiseTopK as SegmentwiseTopK
+    from .topk import TopK as TopK
+    from .visionzip import VisionZip as VisionZip
+
+    METHODS: dict[str, type[Method]]
+    """Class name → class: the names that settings files may use."""
+
+_MODULES = {entry.kind: entry.module for entry in names.TABLE}
+_MODULES |= {"Method": "base", "LearnedMethod": "learned", "UntrainedError": "learned"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS":
+        value: Any = {entry.kind: names.kind_of(entry) for entry in names.TABLE}
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # from now on without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, "METHODS"})

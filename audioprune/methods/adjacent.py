@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,13 +27,10 @@ class AdjacentMerging(Method):
     `reduce` raises `ValueError` where K is less than the number of rows.
     """
 
-    proportional: bool = True
-    metric: Literal["hidden", "keys"] = "hidden"
+    choices: ClassVar = {"metric": ("keys", "hidden")}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.metric not in ("hidden", "keys"):
-            raise ValueError(f'metric is {self.metric!r}; tokens are compared by "hidden" states or by "keys"')
+    proportional: bool = True
+    metric: str = "hidden"
 
     @property
     def needs(self) -> frozenset[str]:

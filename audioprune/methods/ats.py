@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
@@ -23,14 +23,10 @@ class ATS(Method):
     score: "cls", or "attention" received for models that have no CLS token.
     """
 
-    score: Literal["cls", "attention"] = "cls"
-
     static: ClassVar[bool] = False
+    choices: ClassVar = {"score": ("cls", "attention")}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.score not in ("cls", "attention"):
-            raise ValueError(f'score is {self.score!r}; ATS weighs "cls" attention or "attention" received')
+    score: str = "cls"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -38,8 +38,22 @@ class Method(ABC):
     """Whether tokens are chosen one after the other, each by those before it: a graph would have a step for each."""
     needs_teacher: ClassVar[bool] = False
     """Whether `loss` compares with the unpruned model."""
+    learns: ClassVar[bool] = False
+    """Whether training, or what the model reads, needs what `reduce` noted at every pruned block: none of them may then
+    be skipped, or run without gradients. A method with a `build`, `finish` or `loss` of its own must say so."""
+    choices: ClassVar[Mapping[str, Collection[str]]] = {}
+    """Setting → the names that it may have. Each is a modifier of the method's word (`names.modifiers`)."""
     proportional = True
     """Whether attention counts a merged token as often as it stands for patches (log(size) is added to its logits)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = [name for name in ("build", "finish", "loss") if getattr(cls, name) is not getattr(Method, name)]
+        if own and not any("learns" in vars(base) for base in cls.__mro__ if base is not Method):
+            raise TypeError(
+                f"{cls.__name__} has a {own[0]} of its own and does not say whether it learns: set learns = True, or "
+                "False if a block may be skipped in training"
+            )
 
     def __post_init__(self) -> None:
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
@@ -52,6 +66,9 @@ class Method(ABC):
                 )
         if isinstance(self.keep_rate, Sequence):
             object.__setattr__(self, "keep_rate", tuple(float(rate) for rate in rates))
+        for name, known in self.choices.items():
+            if getattr(self, name) not in tuple(known):  # a list cannot be looked up
+                raise ValueError(f"{name} is {getattr(self, name)!r}; {type(self).__name__} takes {', '.join(known)}")
         if self.layers not in (None, "all"):
             object.__setattr__(self, "layers", self._checked_layers(self.layers))
 
@@ -110,13 +127,6 @@ class Method(ABC):
     def appends(self) -> bool:
         """Whether a stage leaves one token more, of what it dropped: it has no place in time."""
         return False
-
-    @property
-    def learns(self) -> bool:
-        """Whether training, or what the model reads, needs what `reduce` noted at every pruned block: none of them may
-        then be skipped, or run without gradients."""
-        cls = type(self)
-        return any(getattr(cls, name) is not getattr(Method, name) for name in ("build", "finish", "loss"))
 
     @abstractmethod
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:

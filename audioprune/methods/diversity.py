@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,12 +45,9 @@ class DPP(Selection):
     """
 
     sequential: ClassVar[bool] = True
-    score: Literal["attention", "none"] = "attention"
+    choices: ClassVar = {**Selection.choices, "score": ("attention", "none")}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.score not in ("attention", "none"):
-            raise ValueError(f'score is {self.score!r}; DPP weighs by "attention" received, or by "none"')
+    score: str = "attention"
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from .topk import TopK
 
@@ -16,5 +15,5 @@ class EViT(TopK):
     normalised over the dropped tokens. The named form of `TopK(score="cls", dropped="fuse")`.
     """
 
-    score: Literal["attention", "cls", "intensity", "variation", "random"] = "cls"
-    dropped: Literal["discard", "fuse", "merge"] = "fuse"
+    score: str = "cls"
+    dropped: str = "fuse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -47,6 +47,8 @@ class LearnedMethod(Method):
     weights: safetensors file that `Pruned.save` wrote beside `pruning.json`. None: untrained, which is for training
     alone; choosing with them raises `UntrainedError`.
     """
+
+    learns: ClassVar[bool] = True
 
     weights: str | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class METR(EViT):
     The heads are for training alone: afterwards the model chooses as EViT does. A model without a CLS token is read
     by the mean of its tokens there (with score="attention").
     """
+
+    learns: ClassVar[bool] = True
 
     weight: float = 1.0
 

@@ -23,39 +23,51 @@ class Score:
     is_share: bool = False
 
 
+SCORES: dict[str, Score] = {}
+"""Name → score. `names.SCORES` lists them without PyTorch."""
+
+Compute = Callable[[Evidence, int], Tensor]
+
+
+def score(*needs: str, is_share: bool = False) -> Callable[[Compute], Compute]:
+    """Decorator: the function is a score, by its own name. needs, is_share: as in `Score`."""
+
+    def register(compute: Compute) -> Compute:
+        SCORES[compute.__name__] = Score(frozenset(needs), compute, is_share)
+        return compute
+
+    return register
+
+
+@score("attention", is_share=True)
 def attention(evidence: Evidence, seed: int) -> Tensor:
     """Attention received from all patches (arXiv 2504.01690, eq. 2a, over patch rows and columns)."""
     assert evidence.attention is not None
     return evidence.attention
 
 
+@score("cls", is_share=True)
 def cls(evidence: Evidence, seed: int) -> Tensor:
     """Attention received from the CLS token (eq. 2b)."""
     assert evidence.cls is not None
     return evidence.cls
 
 
+@score("intensity")
 def intensity(evidence: Evidence, seed: int) -> Tensor:
     """Mean of the token's patch of the log-mel: loud patches stay."""
     assert evidence.intensity is not None
     return evidence.intensity
 
 
+@score("variation")
 def variation(evidence: Evidence, seed: int) -> Tensor:
     """Standard deviation of the token's patch of the log-mel: varied patches stay."""
     assert evidence.variation is not None
     return evidence.variation
 
 
+@score()
 def random(evidence: Evidence, seed: int) -> Tensor:
     """The baseline that every score must beat: a draw per patch and layer, the same for every clip of a seed."""
     return ops.pseudo_random(evidence.patch, seed, evidence.layer)
-
-
-SCORES = {
-    "attention": Score(frozenset({"attention"}), attention, is_share=True),
-    "cls": Score(frozenset({"cls"}), cls, is_share=True),
-    "intensity": Score(frozenset({"intensity"}), intensity),
-    "variation": Score(frozenset({"variation"}), variation),
-    "random": Score(frozenset(), random),
-}

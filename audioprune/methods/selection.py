@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,16 +23,10 @@ class Selection(Method):
     proportional: whether later attention counts a merged token as often as it stands for patches.
     """
 
-    dropped: Literal["discard", "merge"] = "discard"
-    proportional: bool = True
+    choices: ClassVar[Mapping[str, Collection[str]]] = {"dropped": ("discard", "merge")}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.dropped not in ("discard", "merge"):
-            raise ValueError(
-                f"dropped is {self.dropped!r}; {type(self).__name__} keeps exactly K tokens: "
-                'there are "discard" and "merge"'
-            )
+    dropped: str = "discard"
+    proportional: bool = True
 
     @property
     def needs(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,13 +31,13 @@ class ToMe(Method):
     `ToMe.constant(r=13, patches=256, depth=12)` is the paper's schedule, r pairs in every block.
     """
 
+    choices: ClassVar = {"metric": ("keys", "hidden")}
+
     proportional: bool = True
-    metric: Literal["keys", "hidden"] = "keys"
+    metric: str = "keys"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.metric not in ("keys", "hidden"):
-            raise ValueError(f'metric is {self.metric!r}; tokens are compared by "keys" or by "hidden" states')
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
         if min(rates) < 0.5:
             raise ValueError(
@@ -98,7 +98,7 @@ class FastAST(ToMe):
     distillation: float = 0.1
 
     needs_teacher: ClassVar[bool] = True
-    learns = False  # what its loss adds is of the answers alone
+    learns: ClassVar[bool] = False  # its loss reads the answers alone
 
     def loss(self, learning: LossInputs) -> Tensor:
         assert learning.teacher_logits is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -28,18 +28,16 @@ class TopK(Method):
     proportional: whether later attention counts a merged token as often as it stands for patches.
     """
 
-    score: Literal["attention", "cls", "intensity", "variation", "random"] = "attention"
+    choices: ClassVar = {"score": SCORES, "dropped": FATES}
+
+    score: str = "attention"
     segments: int | None = None
-    dropped: Literal["discard", "fuse", "merge"] = "discard"
+    dropped: str = "discard"
     seed: int = 0
     proportional: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.score not in tuple(SCORES):  # a list cannot be looked up
-            raise ValueError(f"score is {self.score!r}; there are {', '.join(SCORES)}")
-        if self.dropped not in tuple(FATES):
-            raise ValueError(f"dropped is {self.dropped!r}; there are {', '.join(FATES)}")
         if not isinstance(self.seed, int):
             raise ValueError(f"seed is {self.seed!r}; it is a whole number")
         if self.segments is not None and (type(self.segments) is not int or self.segments < 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,16 +33,16 @@ class VisionZip(Method):
     proportional: add log(size) to the logits of attention.
     """
 
+    choices: ClassVar = {"score": ("attention", "cls")}
+
     contextual: float = 10 / 64
-    score: Literal["attention", "cls"] = "attention"
+    score: str = "attention"
     proportional: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.contextual, Real) or not 0 <= self.contextual <= 1:
             raise ValueError(f"contextual is {self.contextual!r}; it is the share of K that is contextual, from 0 to 1")
-        if self.score not in ("attention", "cls"):
-            raise ValueError(f'score is {self.score!r}; VisionZip ranks by "attention" received or by "cls" attention')
 
     @property
     def needs(self) -> frozenset[str]:

@@ -12,13 +12,13 @@ from torch.nn.functional import pad
 
 from ...attention.scoring import AttentionCall
 from ...core import ops
-from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens, needs_from
 
 if TYPE_CHECKING:
     from .adapter import BlockAdapter
 
-FROM_ATTENTION = frozenset({"attention", "attention_heads", "cls", "cls_heads", "keys", "values"})
-FROM_INPUT = ("intensity", "variation")
+FROM_ATTENTION = frozenset(needs_from("attention"))
+FROM_INPUT = needs_from("input")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,231 @@
+"""One table of words ↔ methods, for every command, help text, page and file name.
+
+A word is the name of a method and, if wanted, modifiers: "topk", "topk+merge", "segmentwise+merge", "tome+unweighted".
+A modifier is one of the choices that the method offers by name (a score, a fate, a metric), or "unweighted".
+
+The table imports no PyTorch, so that `--help` can show it at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .base import Method
+
+RECOMMENDED = "recommended"
+"""The word for what measured best without training; see `audioprune.recommended`."""
+SEEDS = range(5)
+"""Seeds of a random score: figures are their mean and standard deviation."""
+
+
+class Entry(NamedTuple):
+    """A line of the table.
+
+    word: name in commands, tables and file names. module, kind: file in this folder and class. variants: modifiers
+    whose figures are worth comparing. needs_training: whether the method cannot choose before it was trained.
+    untrained_as: word of the method that it equals before it was trained.
+    """
+
+    word: str
+    module: str
+    kind: str
+    variants: tuple[str, ...] = ()
+    needs_training: bool = False
+    untrained_as: str | None = None
+
+
+TABLE = (
+    Entry("topk", "topk", "TopK", ("cls", "random", "intensity", "variation", "merge", "cls+merge", "random+merge")),
+    Entry("segmentwise", "topk", "SegmentwiseTopK", ("merge",)),
+    Entry("evit", "evit", "EViT"),
+    Entry("tome", "tome", "ToMe", ("unweighted",)),
+    Entry("tofu", "tofu", "ToFu"),
+    Entry("fastast", "tome", "FastAST", untrained_as="tome"),
+    Entry("ats", "ats", "ATS"),
+    Entry("visionzip", "visionzip", "VisionZip"),
+    Entry("evs", "evs", "EVS"),
+    Entry("divprune", "diversity", "DivPrune"),
+    Entry("dpp", "diversity", "DPP"),
+    Entry("atome", "adjacent", "AToMe"),
+    Entry("fastadasp", "adjacent", "FastAdaSP"),
+    Entry("uniform", "baselines", "UniformStride"),
+    Entry("pooling", "baselines", "AveragePooling"),
+    Entry("dynamicvit", "dynamicvit", "DynamicViT", needs_training=True),
+    Entry("spvit", "spvit", "SPViT", needs_training=True),
+    Entry("avit", "avit", "AViT", needs_training=True),
+    Entry("metr", "metr", "METR", untrained_as="evit"),
+)
+"""All methods. A new method is one file and one line here."""
+
+SCORES = ("attention", "cls", "intensity", "variation", "random")
+"""Scores of `TopK`. A new score is one function in `scores.py` and its name here."""
+FATES = ("discard", "fuse", "merge")
+"""Fates of the tokens that `TopK` drops."""
+
+SHORTCUTS = {"random": "topk+random", "intensity": "topk+intensity", "variation": "topk+variation"}
+"""Words for a score alone, as tables call these baselines."""
+FORMER = {
+    "topk-cls": "topk+cls",
+    "topk-merged": "topk+merge",
+    "cls-merged": "topk+cls+merge",
+    "random-merged": "random+merge",
+    "segments": "segmentwise",
+    "segments-merged": "segmentwise+merge",
+    "tome-unweighted": "tome+unweighted",
+}
+"""Words of earlier versions, which their results and scripts hold → today's."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method as a word names it, at any keep rate.
+
+    word: its name in tables and files. kind, settings: the class, and every setting but the keep rate. keep_rate: its
+    own, of a settings file; None if it has none. fits_work: whether its keep rate follows from the share of work that
+    a model is to keep ("recommended").
+    """
+
+    word: str
+    kind: type[Method]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    keep_rate: float | Sequence[float] | None = None
+    fits_work: bool = False
+
+    @classmethod
+    def of(cls, method: Method, word: str | None = None) -> NamedMethod:
+        """A method that is there already, such as that of a settings file."""
+        settings = {f.name: getattr(method, f.name) for f in fields(method) if f.name != "keep_rate"}
+        return cls(word or word_of(method), type(method), settings, method.keep_rate)
+
+    def at(self, keep_rate: float | Sequence[float], **more: Any) -> Method:
+        """The method at a keep rate. Raises `ValueError` if it cannot be at this rate."""
+        return self.kind(**{"keep_rate": keep_rate, **self.settings, **more})
+
+    def seeds(self, keep_rate: float | Sequence[float]) -> list[Method]:
+        """The method, once for each seed if its score is random."""
+        if self.settings.get("score") != "random":
+            return [self.at(keep_rate)]
+        return [self.at(keep_rate, seed=seed) for seed in SEEDS]
+
+    def plus(self, modifier: str) -> NamedMethod:
+        """The method with one more modifier. Raises `ValueError` if it has no such choice."""
+        known = modifiers(self.kind)
+        if modifier not in known:
+            choices = f"it has {', '.join(f'+{name}' for name in known)}" if known else "it has none"
+            raise ValueError(f"{self.word}+{modifier}: {self.kind.__name__} has no modifier +{modifier}; {choices}")
+        return NamedMethod(f"{self.word}+{modifier}", self.kind, {**self.settings, **known[modifier]}, self.keep_rate)
+
+
+def kind_of(entry: Entry) -> type[Method]:
+    """The class of an entry."""
+    return getattr(importlib.import_module(f".{entry.module}", __package__), entry.kind)
+
+
+def modifiers(kind: type[Method]) -> dict[str, dict[str, Any]]:
+    """Modifier → the setting that it stands for."""
+    named: dict[str, dict[str, Any]] = {
+        value: {name: value} for name, values in kind.choices.items() for value in values
+    }
+    if any(f.name == "proportional" for f in fields(kind)):
+        named["unweighted"] = {"proportional": False}
+    return named
+
+
+def named(word: str) -> NamedMethod:
+    """The method that a word stands for. Raises `ValueError` for a word that names none.
+
+    Words are read in any case. The name of a class is a word too, and so are those of earlier versions.
+    """
+    if word.lower() == RECOMMENDED:
+        # Similar tokens are merged in every block, compared by their hidden states (docs/results.md).
+        return NamedMethod(RECOMMENDED, kind_of(_entry("tome")), {"layers": "all", "metric": "hidden"}, fits_work=True)
+    entry, given = _entry(_base(word)), _expanded(word).split("+")[1:]
+    method = NamedMethod(entry.word, kind_of(entry))
+    for modifier in given:
+        method = method.plus(modifier)
+    return NamedMethod(canonical(method.word), method.kind, method.settings)
+
+
+def canonical(word: str) -> str:
+    """Today's spelling of a word: "TopK+Merge" → "topk+merge", "segments" → "segmentwise"."""
+    word = word.lower()
+    word = FORMER.get(word, word)
+    base, plus, rest = word.partition("+")
+    entry = next((entry for entry in TABLE if entry.kind.lower() == base), None)
+    word = f"{entry.word if entry else base}{plus}{rest}"
+    shorter = {long: short for short, long in SHORTCUTS.items()}
+    return next((short + word[len(long) :] for long, short in shorter.items() if _begins(word, long)), word)
+
+
+def word_of(method: Method) -> str:
+    """The word of a method, whatever its keep rate; its full description if no word names it."""
+    entry = next((entry for entry in TABLE if entry.kind == type(method).__name__), None)
+    if entry is None:
+        return str(method)
+    method_named = NamedMethod(entry.word, type(method))
+    plain, known = method_named.at(method.keep_rate), modifiers(type(method))
+    for modifier, setting in known.items():
+        ((name, value),) = setting.items()
+        if getattr(method, name) == value != getattr(plain, name):
+            method_named = method_named.plus(modifier)
+    return canonical(method_named.word) if method_named.at(method.keep_rate) == method else str(method)
+
+
+def words(trained: bool = True) -> list[str]:
+    """Every word without modifiers. trained: with those of methods that need a training."""
+    return [RECOMMENDED, *(entry.word for entry in TABLE if trained or not entry.needs_training)]
+
+
+def compared() -> list[str]:
+    """The words that a comparison shows: methods that need no training, and their variants."""
+    return [*_compared(), RECOMMENDED]
+
+
+def check_trained(word: str, remedy: str) -> None:
+    """Raise `ValueError` if the method behind a word cannot choose before it was trained.
+
+    remedy: what to do then, after "train a model with it first (audioprune train), and ".
+    """
+    if _entry(_base(word)).needs_training:
+        raise ValueError(
+            f"{word} chooses by what it has learnt: train a model with it first (audioprune train), and {remedy}"
+        )
+
+
+def untrained_as(word: str) -> str | None:
+    """The word of the method that this one equals before it was trained; None if it has no such double."""
+    return _entry(_base(word)).untrained_as
+
+
+def _compared() -> Iterator[str]:
+    for entry in TABLE:
+        if not entry.needs_training and entry.untrained_as is None:
+            yield entry.word
+            yield from (canonical(f"{entry.word}+{variant}") for variant in entry.variants)
+
+
+def _expanded(word: str) -> str:
+    base, plus, rest = canonical(word).partition("+")
+    return {**SHORTCUTS, RECOMMENDED: "tome"}.get(base, base) + plus + rest
+
+
+def _base(word: str) -> str:
+    return _expanded(word).partition("+")[0]
+
+
+def _begins(word: str, start: str) -> bool:
+    return word == start or word.startswith(f"{start}+")
+
+
+def _entry(word: str) -> Entry:
+    entry = next((entry for entry in TABLE if entry.word == word), None)
+    if entry is None:
+        close = difflib.get_close_matches(word, [*words(), *SHORTCUTS], n=1)
+        hint = f"did you mean {close[0]}? There" if close else "there"
+        raise ValueError(f"no method {word!r}; {hint} are {', '.join([*words(), *SHORTCUTS])}")
+    return entry
