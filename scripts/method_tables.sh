@@ -37,7 +37,7 @@ quarter_of() {
     python - "$here/checkpoints/$1" 2> /dev/null <<'PY'
 import json, sys
 import audioprune as ap
-from audioprune.pruning import describe
+from audioprune.core.settings import describe
 model = ap.load(sys.argv[1])
 method = ap.recommended(model, macs=0.25)
 print(json.dumps(describe(method.with_keep_rate([method.keep_rate] * model.config.num_hidden_layers))))
