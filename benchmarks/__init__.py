@@ -1,1 +1,1 @@
-"""Contenders side by side, in turn, in one run: `python -m benchmarks --help`."""
+"""Time contenders side by side, in turn, in one run: `python -m benchmarks --help`."""

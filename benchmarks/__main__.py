@@ -1,4 +1,4 @@
-"""One command for every contest: `python -m benchmarks --out results/benchmarks.json`."""
+"""Run all contests with one command: `python -m benchmarks --out results/benchmarks.json`."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ ROUNDS = {1: 9, 4: 7, 16: 3}
 PARTS = ("forward", "block", "compiled", "packed", "features", "tag")
 
 EPILOG = """
-Every contest runs its contenders in turn, in an order that changes each round, and reports medians and, for speed-ups,
-the median of the rounds' ratios. Each part's figures are written as they come: a run that is stopped goes on where it
-stopped when it is started again with the same --out. Close other programs first. About 35 minutes on two cores;
-`--quick` takes one, at tiny size, and says nothing of speed.
+Every contest runs its contenders in turn, in an order that changes each round. It reports medians, and for speed-ups
+the median of the rounds' ratios. The figures of each part are written as they come. If a run is stopped, start it again
+with the same --out: it continues where it stopped. Close other programs first. It takes about 35 minutes on two cores.
+`--quick` takes one minute, at tiny size, and says nothing about speed.
 """
 
 
 def main() -> None:
-    """Parse, and run what is not in the file yet."""
+    """Parse the options, and run the contests that are not in the file yet."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
-    parser.add_argument("--out", type=Path, default=Path("results/benchmarks.json"), help="JSON file of the figures")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks.json"), help="JSON file for the figures")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
-    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="of the forward")
-    parser.add_argument("--tokens", nargs="+", type=int, choices=TOKENS, default=TOKENS, help="of the forward")
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="of the forward")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES), help="dtypes of the forward")
+    parser.add_argument("--tokens", nargs="+", type=int, choices=TOKENS, default=TOKENS, help="tokens of the forward")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="batch sizes of the forward")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="keep rates of the forward")
     parser.add_argument("--sounds", type=Path, help="folder of sounds for `tag`, such as ESC-10's audio")
     parser.add_argument("--clips", type=int, default=400, help="sounds to tag")
-    parser.add_argument("--threads", type=int, help="of PyTorch; by default as many as there are cores")
-    parser.add_argument("--quick", action="store_true", help="tiny models, one round: does it run?")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: one for each core)")
+    parser.add_argument("--quick", action="store_true", help="tiny models and one round, to see that everything runs")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
         run(options)
     except KeyboardInterrupt:
-        err.print(f"Stopped. What was measured is in {options.out}; the same command goes on from there.")
+        err.print(f"Stopped. The figures so far are in {options.out}; the same command continues from there.")
         sys.exit(130)
 
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
-    """What there is to measure, each under its key in the file."""
+    """List what to measure, each under its key in the file."""
     found: list[tuple[str, Callable[[], dict[str, Any]]]] = []
     rates = sorted(options.rates, reverse=True)
     if "forward" in options.only:
@@ -94,7 +94,7 @@ def jobs(options: argparse.Namespace) -> list[tuple[str, Callable[[], dict[str, 
         found.append(("features", lambda: front.features(rounds, lambda: None)))
     if "tag" in options.only:
         if options.sounds is None:
-            err.print("tag is left out: --sounds names no folder")
+            err.print("tag is left out, because --sounds names no folder")
         else:
             clips = 8 if options.quick else options.clips
             found.append(("tag", lambda: front.tagging(options.sounds, 0.5, clips, lambda: None)))

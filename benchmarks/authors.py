@@ -1,5 +1,8 @@
-"""AudioMAE's forward as the authors of TopK pruning compute it: the whole attention map in every block, scores as its
-mean, tokens in the order of their scores (facts of their code; the code is ours)."""
+"""AudioMAE's forward as the authors of TopK pruning compute it.
+
+Their code computes the whole attention map in every block, takes scores as its mean, and sorts tokens by their scores.
+These are facts about their code; this code is ours.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from audioprune.models.audiomae import AudioMAEForAudioClassification
 
 
 class AuthorsWay(nn.Module):
-    """Takes the weights of an `AudioMAEForAudioClassification`, with one product for queries, keys and values.
+    """An `AudioMAEForAudioClassification` with the same weights, and one product for queries, keys and values.
 
-    keep_rate: of the patches, after blocks 4, 7 and 10, counted from 1.
+    keep_rate: share of the patches that stays after blocks 4, 7 and 10, counted from 1.
     """
 
     def __init__(self, model: AudioMAEForAudioClassification) -> None:
@@ -28,7 +31,7 @@ class AuthorsWay(nn.Module):
         self.joined = nn.ModuleList(_joined(block.attention) for block in self.blocks)
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """(batch, frames, mels) → logits (batch, labels)."""
+        """Compute logits (batch, labels) from (batch, frames, mels)."""
         x = self.embeddings(spectrograms)
         for index, block in enumerate(self.blocks):
             context, weights = self._attention(index, block.layernorm_before(x))

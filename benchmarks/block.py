@@ -1,4 +1,4 @@
-"""What scoring adds to one block: its time beside a plain one, and its memory as clips grow."""
+"""Measure what scoring adds to one block: its time beside a plain block, and its memory for longer clips."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassific
 from .turns import Contender, race, ratio
 
 KEEPS_ALL = 0.9999
-"""A keep rate that rounds to every token: everything is scored and sorted, nothing is dropped."""
+"""Keep rate that rounds to all tokens: everything is scored and sorted, and nothing is dropped."""
 LENGTHS = (512, 1024, 2048, 4096)
 HEADS, HEAD_DIM = 12, 64
 
 
 def measure(rounds: int, advance: Callable[[], None], frames: int = 1024, batch: int = 4) -> dict[str, Any]:
-    """A ViT-Base's block: plain with SDPA, scored, and with the map of all pairs, which scoring used to need."""
+    """Time a ViT-Base's block: plain with SDPA, scored, and scored by the map of all pairs."""
     torch.manual_seed(0)
-    # Two models, so that the plain block is transformers' own while the other is pruned.
+    # There are two models, so that the plain block is transformers' own while the other is pruned.
     plain, scored, eager = (_blocks(frames, name) for name in ("sdpa", "sdpa", "eager"))
     hidden = torch.randn(batch, frames // 2 + 1, scored.audiomae.config.hidden_size)
     contenders = {
@@ -67,7 +67,7 @@ def _scoring(model: AudioMAEForAudioClassification, hidden: Tensor) -> Callable[
 
 @torch.inference_mode()
 def memory() -> dict[str, dict[str, int]]:
-    """Most bytes beyond what is there before, in attention over N tokens of one clip: in pieces, and by the map."""
+    """Measure the peak of extra bytes in attention over N tokens of one clip: in pieces, and by the map."""
     found: dict[str, dict[str, int]] = {}
     for n in LENGTHS:
         query, key, value = (torch.randn(1, HEADS, n, HEAD_DIM) for _ in range(3))
@@ -88,6 +88,6 @@ def memory() -> dict[str, dict[str, int]]:
 
 
 def give_back() -> None:
-    """Return freed memory to the system, where the C library can: what is used again would not be seen to grow."""
+    """Return freed memory to the system if the C library can: growth is not seen if freed memory is used again."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

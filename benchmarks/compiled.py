@@ -1,4 +1,4 @@
-"""`torch.compile` beside the model as it is and packed, pruned and unpruned."""
+"""Time `torch.compile` beside the model as it is and packed, pruned and unpruned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE = 0.5
 
 
 def measure(dtype: torch.dtype, rounds: int, advance: Callable[[], None], frames: int = 1024, batch: int = 4) -> Any:
-    """A ViT-Base at one length and batch size. Seconds of compiling, and speed-ups over the model as it is."""
+    """Measure a ViT-Base at one length and batch size: seconds of compiling, and speed-ups over the model as it is."""
     torch.manual_seed(0)
     model = AudioMAEForAudioClassification(AudioMAEConfig(max_length=frames, num_labels=50)).to(dtype).eval()
     inputs = torch.randn(batch, frames, 128, dtype=dtype)

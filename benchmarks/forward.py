@@ -1,4 +1,4 @@
-"""A ViT-Base's forward: pruned and unpruned, ours and others'."""
+"""Time a ViT-Base's forward: pruned and unpruned, ours and others'."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ LIMIT_ROWS = 2048
 
 
 class Field:
-    """The contenders at one number of tokens, batch size and dtype. rates: of TopK, after blocks 4, 7 and 10."""
+    """The contenders at one number of tokens, batch size and dtype.
+
+    rates: keep rates of TopK, after blocks 4, 7 and 10.
+    """
 
     def __init__(self, tokens: int, batch: int, dtype: torch.dtype, rates: list[float], small: bool = False) -> None:
         torch.manual_seed(0)
@@ -40,7 +43,7 @@ class Field:
         self.input = torch.randn(batch, frames, 128, dtype=dtype)
         self.contenders: dict[str, Contender] = {}
         self.macs: dict[str, int] = {}
-        """Of one clip."""
+        """Multiply-accumulates of one clip."""
         self._ours("ours", self.model)
         if available():
             packed = copy.deepcopy(self.model)
@@ -54,7 +57,7 @@ class Field:
         self.products = limit.products(LIMIT_ROWS, dtype)
 
     def _ours(self, name: str, model: Any, others: bool = True) -> None:
-        """Unpruned, at each rate, and what the rate costs by other methods."""
+        """Add our model: unpruned, at each rate, and with other methods at the cost of the lowest rate."""
         self._add(name, model, None)
         for rate in self.rates:
             self._add(f"{name} {rate}", model, ap.TopK(rate))
@@ -86,7 +89,7 @@ class Field:
         self.macs["stock AST"] = ap.macs(model)
 
     def check(self) -> None:
-        """Raise `AssertionError` where contenders that must agree do not."""
+        """Raise `AssertionError` if contenders that must agree do not agree."""
         with torch.inference_mode():
             for mine, theirs in (("ours", "authors"), (f"ours {self.rates[-1]}", f"authors {self.rates[-1]}")):
                 answers = []
@@ -97,7 +100,7 @@ class Field:
                 torch.testing.assert_close(answers[0].logits, answers[1], atol=1e-4 if exact else 0.2, rtol=0)
 
     def measure(self, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
-        """Run the race, and tell."""
+        """Run the race and return its figures."""
         self.check()
         race({**self.contenders, **self.products, "copy": (copied := limit.copy())}, rounds, advance)
         best = limit.gmacs(self.products, LIMIT_ROWS)
@@ -137,7 +140,7 @@ class Field:
 
 
 def pruning(model: Any, method: Method | None) -> Callable[[], AbstractContextManager[Any]]:
-    """What a model is pruned by while its turn lasts."""
+    """Make a context in which the model is pruned with the method."""
     return nullcontext if method is None else lambda: ap.prune(model, method)
 
 
@@ -151,7 +154,7 @@ def setting_rate(model: AuthorsWay, rate: float) -> Callable[[], AbstractContext
 
 
 def as_costly(model: Any, macs: int) -> ap.ToMe:
-    """ToMe in every block, at the keep rate whose MACs are nearest."""
+    """Return ToMe in every block, at the largest keep rate whose MACs are at most these."""
     low, high = 500, 1000
     while high - low > 1:
         middle = (low + high) // 2

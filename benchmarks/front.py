@@ -1,4 +1,4 @@
-"""The front end: features beside transformers' extractor, and tagging beside the model alone."""
+"""Time the front end: features beside transformers' extractor, and tagging beside the model alone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .turns import Contender, race, ratio
 
 CLIPS, SECONDS, RATE = 16, 10, 16_000
 FRAMES = 512
-"""Of a ViT-Base that hears five seconds."""
+"""Frames of a ViT-Base that hears five seconds."""
 BATCH, TURN = 8, 80
-"""Clips per forward, and until the model alone has its turn."""
+"""Clips per forward, and clips until the model alone has its turn."""
 
 
 def features(rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Log-mel of ten-second clips by ours and by transformers' AST extractor, at every number of threads."""
+    """Time the log-mel of ten-second clips, ours and by transformers' AST extractor, at every number of threads."""
     rng = np.random.default_rng(0)
     waves = [rng.standard_normal(SECONDS * RATE).astype(np.float32) * 0.1 for _ in range(CLIPS)]
     ours, theirs = LogMel(1024), ASTFeatureExtractor()
@@ -71,9 +71,9 @@ def setting_threads(threads: int) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def tagging(folder: Path, rate: float, clips: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """`tag` over real sounds with a pruned ViT-Base, and with the model that ships, beside their models alone.
+    """Time `tag` on real sounds with a pruned ViT-Base and with the shipped model, beside these models alone.
 
-    folder: of sounds, of which `clips` are tagged. rate: of TopK.
+    folder: sounds, of which `clips` are tagged. rate: keep rate of TopK.
     """
     paths = find_clips([folder])[0][:clips]
     shipped = load("esc10")
@@ -91,7 +91,7 @@ def tagging(folder: Path, rate: float, clips: int, advance: Callable[[], None]) 
 
 
 def _tag(model: Any, rate: float, packed: bool, paths: list[Path], advance: Callable[[], None]) -> dict[str, float]:
-    """Seconds of both, by turns of a batch's worth, so that drift hits them alike."""
+    """Time both in turns of `TURN` clips, so that drift affects both in the same way."""
     front = LogMel.preset("esc50", max_length=model.config.max_length, num_mel_bins=model.config.num_mel_bins)
     tagger = Tagger(model, front, batch_size=BATCH)
     tagged = alone = 0.0

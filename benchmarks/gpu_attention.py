@@ -1,10 +1,10 @@
-"""Attention that scores, on a GPU: the kernels beside attention by the map, by chunks of queries, and without scores.
+"""Time attention that scores on a GPU: the kernels beside attention by the map, by chunks, and without scores.
 
     python benchmarks/gpu_attention.py results/gpu-attention.json
 
-First the kernels' answers are checked against the map in float64; then every contender is timed, in turn, with CUDA
-events, at lengths from a pruned clip to a long one. `--tiny` runs the same script on the CPU through Triton's
-interpreter, at sizes that say nothing of speed.
+First the script checks the kernels' answers against the map in float64. Then it times every contender in turn with CUDA
+events, at lengths from a pruned clip to a long clip. `--tiny` runs the same script on the CPU through Triton's
+interpreter, at sizes that say nothing about speed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from audioprune.compare.benchmark import machine
 
 HEADS, WIDTH, SPECIAL = 12, 64, 1
 BATCHES = {512: 128, 1500: 32, 7500: 4}
-"""Clips at each number of tokens, or as many as the map of all pairs leaves memory for."""
+"""Tokens → clips. If the map of all pairs leaves too little memory, fewer clips are used."""
 
 BYTES_OF_A_PAIR = 16
-"""Of attention by the map, at its peak: logits, weights in float32 and in the values' dtype, votes."""
+"""Peak bytes of attention by the map: logits, weights in float32 and in the values' dtype, votes."""
 
 CALLS_AT_ONCE = 5
-"""Between two CUDA events: the processor is then ahead of the GPU, as it is within a model."""
+"""Calls between two CUDA events. With several calls the processor is ahead of the GPU, as in a model."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 CHECKS = ((1, 0, 64), (130, 2, 24), (257, 1, 80), (512, 1, 64), (1500, 1, 128), (333, 0, 256))
@@ -47,7 +47,7 @@ Contender = Callable[[Tensor, Tensor, Tensor, Tensor | None], Any]
 
 
 def by_the_map(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Eager attention, and the mean of each column of its map."""
+    """Compute eager attention, and the mean of each column of its map."""
     logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
     if mask is not None:
         logits = logits + mask
@@ -56,17 +56,17 @@ def by_the_map(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
 
 
 def by_chunks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As on a CPU."""
+    """Compute attention in chunks of queries, as on a CPU."""
     return attend_and_score(query, key, value, query.shape[-1] ** -0.5, mask, SPECIAL)
 
 
 def by_kernels(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`audioprune.attention.kernels`."""
+    """Compute attention with `audioprune.attention.kernels`."""
     return kernels.attend_and_score(query, key, value, query.shape[-1] ** -0.5, mask, SPECIAL)
 
 
 def without_scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's fused attention, which scores nothing: what is left to gain."""
+    """Compute torch's fused attention without scores: the best possible time."""
     return scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
@@ -79,20 +79,20 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def made(device: str, dtype: torch.dtype, batch: int, n: int, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (batch, heads, n, width), the heads of a token side by side as in a model."""
+    """Make queries, keys and values (batch, heads, n, width), with the heads of a token side by side as in a model."""
     query, key, value = torch.randn(3, batch, n, heads, width, device=device, dtype=dtype).transpose(2, 3)
     return query, key, value
 
 
 def bias_of(batch: int, n: int, device: str, dtype: torch.dtype) -> Tensor:
-    """Sizes of merged tokens, and filler at the end of the last row: (batch, 1, 1, n)."""
+    """Make a bias for sizes of merged tokens, and for filler at the end of the last row: (batch, 1, 1, n)."""
     bias = torch.randint(1, 9, (batch, 1, 1, n), device=device).to(dtype).log()
     bias[-1, ..., n - n // 4 :] = -torch.inf
     return bias
 
 
 def errors(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, special: int) -> tuple[float, float]:
-    """How far the kernels are off at most: of the context, and of the scores as shares of the largest one."""
+    """Return the largest errors of the kernels: of the context, and of the scores as shares of the largest score."""
     scaling, n = query.shape[-1] ** -0.5, query.shape[2]
     voters = torch.rand(len(query), n - special, device=query.device)
     context, received = kernels.attend_and_score(query, key, value, scaling, mask, special, voters)
@@ -105,7 +105,10 @@ def errors(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, speci
 
 
 def check(device: str, tiny: bool) -> list[dict[str, Any]]:
-    """The kernels against the map in float64, in every dtype, with and without a bias. SystemExit if they are wrong."""
+    """Check the kernels against the map in float64, in every dtype, with and without a bias.
+
+    Raises `SystemExit` if they are wrong.
+    """
     rows = []
     for name, dtype in DTYPES.items():
         for n, special, width in CHECKS[:3] if tiny else CHECKS:
@@ -114,7 +117,7 @@ def check(device: str, tiny: bool) -> list[dict[str, Any]]:
                 mask = bias_of(2, n, device, dtype) if biased else None
                 row = {"dtype": name, "tokens": n, "special": special, "width": width, "biased": biased}
                 off = errors(*tensors, mask, special)
-                # Contexts are about 1: the weights and they themselves are rounded to the dtype.
+                # Contexts are about 1. The weights and the contexts are rounded to the dtype.
                 bound = 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
                 rows.append(row | judged(off, bound))
     if not tiny:
@@ -126,7 +129,7 @@ def check(device: str, tiny: bool) -> list[dict[str, Any]]:
 
 
 def check_far_apart(device: str) -> dict[str, Any]:
-    """Rows and clips that lie further apart than 32 bits can count."""
+    """Check rows and clips that are further apart in memory than 32 bits can count."""
     n, apart = 40, 2**31 + 64
     memory = torch.zeros(apart + n * 2**26 + 2**12, device=device, dtype=torch.bfloat16)
     query = memory.as_strided((2, 2, n, 64), (apart, 64, 2**26, 1))
@@ -138,12 +141,12 @@ def check_far_apart(device: str) -> dict[str, Any]:
 
 
 def judged(off: tuple[float, float], bound: float) -> dict[str, Any]:
-    """What a row says of its errors. bound: of the context's."""
+    """Make the part of a row about its errors. bound: largest allowed error of the context."""
     return {"context_error": off[0], "score_error": off[1], "right": off[0] < bound and off[1] < 1e-4}
 
 
 def milliseconds(call: Callable[[], Any], device: str) -> float:
-    """Of a call, the mean of several at once: by CUDA events on a GPU, by the clock on a CPU."""
+    """Time a call: the mean of several calls by CUDA events on a GPU, one call by the clock on a CPU."""
     if device == "cpu":
         start = time.perf_counter()
         call()
@@ -158,7 +161,7 @@ def milliseconds(call: Callable[[], Any], device: str) -> float:
 
 
 def peak_mib(call: Callable[[], Any], device: str) -> float | None:
-    """MiB that a call takes on the GPU above what lies there already; None on a CPU."""
+    """Measure the MiB that a call needs on the GPU above what is there already; None on a CPU."""
     if device == "cpu":
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -168,7 +171,7 @@ def peak_mib(call: Callable[[], Any], device: str) -> float | None:
 
 
 def race(device: str, dtype: torch.dtype, batch: int, n: int, biased: bool, rounds: int) -> list[dict[str, Any]]:
-    """A row for each contender: median milliseconds of a call, memory, and its time as a share of that by the map."""
+    """Make a row for each contender: median milliseconds of a call, memory, and the time as a share of the map's."""
     tensors = made(device, dtype, batch, n, HEADS, WIDTH)
     mask = bias_of(batch, n, device, dtype) if biased else None
     calls = {name: partial(run, *tensors, mask) for name, run in CONTENDERS.items()}
@@ -190,7 +193,7 @@ def race(device: str, dtype: torch.dtype, batch: int, n: int, biased: bool, roun
 
 
 def batch_of(n: int, most: int, device: str) -> int:
-    """Clips of n tokens, so many that the map fits into half of what is free."""
+    """Choose the number of clips of n tokens so that the map fits into half of the free memory."""
     if device == "cpu":
         return most
     free, _ = torch.cuda.mem_get_info()
@@ -198,7 +201,7 @@ def batch_of(n: int, most: int, device: str) -> int:
 
 
 def shown(row: dict[str, Any]) -> str:
-    """A row of the table."""
+    """Format a row of the table."""
     peak = "-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
     bias = "bias" if row["biased"] else ""
     return (
@@ -209,7 +212,7 @@ def shown(row: dict[str, Any]) -> str:
 
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Check, race and print; everything that there is to keep."""
+    """Check, race and print; return everything to keep."""
     device = "cpu" if args.tiny else "cuda"
     torch.manual_seed(0)
     checks = check(device, args.tiny)
@@ -230,11 +233,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", help="JSON file to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of what is timed (default: bfloat16)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="dtype of the tensors (default: bfloat16)")
     parser.add_argument(
-        "--rounds", type=int, default=50, help=f"of {CALLS_AT_ONCE} timed calls of each contender (default: 50)"
+        "--rounds", type=int, default=50, help=f"rounds of {CALLS_AT_ONCE} timed calls of each contender (default: 50)"
     )
-    parser.add_argument("--tiny", action="store_true", help="on the CPU, through Triton's interpreter")
+    parser.add_argument("--tiny", action="store_true", help="run on the CPU through Triton's interpreter")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds {args.rounds}: it should be at least 1")

@@ -1,4 +1,4 @@
-"""What the machine can do at best: matrix products and copies."""
+"""Measure what the machine can do at best: matrix products and copies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .turns import Contender
 
 WIDTH, INNER = 768, 3072
 SHAPES = ((WIDTH, WIDTH), (WIDTH, INNER), (INNER, WIDTH))
-"""In and out of a ViT-Base's linear layers."""
+"""Input and output widths of a ViT-Base's linear layers."""
 COPIED = 64 * 2**20
 
 
 def products(rows: int, dtype: torch.dtype) -> dict[str, Contender]:
-    """The linear layers of a ViT-Base on so many tokens, as PyTorch computes them and packed."""
+    """Make contenders: the linear layers of a ViT-Base on so many tokens, as PyTorch computes them and packed."""
     contenders = {}
     for packed in (False, True)[: 1 + available()]:
         for width, out in SHAPES:
@@ -32,7 +32,7 @@ def products(rows: int, dtype: torch.dtype) -> dict[str, Contender]:
 
 
 def gmacs(contenders: dict[str, Contender], rows: int) -> dict[str, float]:
-    """10⁹ multiply-accumulates a second of each of `products`, and the best of each kind."""
+    """Return the 10⁹ multiply-accumulates a second of each of `products`, and the best of each kind."""
     found: dict[str, float] = {}
     for name, contender in contenders.items():
         kind, _, shape = name.rpartition(" ")
@@ -43,17 +43,17 @@ def gmacs(contenders: dict[str, Contender], rows: int) -> dict[str, float]:
 
 
 def copy() -> Contender:
-    """A copy of 64 MiB, beyond the caches."""
+    """Make a contender that copies 64 MiB, which is more than the caches hold."""
     source = torch.zeros(COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
     return Contender(lambda: target.copy_(source))
 
 
 def copy_rate(contender: Contender) -> float:
-    """GB/s, what is read and what is written together."""
+    """Return GB/s, reading and writing together."""
     return 2 * COPIED / contender.median / 1e9
 
 
 def describe() -> dict[str, Any]:
-    """The instruction sets that PyTorch uses here."""
+    """Return the instruction sets that PyTorch uses here."""
     return {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "mkl": torch.backends.mkl.is_available()}

@@ -1,12 +1,12 @@
-"""Pruned and unpruned in onnxruntime, beside PyTorch: a ViT-Base AudioMAE of random weights, on the CPU.
+"""Time a ViT-Base AudioMAE with random weights, pruned and unpruned, in onnxruntime and in PyTorch on the CPU.
 
     python -m benchmarks.onnx_runtime --files onnx-files/ --write-only
     python -m benchmarks.onnx_runtime --files onnx-files/ --out results/benchmarks-onnx.json
 
-The files are written and checked first, which takes most of a minute each; with --files they are kept, so that the race
-can be run when nothing else does. Everything takes turns, with as many threads in onnxruntime as in PyTorch; of a
-setting the median is stated, and as its speed-up the median of the rounds' ratios to the same runtime unpruned.
-`--quick` takes a minute, with a small model, and says nothing of speed.
+The script first writes and checks the files, which takes most of a minute for each file. With --files it keeps them, so
+that you can run the race later on an idle machine. All contenders take turns, with as many threads in onnxruntime as in
+PyTorch. The figure of a setting is its median. Its speed-up is the median of the rounds' ratios to the same runtime
+unpruned. `--quick` takes a minute, with a small model, and says nothing about speed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .turns import Contender, race, ratio
 
 RATES = (1.0, 0.9, 0.7, 0.5)
 CELLS = {512: (1, 4), 256: (4,)}
-"""Tokens of a clip, patches of 16 × 16 at 128 mel channels, to the batch sizes."""
+"""Tokens of a clip (patches of 16 × 16 at 128 mel channels) → batch sizes."""
 QUICK_CELLS = {64: (1, 2)}
 QUICK_SHAPE = {"hidden_size": 96, "num_attention_heads": 4, "num_hidden_layers": 4, "intermediate_size": 192}
 ROUNDS = {1: 15, 4: 9}
@@ -47,19 +47,19 @@ ROUNDS = {1: 15, 4: 9}
 
 
 def built(tokens: int, quick: bool) -> AudioMAEForAudioClassification:
-    """An AudioMAE for clips of so many tokens: ViT-Base, or a small one."""
+    """Build an AudioMAE for clips of so many tokens: a ViT-Base, or a small one."""
     torch.manual_seed(0)
     config = AudioMAEConfig(max_length=2 * tokens, num_labels=50, **(QUICK_SHAPE if quick else {}))
     return AudioMAEForAudioClassification(config).eval()
 
 
 def method_at(rate: float, dropped: Any) -> Method | None:
-    """The paper's method, None for no pruning."""
+    """Return the paper's method; None for no pruning."""
     return None if rate == 1 else ap.TopK(rate, dropped=dropped)
 
 
 class Writer:
-    """The files, made where they are not there yet."""
+    """Writes the files that are missing."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
@@ -72,14 +72,14 @@ class Writer:
             with pruning(model, method_at(rate, options.dropped))():
                 found = export_onnx(model, path, opset=options.opset)
             err.print(
-                f"{path.name}: {found.nodes} nodes, off by {found.difference:.0e} of the greatest logit at most",
+                f"{path.name}: {found.nodes} nodes, error at most {found.difference:.0e} of the largest logit",
                 soft_wrap=True,
             )
         return path
 
 
 def contest(model: Any, batch: Tensor, files: dict[float, Path], dropped: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each runtime and keep rate."""
+    """Make a row for each runtime and keep rate."""
     runtimes: dict[str, Callable[[float], Contender]] = {"onnxruntime": _of_files(files, batch)}
     runtimes["torch"] = _of_model(model, batch, dropped)
     if available():
@@ -114,14 +114,14 @@ def _of_model(model: Any, batch: Tensor, dropped: str) -> Callable[[float], Cont
 
 
 def _macs(model: Any, rate: float, dropped: str) -> int:
-    """Multiply-accumulates of a clip."""
+    """Count the multiply-accumulates of a clip."""
     setting: AbstractContextManager[Any] = pruning(model, method_at(rate, dropped))()
     with setting:
         return ap.macs(model)
 
 
 def shown(tokens: int, batch_size: int, row: dict[str, Any]) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     return (
         f"{tokens:>6} {batch_size:>5} {row['runtime']:>12} {row['keep_rate']:>5g} {row['latency_ms']:>9.1f} "
         f"{row['speed_up']:>8.2f} {row['macs_ratio']:>5.2f} {row['speed_up_over_torch_at_this_rate']:>10.2f}"
@@ -129,7 +129,7 @@ def shown(tokens: int, batch_size: int, row: dict[str, Any]) -> str:
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Write, race and print; the contests."""
+    """Write the files, race and print; return the contests."""
     cells, write = QUICK_CELLS if options.quick else CELLS, Writer(folder, options)
     models = {tokens: built(tokens, options.quick) for tokens in cells}
     files: dict[int, dict[float, Path]] = {tokens: {} for tokens in cells}
@@ -161,20 +161,20 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--files", type=Path, help="folder that keeps the ONNX files, and has them from an earlier run")
-    parser.add_argument("--write-only", action="store_true", help="write the files, measure nothing")
+    parser.add_argument("--files", type=Path, help="folder that keeps the ONNX files for a later run")
+    parser.add_argument("--write-only", action="store_true", help="write the files and measure nothing")
     parser.add_argument("--dropped", choices=("discard", "fuse", "merge"), default="discard", help="default: discard")
-    parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX's operators (default: {OPSET})")
-    parser.add_argument("--rounds", type=int, help="of timing (default: 15 of one clip, 9 of four)")
-    parser.add_argument("--threads", type=int, help="of both runtimes; by default as many as PyTorch takes")
-    parser.add_argument("--quick", action="store_true", help="a small model, one round: does it run?")
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"version of ONNX's operators (default: {OPSET})")
+    parser.add_argument("--rounds", type=int, help="rounds of timing (default: 15 for one clip, 9 for four)")
+    parser.add_argument("--threads", type=int, help="threads of both runtimes (default: those of PyTorch)")
+    parser.add_argument("--quick", action="store_true", help="a small model and one round, to see that everything runs")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.rounds is not None and options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: it should be at least 1")
     if options.write_only and options.files is None:
-        parser.error("--write-only: say in which folder the files are kept, with --files")
+        parser.error("--write-only needs --files, the folder that keeps the files")
     with TemporaryDirectory() as folder:
         contests = run(options, options.files or Path(folder))
     versions = machine() | {"onnxruntime": onnxruntime.__version__}

@@ -1,4 +1,4 @@
-"""What packing gives, with the check of each weight before each product and without it."""
+"""Measure the speed-up of packing, with the check of each weight before each product and without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATES = (1.0, 0.5)
 
 
 def measure(tokens: int, batch: int, rounds: int, small: bool = False) -> dict[str, Any]:
-    """A ViT-Base at one length and batch size, in float32. Speed-ups over the same model unpacked."""
+    """Measure a ViT-Base at one length and batch size, in float32: speed-ups over the same model unpacked."""
     torch.manual_seed(0)
     size = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192} if small else {}
     config = AudioMAEConfig(max_length=FRAMES[tokens], num_labels=LABELS, **size)

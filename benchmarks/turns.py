@@ -1,4 +1,4 @@
-"""Contenders timed in turn, so that drift and neighbours hit all alike."""
+"""Time contenders in turn, so that drift and other programs affect all in the same way."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 LEAST_SECONDS = 0.1
-"""A turn lasts at least so long: a shorter call is repeated within it."""
+"""Shortest length of a turn. A shorter call is repeated within it."""
 
 
 @dataclass
 class Contender:
-    """run: what is timed. setting: entered before a turn and left after it, untimed."""
+    """One contender of a race.
+
+    run: the call to time. setting: a context that is entered before a turn and left after it, untimed.
+    """
 
     run: Callable[[], Any]
     setting: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -28,13 +31,13 @@ class Contender:
 
     @property
     def median(self) -> float:
-        """Seconds of a call."""
+        """Median seconds of a call."""
         return statistics.median(self.times)
 
 
 @torch.inference_mode()
 def race(contenders: dict[str, Contender], rounds: int, advance: Callable[[], None] = lambda: None) -> None:
-    """Time every contender once a round, in an order of its own each round. A first round warms up, uncounted."""
+    """Time every contender once a round, in a new order each round. The first round warms up and does not count."""
     names, shuffle = list(contenders), random.Random(0).shuffle
     for lap in range(rounds + 1):
         for name in names:
@@ -45,7 +48,7 @@ def race(contenders: dict[str, Contender], rounds: int, advance: Callable[[], No
 
 def _turn(contender: Contender, warm_up: bool) -> None:
     with contender.setting():
-        if warm_up or contender.calls > 1:  # a short call is not to pay for what the one before it left in the caches
+        if warm_up or contender.calls > 1:  # a short call must not pay for what the call before it left in the caches
             contender.run()
         begun = time.perf_counter()
         for _ in range(contender.calls):
@@ -58,5 +61,5 @@ def _turn(contender: Contender, warm_up: bool) -> None:
 
 
 def ratio(slower: Contender, faster: Contender) -> float:
-    """How many times as long the first takes: the median of the rounds' ratios."""
+    """Return how many times as long the first takes: the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(slower.times, faster.times, strict=True))

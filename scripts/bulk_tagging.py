@@ -1,8 +1,8 @@
-"""Tag real clips in one process and on Ray, kill a worker and the driver on the way, and compare what was written.
+"""Tag real clips in one process and on Ray, kill a worker and the driver on the way, and compare the rows.
 
     python scripts/bulk_tagging.py --data DATA --out results/bulk-tagging.json
 
-DATA: a folder with esc10/audio. It takes a few minutes; Ray is started on this machine, with two workers.
+DATA is a folder with esc10/audio. The script takes a few minutes. It starts Ray on this machine, with two workers.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def start(clips: Path, out: Path, *words: str) -> subprocess.Popen[bytes]:
 
 
 def written(out: Path) -> int:
-    """Rows that would outlive a kill now."""
+    """Count the rows that would survive a kill now."""
     journal = out / "_rows.jsonl" if out.suffix == ".parquet" else out
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 def wait(process: subprocess.Popen[bytes], out: Path, rows: int) -> None:
-    """Return when there are so many rows. Raises `RuntimeError` where the process has ended before."""
+    """Wait until there are so many rows. Raises `RuntimeError` if the process ends before."""
     while written(out) < rows:
         if process.poll() is not None:
             raise RuntimeError(f"ended after {written(out)} rows, before it could be killed at {rows}")
@@ -49,7 +49,7 @@ def wait(process: subprocess.Popen[bytes], out: Path, rows: int) -> None:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Process ids of the workers of the Ray that a process started."""
+    """Find the process ids of the workers of the Ray that a process started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -105,7 +105,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 
 def compare(out: Path, reference: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the rows differ from those of the local engine."""
+    """Compare the rows with those of the local engine."""
     rows = read(out)
     by_path = {row["path"]: row for row in reference}
     both = [(row, by_path[row["path"]]) for row in rows if row["path"] in by_path]

@@ -1,11 +1,12 @@
-"""What `audioprune calibrate` promises against what comes: calibrated on some clips, checked on others.
+"""Compare what `audioprune calibrate` promises with the result: calibrate on some clips, check on others.
 
     python scripts/calibrate_esc10.py --data DATA --out results/calibrate-esc10.json
 
-DATA holds esc10/ and fsdd/. Four models of checkpoints/, on clips that none of them heard in training: those for ESC-10
-are calibrated on fold 4 and checked on fold 5, and the other way round, those for spoken digits on one half of FSDD's
-test split, drawn at random, and checked on the other. Labels are used to check alone. (Of the 80 clips of a fold of
-ESC-10 some are cuts of one recording: they come from 59 and 57 recordings, and show a little less than 80 would.)
+DATA holds esc10/ and fsdd/. The four models of checkpoints/ run on clips that none of them heard in training. Those for
+ESC-10 are calibrated on fold 4 and checked on fold 5, and the other way round. Those for spoken digits are calibrated
+on one half of FSDD's test split, drawn at random, and checked on the other half. Labels are used only to check. (Some
+of the 80 clips of a fold of ESC-10 are cuts of one recording. They come from 59 and 57 recordings, and show a little
+less than 80 recordings would.)
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Subject:
         self.name = f"{family}-{name}"
         folder = ROOT / "checkpoints" / self.name
         self.model = ap.load(folder)
-        if packing.available():  # as the commands run it
+        if packing.available():  # like the commands
             ap.pack(self.model, frozen=True)
         front = ap.load_features(folder, self.model)
         table = read(data / name.split("-")[0], name)
@@ -51,12 +52,12 @@ class Subject:
             self.parts[part] = features, torch.from_numpy(table.targets(rows))
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Parts to calibrate and to check on."""
+        """Yield the parts to calibrate on and to check on."""
         one, other = self.parts
         yield from ((one, other), (other, one))
 
     def check(self, method: ap.Method, part: str) -> dict[str, Any]:
-        """What a setting makes of clips that the calibration did not hear."""
+        """Measure a setting on clips that the calibration did not hear."""
         features, labels = self.parts[part]
         full = logits_of(self.model, features)
         with ap.prune(self.model, method):

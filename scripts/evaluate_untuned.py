@@ -1,12 +1,14 @@
-"""What pruning costs a trained model on ESC-10 without fine-tuning: accuracy on folds that it never heard, and over
-all clips the agreement with the unpruned model and the KL divergence from its outputs.
+"""Measure what pruning costs a trained model on ESC-10 without fine-tuning.
+
+The script measures the accuracy on folds that the model never heard. Over all clips it measures the agreement with the
+unpruned model, and the KL divergence from its outputs.
 
     python scripts/evaluate_untuned.py --data PATH/TO/esc10 --model checkpoints/audiomae-esc10 \\
         --out results/esc10-audiomae.json
 
-Agreement is the share of clips with the same top label; KL is the mean of KL(unpruned ‖ pruned) of the outputs, in
-nats. The random score runs over five seeds: mean and standard deviation. The other folds were trained on, so agreement
-over all 400 clips flatters; accuracy over the 160 clips of two folds is good to ± 3 points.
+Agreement is the share of clips with the same top label. KL is the mean of KL(unpruned ‖ pruned) of the outputs, in
+nats. The random score has five seeds: mean and standard deviation. The model was trained on the other folds, so
+agreement over all 400 clips looks better than it is. Accuracy over the 160 clips of two folds is good to ± 3 points.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ SEEDS = range(5)
 
 
 def methods(rate: float) -> dict[str, list[Method]]:
-    """Settings of one keep rate; several where a seed matters."""
+    """Make the settings of one keep rate; several if the method has a seed."""
     return {
         "TopK, discarded (the paper)": [ap.TopK(rate)],
         "CLS attention, discarded": [ap.TopK(rate, score="cls")],
@@ -55,7 +57,7 @@ def share(true: Tensor) -> float:
 
 
 def compare(logits: list[Tensor], full: Tensor, labels: Tensor, test: Tensor) -> dict[str, Any]:
-    """Agreement and KL over all clips, accuracy over the test fold; one entry of `logits` a seed."""
+    """Measure agreement and KL over all clips, and accuracy over the test fold; `logits` has one entry per seed."""
     kl = [divergence(row, full) for row in logits]
     agree = [agreement(row, full) for row in logits]
     test_agree = [agreement(row[test], full[test]) for row in logits]

@@ -1,12 +1,13 @@
-"""The search behind `audioprune.recommended`: which training-free setting agrees best with the unpruned model at half
-and at a quarter of its multiply-accumulates.
+"""Search for the setting of `audioprune.recommended`.
+
+Which training-free setting agrees best with the unpruned model at half and at a quarter of its multiply-accumulates?
 
     python scripts/find_recommended.py --data DATA --out results/recommended.json [--phase schedules|choices|all]
 
-DATA holds esc10/ and fsdd/. Four models of checkpoints/; settings are compared on clips that neither training nor the
-report uses for anything else (ESC-10 fold 4) or, for spoken digits, on part of the training split. The chosen ones are
-then reported on ESC-10 fold 5 and FSDD's test split. For every choice of layers the keep rate is solved so that the
-MACs, merging included, are at most the target.
+DATA holds esc10/ and fsdd/. The script uses the four models of checkpoints/. It compares settings on clips that neither
+training nor the report uses (ESC-10 fold 4), or, for spoken digits, on part of the training split. Then it reports the
+chosen settings on ESC-10 fold 5 and FSDD's test split. For every choice of layers it solves the keep rate so that the
+MACs, including merging, are at most the target.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ SCHEDULES: dict[str, tuple[int, ...]] = {
 }
 SEEDS = (0, 1, 2)
 SELECTED = 300
-"""Recordings of FSDD's training split on which settings are compared."""
+"""Number of recordings of FSDD's training split on which settings are compared."""
 
 
 class Subject:
-    """One model, the clips to choose on and those to report on."""
+    """One model, the clips to choose on, and the clips to report on."""
 
     def __init__(self, name: str, data: Path) -> None:
         folder, esc = ROOT / "checkpoints" / name, name.endswith("esc10")
@@ -77,8 +78,8 @@ class Subject:
         self._rates: dict[tuple, float | None] = {}
 
     def rate(self, method: ap.Method, target: float) -> float | None:
-        """The greatest keep rate whose MACs are within the target, None where none is."""
-        # Scores are so cheap that they do not move it, but where they are read does.
+        """Find the largest keep rate whose MACs are within the target; None if there is none."""
+        # Scores cost too little to change the rate. What a method needs does change it.
         key = (type(method), method.layers, method.needs, getattr(method, "dropped", None), target)
         if key not in self._rates:
             self._rates[key] = self._solve(method, target)
@@ -139,7 +140,7 @@ def row(subject: Subject, name: str, method: ap.Method, target: str, part: str =
 
 
 def schedules(only: str | None) -> dict[str, ap.Method]:
-    """Phase 1: where to reduce, for one setting of each kind."""
+    """Make the settings of phase 1: where to reduce, for one setting of each kind."""
     kinds: dict[str, ap.Method] = {
         "topk": ap.TopK(0.5),
         "tome": ap.ToMe(0.5),
@@ -158,7 +159,7 @@ def schedules(only: str | None) -> dict[str, ap.Method]:
 
 
 def choices(layers: tuple[int, ...]) -> dict[str, ap.Method]:
-    """Phase 2: score × spending × fate × weighting by size, at one choice of layers."""
+    """Make the settings of phase 2: score × spending × fate × weighting by size, at one choice of layers."""
     found: dict[str, ap.Method] = {}
     for score in ("attention", "cls", "random", "intensity", "variation"):
         for segments in (None, 8):
@@ -187,9 +188,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--phase", choices=["schedules", "choices"], required=True)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--layers", default=",".join(map(str, range(12))), help="of phase choices")
-    parser.add_argument("--kind", help="of phase schedules: this one only")
-    parser.add_argument("--report", action="store_true", help="measure on the clips to report on, too")
+    parser.add_argument("--layers", default=",".join(map(str, range(12))), help="layers for phase choices")
+    parser.add_argument("--kind", help="for phase schedules: run only this kind")
+    parser.add_argument("--report", action="store_true", help="also measure on the clips to report on")
     args = parser.parse_args()
     layers = tuple(map(int, args.layers.split(",")))
     settings = schedules(args.kind) if args.phase == "schedules" else choices(layers)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Train and test the small models behind docs/results.md's fine-tuned tables, from nothing.
+# Train and test the small models of docs/results.md's fine-tuned tables, from random weights.
 #
-#     scripts/fine_tuned_tables.sh train DATA RUNS     # about eight hours of one core; resumable, and shared by as
-#                                                      # many processes as run it at once
-#     scripts/fine_tuned_tables.sh test DATA RUNS      # on an idle machine: it also times
+#     scripts/fine_tuned_tables.sh train DATA RUNS     # about eight hours of one core; it can be resumed, and all
+#                                                      # processes that run it share the work
+#     scripts/fine_tuned_tables.sh test DATA RUNS      # on an idle machine, because it also measures time
 #
 # DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/fine-tuned/ a JSON file for each model.
-# In the environment, FOLDS and SEEDS (FSDD's) take fewer than all, ESC10_SEEDS more than one, RESULTS is another folder
-# for the JSON, and WIDTH trains wider models; 384 is that of ViT-Small.
+# Environment: FOLDS and SEEDS (of FSDD) take fewer than all, ESC10_SEEDS takes more than one, RESULTS is another folder
+# for the JSON, and WIDTH trains wider models (384 is the width of ViT-Small).
 set -euo pipefail
 job=$1 data=$2 runs=$3
 results=${RESULTS:-$(dirname "$0")/../results/fine-tuned}
@@ -19,10 +19,10 @@ if [ -n "${WIDTH:-}" ]; then
         --set config.intermediate_size=$((4 * WIDTH)) --set config.initializer_range="$range")
 fi
 
-train_esc10() {  # arguments: of the folds
+train_esc10() {  # arguments: options that choose the folds
     local to=(--data "$data/esc10" --data-name esc10 --out "$runs/esc10" --seeds "$esc10_seeds" "${shape[@]}" "$@")
     audioprune sweep --no-wait -r esc10-audiomae-topk -r esc10-ast-topk -r esc10-ast-mp-topk "${to[@]}"
-    # Unpruned there is nothing to rank: the row of keep rate 1.0 is that of esc10-audiomae-topk.
+    # An unpruned model ranks nothing: the row of keep rate 1.0 is that of esc10-audiomae-topk.
     audioprune sweep --no-wait -r esc10-audiomae-cls "${to[@]}" --keep-rates 0.9,0.7,0.5
 }
 
@@ -33,9 +33,9 @@ train_fsdd() {  # arguments: digits or speakers, seeds
 }
 
 train() {
-    # No process waits for another: each goes on to the next sweep, and what it could not take there is taken by the
-    # process that has just finished what it starts from, or by starting this script again.
-    # What becomes checkpoints/: two folds of ESC-10, and the test split of FSDD, that nothing has heard.
+    # No process waits for another: each continues with the next sweep. A training that it could not take is taken by
+    # the process that has just finished the training it starts from, or when this script is started again.
+    # First come the models of checkpoints/. They do not hear two folds of ESC-10 and the test split of FSDD.
     audioprune sweep --no-wait -r esc10-audiomae -r esc10-ast --data "$data/esc10" --data-name esc10 --out "$runs/esc10" \
         --seeds "${esc10_seeds%%,*}" --folds 5 --hold-out 4 "${shape[@]}"
     audioprune sweep --no-wait -r fsdd-audiomae -r fsdd-ast --data "$data/fsdd" --data-name fsdd-digits \
@@ -50,7 +50,7 @@ train() {
     done
 }
 
-test_one() {  # arguments: name of the JSON, then of audioprune eval
+test_one() {  # arguments: name of the JSON file, then those of audioprune eval
     local name=$1
     shift
     [ -f "$results/$name.json" ] || audioprune eval "$@" --out "$results/$name.json"

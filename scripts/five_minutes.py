@@ -1,9 +1,9 @@
-"""How long a newcomer takes, from a clean clone: the README's own commands, each timed.
+"""Measure how long a newcomer needs from a clean clone: time each command of docs/command-line.md.
 
     python scripts/five_minutes.py --sounds SOUNDS --out results/five-minutes.json
 
-SOUNDS is a folder of sounds that the shipped model was not trained on. Nothing is taken from this working tree but what
-is committed; packages come from the index, or from pip's cache.
+SOUNDS is a folder of sounds that the shipped model was not trained on. The script uses only what is committed in this
+working tree. Packages come from the index, or from pip's cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SERVED = "audioprune app --port 0"
 
 
 def timed(command: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Seconds, and the exit code."""
+    """Run a command; return its seconds and its exit code."""
     start = time.perf_counter()
     found = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -39,7 +39,7 @@ def timed(command: str, folder: Path, environment: dict[str, str]) -> dict[str, 
 
 
 def served(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """Seconds until the page answers."""
+    """Measure the seconds until the page answers."""
     start = time.perf_counter()
     with subprocess.Popen(
         SERVED, shell=True, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -1,10 +1,10 @@
-"""What pruning costs the listener, per kind of question: every method at every keep rate, on held-out scenes.
+"""Measure what pruning costs the listener: every method at every keep rate, on held-out scenes.
 
     python scripts/listener_tables.py measure --model runs/seed0/model runs/seed1/model --data PATH --out runs/tables
     python scripts/listener_tables.py render --out runs/tables
 
-PATH holds `esc10/` and `fsdd/`. `measure` appends a line to OUT/rows.jsonl for each model and setting, and goes on
-where it stopped. `render` writes results/listener.json, docs/listener.png and the table of
+PATH holds `esc10/` and `fsdd/`. `measure` appends a line to OUT/rows.jsonl for each model and setting. If you start it
+again, it continues where it stopped. `render` writes results/listener.json, docs/listener.png and the table of
 docs/audio-language-models.md.
 """
 
@@ -53,17 +53,17 @@ METHODS = (
     "atome",
     "fastadasp",
 )
-"""As `audioprune eval-lm` names them. random is one draw a model."""
+"""Names of `audioprune eval-lm`. random is one draw for each model."""
 AT_THEIR_TIMES = ("segmentwise", "segmentwise+merge", "topk", "uniform", "pooling")
-"""Also with positions="keep"."""
+"""Methods that are also measured with positions="keep"."""
 FIRST_SEED, SETS, BATCH = 9_000, 5, 20
-"""Of the held-out scenes: those that scripts/train_listener.py examines a listener on."""
+"""Held-out scenes. scripts/train_listener.py tests a listener on the same scenes."""
 DOCS = Path("docs/audio-language-models.md")
 BEGIN, END = "<!-- listener: begin -->", "<!-- listener: end -->"
 
 
 def settings() -> Iterator[dict[str, Any]]:
-    """What is measured, in order."""
+    """Yield the settings to measure, in order."""
     yield {"method": "unpruned", "keep_rate": 1.0, "positions": "renumber"}
     for positions, names in (("renumber", METHODS), ("keep", AT_THEIR_TIMES)):
         for rate in RATES:
@@ -91,10 +91,11 @@ def measure(args: argparse.Namespace) -> None:
 
 
 class Examination:
-    """The held-out questions of all sets, with what every setting would compute alike computed once: the log-mels, and
-    the encoder with its last attention.
+    """The held-out questions of all sets.
 
-    sets: scenes, a list for each set.
+    What is the same for every setting is computed once: the log-mels, and the encoder with its last attention.
+
+    sets: a list of scenes for each set.
     """
 
     def __init__(self, model: Any, processor: Any, sets: list[list[Scene]]) -> None:
@@ -105,7 +106,7 @@ class Examination:
             for number, scenes in enumerate(sets)
             for part in (scenes[at : at + BATCH] for at in range(0, len(scenes), BATCH))
         ]
-        # A method that looks at all that there is to see.
+        # This method looks at everything that a method can look at.
         with ap.prune(model, ap.TopK(0.5, dropped="merge")) as handle, torch.no_grad():
             self._heard = {id(x["input_features"]): handle.attachment._listen(dict(x)) for _, _, x, _ in self.sheets}
         self._sets = len(sets)
@@ -117,7 +118,7 @@ class Examination:
         return dict(self.processor(text=words, audio=sounds, **given))
 
     def accuracy(self, setting: dict[str, Any]) -> dict[str, list[float]]:
-        """Kind of question → share of right answers on each set."""
+        """Return kind of question → share of right answers on each set."""
         if setting["method"] == "unpruned":
             return self._ask()
         chosen = method(setting["method"], setting["keep_rate"])
@@ -151,13 +152,13 @@ def render(args: argparse.Namespace) -> None:
 
 
 def cells(rows: list[dict[str, Any]], name: str, rate: float, positions: str, kind: str) -> list[float]:
-    """Percent on each set, of each model."""
+    """Return the percent on each set, for each model."""
     wanted = [r for r in rows if (r["method"], r["keep_rate"], r["positions"]) == (name, rate, positions)]
     return [100 * share for row in wanted for share in row[kind]]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: mean ± standard deviation over held-out sets and models."""
+    """Make a Markdown table: mean ± standard deviation over held-out sets and models."""
     heads = [f"{kind} {rate:g}" for kind in KINDS for rate in RATES]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     whole = [cells(rows, "unpruned", 1.0, "renumber", kind) for kind in KINDS]
@@ -180,7 +181,7 @@ def spread(found: list[float]) -> str:
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """Accuracy against the share of tokens kept, a panel for each kind of question."""
+    """Draw accuracy against the share of tokens kept, a panel for each kind of question."""
     made = Figure(figsize=(16, 5.6), layout="constrained")
     FigureCanvasAgg(made)
     panels = made.subplots(1, len(KINDS), sharey=True)
@@ -216,7 +217,7 @@ def main() -> None:
     measuring = commands.add_parser("measure")
     measuring.add_argument("--model", nargs="+", required=True, help="folders that train_listener.py wrote")
     measuring.add_argument("--data", type=Path, required=True)
-    measuring.add_argument("--scenes", type=int, default=60, help="in each of five held-out sets")
+    measuring.add_argument("--scenes", type=int, default=60, help="scenes in each of five held-out sets")
     measuring.add_argument("--threads", type=int, default=1)
     rendering = commands.add_parser("render")
     for command, run in ((measuring, measure), (rendering, render)):

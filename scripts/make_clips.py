@@ -1,8 +1,8 @@
-"""Synthesise the example clips that ship with the package. No recording goes into them.
+"""Synthesise the example clips that ship with the package. They contain no recording.
 
-They were adjusted until the shipped model recognised them: they illustrate, and measure nothing.
+    python scripts/make_clips.py audioprune/assets/clips
 
-python scripts/make_clips.py audioprune/assets/clips
+The clips were adjusted until the shipped model recognised them. They illustrate, and measure nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SECONDS = 5.0
 
 
 def noise(rng: np.random.Generator, slope: float, low: float = 20.0, high: float = 8000.0) -> np.ndarray:
-    """Noise whose amplitude spectrum falls as 1/f^slope between two frequencies (hertz)."""
+    """Make noise whose amplitude spectrum falls as 1/f^slope between two frequencies (hertz)."""
     n = int(RATE * SECONDS)
     f = np.fft.rfftfreq(n, 1 / RATE)
     shape = np.where((f >= low) & (f <= high), np.maximum(f, 20.0) ** -slope, 0.0)
@@ -30,7 +30,7 @@ def normal(x: np.ndarray) -> np.ndarray:
 
 
 def clock() -> np.ndarray:
-    """A tick and a softer tock, half a second apart: short bursts of damped resonances."""
+    """Make a tick and a softer tock, half a second apart: short bursts of damped resonances."""
     rng, out = np.random.default_rng(1), np.zeros(int(RATE * SECONDS))
     t = np.arange(int(0.03 * RATE)) / RATE
     for i, start in enumerate(np.arange(0.2, SECONDS - 0.1, 0.5)):
@@ -41,7 +41,7 @@ def clock() -> np.ndarray:
 
 
 def helicopter() -> np.ndarray:
-    """Low thumps at blade rate, with a little turbine hiss that follows them."""
+    """Make low thumps at blade rate, with a little turbine hiss that follows them."""
     rng, t = np.random.default_rng(2), np.arange(int(RATE * SECONDS)) / RATE
     blade = 0.5 + 0.5 * np.cos(2 * np.pi * 11.0 * t)
     thumps = noise(rng, 1.0, 40, 1500) * (0.1 + 0.9 * blade**6)
@@ -49,7 +49,7 @@ def helicopter() -> np.ndarray:
 
 
 def rain() -> np.ndarray:
-    """Steady hiss and many small drops."""
+    """Make steady hiss and many small drops."""
     rng = np.random.default_rng(3)
     drops = (rng.random(int(RATE * SECONDS)) < 0.004) * rng.normal(0, 1, int(RATE * SECONDS))
     ring = np.exp(-np.arange(160) / 25) * np.sin(2 * np.pi * 3200 * np.arange(160) / RATE)
@@ -57,7 +57,7 @@ def rain() -> np.ndarray:
 
 
 def chainsaw() -> np.ndarray:
-    """A two-stroke engine that revs up and down: many harmonics of its firing rate, and noise."""
+    """Make a two-stroke engine that revs up and down: many harmonics of its firing rate, and noise."""
     rng, t = np.random.default_rng(8), np.arange(int(RATE * SECONDS)) / RATE
     rate = 140 * (1 + 0.25 * np.clip(np.sin(2 * np.pi * 0.35 * t), -0.2, 1) + 1e-4 * rng.normal(size=len(t)).cumsum())
     phase = 2 * np.pi * np.cumsum(rate) / RATE
@@ -66,7 +66,7 @@ def chainsaw() -> np.ndarray:
 
 
 def baby() -> np.ndarray:
-    """Cries: a gliding harmonic voice around 450 Hz with pauses for breath."""
+    """Make cries: a gliding harmonic voice around 450 Hz with pauses for breath."""
     out = np.zeros(int(RATE * SECONDS))
     for start, length in ((0.2, 1.1), (1.6, 1.2), (3.2, 1.3)):
         t = np.arange(int(length * RATE)) / RATE
@@ -82,7 +82,7 @@ def baby() -> np.ndarray:
 
 
 def rooster() -> np.ndarray:
-    """A crow in four syllables, the last long and falling."""
+    """Make a crow in four syllables. The last one is long and falls."""
     out = np.zeros(int(RATE * SECONDS))
     for start, length, low, high in (
         (0.6, 0.2, 600, 800),

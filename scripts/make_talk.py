@@ -1,9 +1,9 @@
-"""Synthesise the clip that the examples ask the listener about: three digits, said over rain and then over a rooster.
+"""Synthesise the clip of the listener's examples: three spoken digits, over rain and then over a rooster.
 
     python scripts/make_talk.py audioprune/assets/talk.ogg
 
-It needs espeak-ng (`apt install espeak-ng`). No recording goes into it. Voice, pace and levels were adjusted until the
-listener understood it: it illustrates, and measures nothing.
+The script needs espeak-ng (`apt install espeak-ng`). The clip contains no recording. Voice, pace and levels were
+adjusted until the listener understood it. It illustrates, and measures nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import soxr
 from make_clips import RATE, normal, rain, rooster
 
 WORDS = (("four", 1.3), ("six", 3.1), ("two", 6.6))
-"""What is said, and when, in seconds."""
+"""Words, and when they are said, in seconds."""
 SECONDS, CHANGE = 8.0, 4.2
 VOICE, PACE, PITCH = "en-us+Denis", 170, 45
 
 
 def spoken(word: str, voice: str = VOICE, pace: int = PACE, pitch: int = PITCH) -> np.ndarray:
-    """A word as a telephone would carry it: nothing above 4 kHz, as in the recordings that the listener learnt from."""
+    """Speak a word as on a telephone: nothing above 4 kHz, like the recordings that the listener learnt from."""
     command = ["espeak-ng", "-v", voice, "-s", str(pace), "-p", str(pitch), "--stdout", word]
     heard = subprocess.run(command, check=True, capture_output=True).stdout
     samples, rate = soundfile.read(io.BytesIO(heard))
@@ -35,7 +35,7 @@ def spoken(word: str, voice: str = VOICE, pace: int = PACE, pitch: int = PITCH) 
 
 
 def talk(voice: str = VOICE, pace: int = PACE, pitch: int = PITCH, level: float = 0.5) -> np.ndarray:
-    """(samples,) at 16 kHz."""
+    """Make the clip: (samples,) at 16 kHz."""
     out = np.zeros(int(SECONDS * RATE))
     half = int(CHANGE * RATE)
     out[:half] += 0.1 * rain()[:half]

@@ -1,9 +1,9 @@
-"""What the recommended method's own work costs: milliseconds inside `reduce`, and its multiply-accumulates.
+"""Measure the cost of the recommended method's own work: milliseconds in `reduce`, and multiply-accumulates.
 
     python scripts/merging_cost.py --out results/merging-cost.json
 
-Each forward of checkpoints/ at half and at a quarter of the work, batches of 1 and 16; medians of the time of a forward
-and of the part of it that the method took, on an idle machine.
+The script runs each model of checkpoints/ at half and at a quarter of the work, in batches of 1 and 16. It reports the
+median time of a forward, and of the method's part of it. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RUNS = 30
 
 
 def timed(model: Any, handle: ap.Pruned, batch: torch.Tensor) -> tuple[float, float]:
-    """Median milliseconds of a forward, and of the method in it."""
+    """Measure the median milliseconds of a forward, and of the method in it."""
     reducer = handle.attachment.reducer
     inside, reduce = [0.0], reducer.reduce
 
@@ -47,7 +47,7 @@ def timed(model: Any, handle: ap.Pruned, batch: torch.Tensor) -> tuple[float, fl
 
 
 def products(counts: tuple[int, ...], width: int) -> int:
-    """Multiply-accumulates of comparing even with odd tokens at each stage."""
+    """Count the multiply-accumulates of comparing even with odd tokens at each stage."""
     return sum(((n + 1) // 2) * (n // 2) * width for n in counts[:-1])
 
 

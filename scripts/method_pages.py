@@ -3,7 +3,7 @@
     python scripts/method_pages.py [--check]
 
 A table stands between `<!-- measured -->` and `<!-- /measured -->`. With --check nothing is written, and the exit code
-is 1 where a page does not say what the JSON says.
+is 1 if a page differs from the JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMPARED = {
     "AViT": ("avit",),
     "METR": ("metr",),
 }
-"""Page → the names of its settings in `audioprune compare`."""
+"""Page → names of its settings in `audioprune compare`."""
 ASKED = {
     "TopK": ("topk", "topk+merge", "random"),
     "SegmentwiseTopK": ("segmentwise", "segmentwise+merge"),
@@ -47,13 +47,13 @@ ASKED = {
     "UniformStride": ("uniform", "uniform+merge"),
     "AveragePooling": ("pooling",),
 }
-"""Page → the names of its settings in the tables of the listener."""
+"""Page → names of its settings in the tables of the listener."""
 RATES = (0.5, 0.25, 0.125)
 KINDS = {"order": "which digits, in order?", "first": "what was heard first?", "count": "how many digits?"}
 
 
 def row_of(result: dict[str, Any] | None, name: str, tuned: bool) -> dict[str, Any] | None:
-    """At 0.5, or at whichever rate it was run."""
+    """Return the row at 0.5, or at the only rate at which it was run; None if there is none."""
     found = [row for row in (result or {"rows": []})["rows"] if (row["method"], row["fine_tuned"]) == (name, tuned)]
     return next((row for row in found if row["keep_rate"] == 0.5 or isinstance(row["keep_rate"], list)), None)
 
@@ -78,7 +78,7 @@ def classifiers(names: tuple[str, ...]) -> str:
                 ]
             )
     header = ["agreement / accuracy, %", *MODELS.values(), "MACs, %", "faster, batch 16"]
-    at = "The work of keep rate 0.5, and a quarter of all" if "recommended" in names else "Keep rate 0.5"
+    at = "At the work of keep rate 0.5 and at a quarter of all work" if "recommended" in names else "At keep rate 0.5"
     return f"{table(header, rows)}\n\n{at}, {ABOUT_CLASSIFIERS}"
 
 
@@ -87,13 +87,14 @@ def cell(value: dict[str, float]) -> str:
 
 
 ABOUT_CLASSIFIERS = (
-    "on clips that the models never heard: 80 of ESC-10 (± 4 points of accuracy), 300 spoken digits "
-    "(± 1.2). Agreement: clips that keep the unpruned model's top label. Several figures of work and speed: a model "
-    "each. [All tables, and how they were made](../results.md#methods-compared)."
+    "on clips that the models never heard: 80 of ESC-10 (± 4 points of accuracy), 300 spoken digits (± 1.2). "
+    "Agreement is the share of clips that keep the unpruned model's top label. MACs and speed have one figure for "
+    "each model. [All tables, and how they were made](../results.md#methods-compared)."
 )
 ABOUT_LISTENER = (
     "Right answers of the [listener](../audio-language-models.md#what-it-costs-the-listener) in %, with a half, a "
-    "quarter and an eighth of the tokens; 300 scenes that it never heard, no training with any method."
+    "quarter and an eighth of the tokens. It answered on 300 scenes that it never heard, and was not trained with any "
+    "method."
 )
 
 

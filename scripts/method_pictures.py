@@ -1,10 +1,10 @@
-"""Draw what each method keeps of one example clip: docs/methods/NAME.png, all of one size, so that they compare by eye.
+"""Draw what each method keeps of one example clip: docs/methods/NAME.png, all of one size to compare by eye.
 
     python scripts/method_pictures.py [NAME …] [--trained FOLDER]
 
-The shipped model hears the clip, at keep rate 0.5 in three blocks. FOLDER is what `scripts/method_tables.sh train`
-made for that model (RUNS/audiomae-esc10): methods that learn are drawn from their folder there, with the weights that
-were fine-tuned with them, and are passed over without it.
+The shipped model hears the clip at keep rate 0.5 in three blocks. FOLDER is what `scripts/method_tables.sh train` made
+for that model (RUNS/audiomae-esc10). A method that learns is drawn from its folder there, with the weights that were
+fine-tuned with it. Without FOLDER such methods are skipped.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "audioprune/assets/clips/baby.ogg"
 TARGET = ROOT / "docs/methods"
 LEARNT = ("FastAST", "DynamicViT", "SPViT", "AViT", "METR")
-"""Drawn from a model that was fine-tuned with them: they choose by what they learnt, or are nothing new without."""
+"""Methods that are drawn from a model that was fine-tuned with them: without it they cannot choose, or add nothing."""
 COARSER = (4, 2)
-"""Frames and mels that are averaged for drawing: noise makes a PNG large, and patches are 16 of each."""
+"""Frames and mels that are averaged for drawing. Noise makes a PNG large, and a patch has 16 of each."""
 COLOURS, DPI = 32, 100
 
 
 def models(names: list[str], trained: Path | None) -> Iterator[tuple[str, torch.nn.Module, str]]:
-    """Name, pruned model, and what the picture says above."""
+    """Yield the name, the pruned model, and the title of the picture."""
     folders = {method: name for name, method in METHOD_NAMES.items()}
     for name in names:
         if name in LEARNT:
             if trained is None:
-                print(f"{name}: passed over; --trained gives the folder of its model")
+                print(f"{name}: skipped; --trained gives the folder of its model")
                 continue
             model = ap.load(trained / folders[name])
             handle = ap.handle(model)
@@ -54,14 +54,14 @@ def models(names: list[str], trained: Path | None) -> Iterator[tuple[str, torch.
 
 
 def coarser(log_mel: np.ndarray) -> np.ndarray:
-    """The same shape, in cells of `COARSER` at their mean."""
+    """Average the cells of `COARSER`, and keep the shape."""
     frames, mels = (length // step for length, step in zip(log_mel.shape, COARSER, strict=True))
     means = log_mel.reshape(frames, COARSER[0], mels, COARSER[1]).mean(axis=(1, 3))
     return means.repeat(COARSER[0], axis=0).repeat(COARSER[1], axis=1)
 
 
 def draw(log_mel: np.ndarray, trace: ap.Trace, title: str, seconds: float) -> Figure:
-    """The input, and three stages: all there are, or the last and two evenly before it."""
+    """Draw the input and three stages: all stages if there are three, or the last one and two evenly before it."""
     count = len(trace.kept)
     stages = [count * i // 3 - 1 for i in (1, 2, 3)]
     figure = Figure(figsize=(9, 4.7), layout="constrained")
@@ -81,7 +81,7 @@ def draw(log_mel: np.ndarray, trace: ap.Trace, title: str, seconds: float) -> Fi
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A PNG of few colours."""
+    """Save a PNG with few colours."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     figure.set_dpi(DPI)
@@ -94,7 +94,7 @@ def save(figure: Figure, path: Path) -> None:
 def main() -> None:
     every = ["recommended", *METHODS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(every)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(every)}; all by default")
     parser.add_argument("--trained", type=Path, help="folder of the fine-tuned models")
     given = parser.parse_args()
     if unknown := set(given.names) - set(every):

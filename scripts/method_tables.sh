@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Fine-tune checkpoints/*-esc10 with every trainable method at 0.5, and all four checkpoints with the recommended one at
-# a quarter of the multiply-accumulates; then compare all methods on ESC-10's fold 5 and FSDD's test split.
+# Fine-tune checkpoints/*-esc10 with every trainable method at 0.5, and all four checkpoints with the recommended method
+# at a quarter of the multiply-accumulates. Then compare all methods on ESC-10's fold 5 and FSDD's test split.
 #
-#     scripts/method_tables.sh train DATA RUNS       # about an hour of one core; resumable, shared by as many as run it
-#     scripts/method_tables.sh compare DATA RUNS     # on an idle machine: it also times
+#     scripts/method_tables.sh train DATA RUNS       # about an hour of one core; it can be resumed and shared
+#     scripts/method_tables.sh compare DATA RUNS     # on an idle machine, because it also measures time
 #
-# DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/ the JSON files, docs/ the pictures: give
-# both relative to the project's folder, from which compare runs.
+# DATA holds esc10/ and fsdd/. RUNS gets a folder for each training, results/ the JSON files, docs/ the pictures. Give
+# DATA and RUNS relative to the project's folder: compare runs there.
 set -euo pipefail
 job=$1 data=$2 runs=$3
 here=$(cd "$(dirname "$0")/.." && pwd)
 models="audiomae-esc10 ast-esc10 audiomae-fsdd-digits ast-fsdd-digits"
 rate=0.5
 
-# Name → method. Where CLS attention or attention received can rank, it is the model's own of the paper.
+# Name → method. TopK ranks by the score that the paper uses for the model: attention received or CLS attention.
 methods() {
     case $1 in
         audiomae*) echo "topk={method: TopK, keep_rate: $rate}" ;;
@@ -31,20 +31,20 @@ segments-merged={method: SegmentwiseTopK, keep_rate: $rate, dropped: merge}
 EOF
 }
 
-# The recommended method at a quarter of a model's multiply-accumulates, as JSON; its keep rate once for each block,
-# so that `compare` runs it at that one alone.
+# Print the recommended method at a quarter of a model's multiply-accumulates, as JSON. It gives a keep rate for each
+# block, so that `compare` runs it only at this rate.
 quarter_of() {
     python - "$here/checkpoints/$1" 2> /dev/null <<'PY'
 import json, sys
 import audioprune as ap
-from audioprune.pruning import describe
+from audioprune.core.settings import describe
 model = ap.load(sys.argv[1])
 method = ap.recommended(model, macs=0.25)
 print(json.dumps(describe(method.with_keep_rate([method.keep_rate] * model.config.num_hidden_layers))))
 PY
 }
 
-clips_of() {  # where a model's data are; then its test clips by the option of train or of compare
+clips_of() {  # options for a model's data and its test clips, for train or for compare
     case $1-$2 in
         *-esc10-train) echo --data "$data/esc10" --data-name esc10 --fold 5 --hold-out 4 ;;
         *-esc10-compare) echo --data "$data/esc10" --data-name esc10 --folds 5 ;;
@@ -56,7 +56,7 @@ fine_tune() {  # arguments: model, name, method
     local out="$runs/$1/$2" family=${1%%-*} set=${1#*-}
     mkdir -p "$out"
     [ -f "$out/result.json" ] && return
-    # Taken by another process: go on to the next.
+    # If another process has taken this training, continue with the next.
     (
         flock -n 9 || exit 0
         # shellcheck disable=SC2046

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, from results/benchmarks*.json."""
+"""Make the tables of docs/performance.md from results/benchmarks*.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read() -> dict[str, Any]:
 
 
 def contests(dtype: str) -> Iterator[tuple[str, dict[str, dict[str, Any]], dict[str, Any]]]:
-    """Each setting's "tokens × batch", its rows by contender, and the whole; the most work first."""
+    """Yield "tokens × batch", the rows by contender, and the whole entry of each setting; the most work first."""
     of_dtype = [found for key, found in read().items() if key.startswith(f"forward {dtype} ")]
     for found in sorted(of_dtype, key=lambda found: (-found["tokens"], -found["batch_size"])):
         name = f"{found['tokens']} × {found['batch_size']}"
@@ -25,7 +25,7 @@ def contests(dtype: str) -> Iterator[tuple[str, dict[str, dict[str, Any]], dict[
 
 
 def speed_ups(dtype: str) -> list[list[str]]:
-    """Pruning against the same model unpruned, as it is and packed."""
+    """Compare pruning with the same model unpruned, unpacked and packed."""
     lines = []
     for name, rows, _ in contests(dtype):
         half, packed = rows["ours 0.5"], rows["packed 0.5"]
@@ -45,7 +45,7 @@ def of_ratio(row: dict[str, Any]) -> str:
 
 
 def against_authors(dtype: str) -> list[list[str]]:
-    """Every keep rate against the authors' way at the same keep rate."""
+    """Compare every keep rate with the authors' way at the same keep rate."""
     lines = []
     for name, rows, _ in contests(dtype):
         cells = [name]
@@ -58,7 +58,7 @@ def against_authors(dtype: str) -> list[list[str]]:
 
 
 def contenders(dtype: str, tokens: int, batch: int) -> list[list[str]]:
-    """Everyone at one setting."""
+    """List all contenders at one setting."""
     found = read()[f"forward {dtype} {tokens}×{batch}"]
     return [
         [
@@ -72,7 +72,7 @@ def contenders(dtype: str, tokens: int, batch: int) -> list[list[str]]:
 
 
 def quarters() -> list[list[str]]:
-    """The recommended setting at a quarter of the MACs."""
+    """List the recommended setting at a quarter of the MACs."""
     lines = []
     for dtype in ("float32", "bfloat16"):
         for name, rows, _ in contests(dtype):
@@ -83,7 +83,7 @@ def quarters() -> list[list[str]]:
 
 
 def checks() -> list[list[str]]:
-    """What packing gives with the check of each weight, and without it."""
+    """List the speed-up of packing with the check of each weight, and without it."""
     contests = json.loads((RESULTS / "benchmarks-packed.json").read_text())
     lines = []
     for found in (found for key, found in contests.items() if key.startswith("packed ")):

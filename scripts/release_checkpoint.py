@@ -1,10 +1,11 @@
-"""Make a committed checkpoint of a finished training: float16 weights, config, feature extractor, and a model card.
+"""Turn a finished training into a checkpoint to commit: float16 weights, config, feature extractor, and model card.
 
     python scripts/release_checkpoint.py runs/esc10/esc10-audiomae/fold5-without4-seed0 checkpoints/audiomae-esc10 \\
         --data PATH/TO/esc10
 
-The card says what `result.json` of the training says. `--data` is the data set, whose manifest names authors and
-licences. Accuracy is measured here again, on the weights as they are stored, for each part that was not trained on.
+The card takes its facts from `result.json` of the training. `--data` is the data set; its manifest names authors and
+licences. The script measures the accuracy again, on the weights as they are stored, for each part that was not used in
+training.
 """
 
 # ruff: noqa: E501 (the card is prose)
@@ -26,7 +27,7 @@ from audioprune.data import ClipRow, ClipTable, SoundCache, read
 from audioprune.training.dataset import SpectrogramDataset
 
 LIMIT = 12_000_000
-"""Bytes of a weight file."""
+"""Largest size of a weight file, in bytes."""
 
 DATA = {
     "esc10": "ESC-10 is the part of ESC-50 (K. J. Piczak, *ESC: Dataset for Environmental Sound Classification*, 2015) "
@@ -53,7 +54,7 @@ CARD = """# {title}
 
 
 def store(run: Path, out: Path) -> Any:
-    """The model of a training as float16, and loaded again from there."""
+    """Store the model of a training as float16, and load it again from there."""
     out.mkdir(parents=True, exist_ok=True)
     model: Any = ap.load(run)
     model.half().save_pretrained(out)
@@ -71,7 +72,7 @@ def accuracy(model: Any, source: Path, table: ClipTable, rows: tuple[ClipRow, ..
 
 
 def unheard(result: dict[str, Any], table: ClipTable) -> dict[str, tuple[ClipRow, ...]]:
-    """Name of a part → its clips, of the parts that were kept from the training."""
+    """Return name → clips for the parts that the training did not use."""
     if not table.folds:
         return {"the test split": table.split().test}
     folds = sorted({*result["hold_out"], result["fold"]})
@@ -79,7 +80,7 @@ def unheard(result: dict[str, Any], table: ClipTable) -> dict[str, tuple[ClipRow
 
 
 def attribution(data: Path, out: Path, folds: set[str]) -> Counter:
-    """Write ATTRIBUTION.csv of the ESC-10 clips that were trained on; how many there are of each licence."""
+    """Write ATTRIBUTION.csv for the ESC-10 clips of the training; return the number of clips by licence."""
     with open(data / "manifest.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["fold"] not in folds]
     with open(out / "ATTRIBUTION.csv", "w", newline="") as file:

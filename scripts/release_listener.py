@@ -1,8 +1,8 @@
-"""Make the shipped listener of a finished training: float16 weights, processor, and a model card.
+"""Turn a finished training into the shipped listener: float16 weights, processor, and model card.
 
     python scripts/release_listener.py runs/listener/seed0 audioprune/assets/listener --data PATH
 
-PATH holds `esc10/` and `fsdd/`. The held-out accuracies are measured here again, on the weights as they are stored.
+PATH holds `esc10/` and `fsdd/`. The script measures the held-out accuracies again, on the weights as they are stored.
 """
 
 # ruff: noqa: E501 (the card is prose)
@@ -44,12 +44,12 @@ It hears one to four spoken digits over two everyday sounds, one after the other
 
 
 def store(run: Path, out: Path) -> None:
-    """The model of a training as float16, and its processor."""
+    """Store the model of a training as float16, and its processor."""
     model = Qwen2AudioForConditionalGeneration.from_pretrained(run / "model")
     model.set_attn_implementation("sdpa")
     model.half().save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
-    # Stored small, but computed in float32 by whoever loads it as it asks to be.
+    # Stored as float16 to be small. The config asks for float32, so that it is loaded as float32.
     config = {name: "float32" if name == "dtype" else value for name, value in config.items()}
     for part in ("audio_config", "text_config"):
         config[part] = {name: "float32" if name == "dtype" else value for name, value in config[part].items()}

@@ -3,7 +3,7 @@
     python scripts/render_results.py [--check]
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`. With --check nothing is written, and the exit code is 1
-where a table does not say what its JSON says.
+if a table differs from its JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def overview() -> str:
-    """Agreement and accuracy of the four models, for the methods that a reader should know first."""
+    """Make the table of agreement and accuracy of the four models, for the methods that a reader should know first."""
     results = [found for model in MODELS if (found := compared(model)) is not None]
     full = [f"100 / {100 * result['unpruned']['score']:.1f}" for result in results]
     rows = [["unpruned", "100", *full, "1.00×"]]
@@ -73,7 +73,7 @@ OVERVIEW = (
 
 
 def pick(result: dict[str, Any], method: str, rate: float | None) -> dict[str, Any]:
-    """The row of a method without training; rate None: the one at which it was run."""
+    """Return the row of a method without training. With rate None: the row at the rate at which it was run."""
     return next(
         row
         for row in result["rows"]
@@ -117,7 +117,7 @@ FINE_TUNED = (
 
 
 def tuned(data: str, recipe: str) -> dict[str, Any] | None:
-    """What `audioprune eval` wrote of one recipe's models, None where they are not trained yet."""
+    """Read what `audioprune eval` wrote about one recipe's models; None if they are not trained yet."""
     path = RESULTS / "fine-tuned" / f"{data}-{data.split('-')[0]}-{recipe}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -132,11 +132,11 @@ def cell(row: dict[str, Any] | None) -> str:
 
 
 def fine_tuned(data: str) -> str:
-    """A row for each model: accuracy after fine-tuning at each keep rate, and without it at the lowest."""
+    """Make a row for each model: accuracy after fine-tuning at each keep rate, and without it at the lowest."""
     rows = []
     for name, recipe in FINE_TUNED:
         result = tuned(data, recipe)
-        # Unpruned there is nothing to rank: both AudioMAE rows start from one model.
+        # An unpruned model ranks nothing: both AudioMAE rows start from one model.
         unpruned = tuned(data, "audiomae-topk") if recipe == "audiomae-cls" else result
         found = [at(unpruned, 1.0), *(at(result, rate) for rate in RATES[1:])]
         n = str(len(found[0]["scores"])) if found[0] else "0"
@@ -146,7 +146,7 @@ def fine_tuned(data: str) -> str:
 
 
 def difference(row: dict[str, Any] | None, full: dict[str, Any] | None) -> str:
-    """Points between two rows of the same folds or seeds, mean ± standard deviation of the differences."""
+    """Return the difference between two rows of the same folds or seeds: mean ± standard deviation, in points."""
     if row is None or full is None:
         return "–"
     points = [100 * (score - full["scores"][name]) for name, score in row["scores"].items()]
@@ -183,7 +183,7 @@ MODELS = {
 
 
 def compared(model: str) -> dict[str, Any] | None:
-    """What `audioprune compare` wrote, None where it has not run."""
+    """Read what `audioprune compare` wrote; None if it has not run."""
     path = RESULTS / f"compare-{model}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -194,7 +194,7 @@ def faster(row: dict[str, Any], batch: int) -> str:
 
 
 def untrained(model: str) -> str:
-    """A row for each method that was not trained: three keep rates side by side; least KL at the lowest first."""
+    """Make a row for each method that was not trained: three keep rates side by side, sorted by KL at the lowest."""
     result = compared(model)
     if result is None:
         return ""
@@ -230,7 +230,7 @@ def untrained(model: str) -> str:
 
 
 def trained(model: str) -> str:
-    """A row for each model that was fine-tuned with a method."""
+    """Make a row for each model that was fine-tuned with a method."""
     result = compared(model)
     if result is None:
         return ""
@@ -254,7 +254,7 @@ def trained(model: str) -> str:
 
 
 def further() -> str:
-    """Half and a quarter of the multiply-accumulates, on the clips that no setting was chosen on."""
+    """Make the table for half and a quarter of the multiply-accumulates, on clips that no setting was chosen on."""
     rows = []
     for model, name in MODELS.items():
         result = compared(model)
@@ -285,7 +285,7 @@ def further() -> str:
 
 
 def searched(phase: str, target: str, part: str) -> dict[str, dict[str, Any]]:
-    """Setting → model → row of the search behind `recommended`; settings that every model could reach."""
+    """Read the search for `recommended`: setting → model → row, for settings that every model could reach."""
     by: dict[str, dict[str, Any]] = {}
     for row in read(f"recommended-{phase}")["rows"]:
         if row["target"] == target and row["part"] == part:
@@ -368,13 +368,13 @@ def five_minutes() -> str:
     found = read("five-minutes")
     rows = [[name, f"`{row['command']}`", f"{row['seconds']:.0f} s"] for name, row in found["rows"].items()]
     about = (
-        f"From a clean clone, on two cores of an AMD EPYC; my-sounds held {found['sounds']} clips of five seconds that "
-        "the model was not trained on. Most of the first is pip, with an index nearby."
+        f"Measured from a clean clone on two cores of an AMD EPYC. my-sounds held {found['sounds']} clips of five "
+        "seconds that the model was not trained on. Most of the first row's time is pip, with a package index nearby."
     )
     return table(["", "command", "took"], rows) + f"\n\n{about}"
 
 
-PAGES = ("results.md", "performance.md", "choose-a-rate.md", "bulk.md")
+PAGES = ("results.md", "performance.md", "choose-a-rate.md", "bulk.md", "command-line.md")
 TABLES = {
     "calibrate": calibrated,
     "bulk": bulk,

@@ -1,10 +1,11 @@
-"""Peak memory of scoring the tokens of ever longer clips, beside that of the attention map.
+"""Measure the peak memory of scoring the tokens of longer and longer clips, beside that of the attention map.
 
     python scripts/scoring_memory.py results/scoring-memory.json
 
-The last attention of a Whisper-like encoder (20 heads of 64, frames of 20 ms): over windows of 30 s, as Audio
-Flamingo 3 and Voxtral have them, and over the whole clip at once, by chunks of queries and by the map of all pairs.
-Each is measured in a process of its own: the resident set above what it was with queries and keys in memory.
+The script runs the last attention of a Whisper-like encoder (20 heads of 64, frames of 20 ms). It runs it over windows
+of 30 s, like Audio Flamingo 3 and Voxtral, and over the whole clip at once, by chunks of queries and by the map of all
+pairs. Each case has a process of its own. The figure is the growth of the resident set after queries and keys are in
+memory.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from audioprune.core.cost import peak_memory
 
 HEADS, WIDTH, FRAMES_A_SECOND = 20, 64, 50
 CASES = {"windows": (30, 60, 120, 300, 600), "chunked": (30, 60, 120, 240), "map": (30, 60, 120)}
-"""Seconds of sound; longer maps do not fit."""
+"""Seconds of sound. Longer maps do not fit into memory."""
 
 
 def whole_map(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """As `column_sums`, with all pairs in memory."""
+    """Do the same as `column_sums`, with all pairs in memory."""
     return (query @ key.transpose(2, 3) * scaling).softmax(dim=-1).sum(dim=2)
 
 
 def measure(how: str, seconds: int) -> int:
-    """Bytes."""
+    """Measure one case, in bytes."""
     torch.manual_seed(0)
     windows = seconds // 30 if how == "windows" else 1
     shape = (windows, HEADS, seconds * FRAMES_A_SECOND // windows, WIDTH)
     query, key = torch.randn(shape), torch.randn(shape)
     score = whole_map if how == "map" else column_sums
-    score(query[:, :, :64], key[:, :, :64], WIDTH**-0.5)  # what the libraries take for themselves
+    score(query[:, :, :64], key[:, :, :64], WIDTH**-0.5)  # the libraries take memory for themselves at the first call
     before = peak_memory(lambda: None) or 0
     return (peak_memory(lambda: score(query, key, WIDTH**-0.5)) or 0) - before
 

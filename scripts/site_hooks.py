@@ -1,4 +1,4 @@
-"""What mkdocs.yml adds to MkDocs: files of the repository that pages link to, and docstrings laid out for Markdown."""
+"""Hooks for MkDocs: add files of the repository that pages link to, and lay docstrings out for Markdown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 OUTSIDE = "repository"
-"""Where the site has what lies outside docs/ in the repository."""
+"""Folder of the site for files that are outside docs/ in the repository."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files of the repository that pages link to, and those that these link to."""
+    """Add the files of the repository that pages link to, and the files that these link to."""
     sources = {file.src_uri: Path(str(file.abs_src_path)) for file in files if file.src_uri.endswith(".md")}
     while sources:
         uri, path = sources.popitem()
@@ -33,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Lead links that leave docs/ to where the site has these files. Others stay as they are on disk."""
+    """Change links that leave docs/ so that they lead to these files on the site. Other links stay as they are."""
 
     def moved(match: re.Match[str]) -> str:
         target = _on_site(page.file.src_uri, match[1])
@@ -47,8 +47,8 @@ def _targets(uri: str, markdown: str) -> list[str]:
 
 
 def _on_site(uri: str, link: str) -> str | None:
-    """The site's name of what a page links to; None where that needs no change."""
-    if uri.startswith(f"{OUTSIDE}/"):  # a file of the repository, whose links are seen from where it lies
+    """Return the name on the site of what a page links to; None if the link needs no change."""
+    if uri.startswith(f"{OUTSIDE}/"):  # a file of the repository: its links start at its own folder
         here = posixpath.dirname(uri.removeprefix(f"{OUTSIDE}/"))
         target = posixpath.normpath(posixpath.join(here, link))
         return target.removeprefix("docs/") if target.startswith("docs/") else f"{OUTSIDE}/{target}"
@@ -57,8 +57,10 @@ def _on_site(uri: str, link: str) -> str | None:
 
 
 class Docstrings(griffe.Extension):
-    """Lays docstrings out for Markdown: lines that each say what one name is become a list, and Google's sections for
-    them are left alone."""
+    """Lay docstrings out for Markdown: turn lines of the form `name: what it is` into a list.
+
+    Google's sections for such names stay as they are.
+    """
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
@@ -69,7 +71,7 @@ ENTRY = re.compile(r"^([a-z_][\w\[\]]*(?:, [a-z_][\w\[\]]*)*): (?=\S)", re.M)
 
 
 def listed(paragraph: str) -> str:
-    """A paragraph of `name: what it is` lines as a list; any other as it is."""
+    """Turn a paragraph of `name: what it is` lines into a list; return any other paragraph as it is."""
     if paragraph.startswith((" ", "\t")) or not ENTRY.match(paragraph):
         return paragraph
     lines = [line if ENTRY.match(line) else f"  {line.strip()}" for line in paragraph.splitlines()]

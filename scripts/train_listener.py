@@ -1,11 +1,11 @@
-"""Train the listener, a small audio-language model, on scenes made of ESC-10 and spoken digits; and examine it.
+"""Train and test the listener, a small audio-language model, on scenes made of ESC-10 and spoken digits.
 
     python scripts/train_listener.py train --data PATH --out runs/listener/seed0
     python scripts/train_listener.py eval --model runs/listener/seed0/model --data PATH
 
-PATH holds `esc10/` and `fsdd/`. Kill the training and start it again: it goes on where its last state was written.
-`--hold-out` keeps fold 4 and three takes of each digit out of the training, to choose settings by (`eval --part
-validation`). ESC-10's fold 5 and the test takes of the digits are never trained on, nor chosen by.
+PATH holds `esc10/` and `fsdd/`. If you kill the training and start it again, it continues from its last written state.
+`--hold-out` keeps fold 4 and three takes of each digit out of the training, for choosing settings (`eval --part
+validation`). ESC-10's fold 5 and the test takes of the digits are never used for training or for choosing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from audioprune.training.listener import (
 SETS = 5
 SCENES = 60
 FIRST_SEED = 9_000
-"""Seeds of the held-out sets; trainings have small ones."""
+"""First seed of the held-out sets. Trainings use small seeds."""
 
 
 def train(args: argparse.Namespace) -> None:
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> None:
     training = ListenerTraining(model, processor, recordings, settings)
     if (args.out / "state.pt").exists():
         training.load_state(torch.load(args.out / "state.pt", weights_only=True))
-        print(f"going on after step {training.done}")
+        print(f"continuing after step {training.done}")
     run(training, args.out, args.save_every)
     training.result().save_pretrained(args.out / "model")
     processor.save_pretrained(args.out / "model")
@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def run(training: ListenerTraining, out: Path, save_every: int) -> None:
-    """To the last step. `log.jsonl` has a line of mean losses for every 50 steps."""
+    """Train to the last step. `log.jsonl` gets a line of mean losses for every 50 steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     total, recent, begun = training.settings.total, [], time.time()
     with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(1) as ahead:
@@ -111,7 +111,7 @@ def examine(args: argparse.Namespace) -> None:
 
 
 def summary(model: Qwen2AudioForConditionalGeneration, processor: object, sets: list[list[Scene]]) -> dict:
-    """Percent right, as means and standard deviations over the sets; and of what sees the question alone."""
+    """Return the percent right (mean and standard deviation over the sets), with and without hearing the sound."""
     heard = [evaluate(model, processor, scenes) for scenes in sets]
     deaf = evaluate(model, processor, silenced([scene for scenes in sets for scene in scenes]))
     fixed = blind([scene for scenes in sets for scene in scenes])
@@ -139,16 +139,16 @@ def parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", parents=[shared])
     training.add_argument("--out", type=Path, required=True)
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--hold-out", action="store_true", help="keep the validation recordings out")
+    training.add_argument("--hold-out", action="store_true", help="keep the validation recordings out of the training")
     training.add_argument("--steps", type=int, default=Settings.steps)
-    training.add_argument("--thinned", type=int, default=Settings.thinned, help="steps on thinned sounds, after them")
-    training.add_argument("--local", type=int, default=Settings.local, help="steps of the encoder in windows")
+    training.add_argument("--thinned", type=int, default=Settings.thinned, help="further steps, on thinned sounds")
+    training.add_argument("--local", type=int, default=Settings.local, help="steps with the encoder in windows")
     training.add_argument("--warmup", type=int, default=Settings.warmup, help="steps until the language model joins")
     training.add_argument("--batch", type=int, default=Settings.batch)
     training.add_argument("--lr", type=float, default=Settings.peak_lr)
     training.add_argument("--weight-decay", type=float, default=Settings.weight_decay)
     training.add_argument("--frame-weight", type=float, default=Settings.frame_weight)
-    training.add_argument("--float32", action="store_true", help="no bfloat16: for machines that are slow at it")
+    training.add_argument("--float32", action="store_true", help="use no bfloat16, for machines on which it is slow")
     training.add_argument("--width", type=int, default=128)
     training.add_argument("--audio-heads", type=int, default=4)
     training.add_argument("--text-heads", type=int, default=4)
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--text-layers", type=int, default=3)
     training.add_argument("--mels", type=int, default=64)
     training.add_argument("--dropout", type=float, default=0.0)
-    training.add_argument("--save-every", type=int, default=200, help="steps between two states")
+    training.add_argument("--save-every", type=int, default=200, help="steps between two written states")
     training.set_defaults(run=train)
     examination = commands.add_parser("eval", parents=[shared])
     examination.add_argument("--model", type=Path, required=True)

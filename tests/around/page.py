@@ -14,22 +14,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "around-your-model.md"
 
 INTRODUCTION = """# Around your model
 
-What people do to a model before and after `ap.prune`, and what comes of it. A test does each of these to tiny models of
-every kind and compares the answers with those of a fresh copy that was pruned and left alone; this page is what came of
-it: `python -m tests.around > docs/around-your-model.md`.
+This page lists what people do to a model before and after `ap.prune`, and the result. A test tries each of these on
+tiny models of every kind. It compares the answers with those of a fresh copy that was only pruned. The test writes this
+page: `python -m tests.around > docs/around-your-model.md`.
 
-**Works** means: the right answers, pruned. **Refused** means: an error that says what to do instead, before anything is
-changed. The models: AST and AudioMAE; Wav2Vec2, HuBERT and Whisper's encoder; Qwen2-Audio and Qwen3-ASR.
+- **Works** means that the pruned model gives the right answers.
+- **Refused** means that an error says what to do instead, before anything is changed.
+- The models are AST and AudioMAE; Wav2Vec2, HuBERT and Whisper's encoder; Qwen2-Audio and Qwen3-ASR.
 
-Two guarantees stand behind it.
+audioprune gives two guarantees.
 
-- **Whatever is kept for one forward belongs to that call.** Threads and tasks may share a pruned model. Each forward
-  reads the keep rate once, where it begins, and `ap.trace` sees the forwards of its own thread or task.
-- **A packed layer computes with the weights that it has.** Each product compares the weight with what was packed,
-  number by number, so that it does not matter who changed it, or how. `ap.pack(model, frozen=True)` leaves that out, as
-  a promise that nobody writes to a weight behind PyTorch's back.
+- **The data of one forward belong to that call.** Threads and tasks may share a pruned model. Each forward reads the
+  keep rate once, when it begins. `ap.trace` sees only the forwards of its own thread or task.
+- **A packed layer computes with the weights that it has.** Each product compares the weight with the packed one, number
+  by number. So it does not matter who changed the weight, or how. `ap.pack(model, frozen=True)` leaves out this check.
+  It is your promise that nobody writes to a weight in a way that PyTorch does not notice.
 
-One thing runs unpruned: a single block that is called by itself, outside of its encoder.
+Only one thing runs unpruned: a single block that is called by itself, outside its encoder.
 """
 
 TOPICS = (
@@ -46,7 +47,7 @@ TOPICS = (
 
 
 def said(case: Case, kind: str) -> str:
-    """What became of a case with the models of a kind: "works", "refused: …", or "–" where there is no such thing.
+    """Try a case with the models of a kind. Return "works", "refused: …", or "–" if the kind has no such case.
 
     Raises `AssertionError` for a wrong answer, and if models of one kind differ.
     """
@@ -73,7 +74,7 @@ def said(case: Case, kind: str) -> str:
 
 
 def row(case: Case) -> str:
-    """A row of the page."""
+    """Make a row of the page."""
     outcomes = [said(case, kind) for kind in KINDS]
     refusals = sorted({outcome.removeprefix("refused: ") for outcome in outcomes if outcome.startswith("refused")})
     notes = [f"“{refusal}”" for refusal in refusals] + ([case.note] if case.note else [])
@@ -82,7 +83,7 @@ def row(case: Case) -> str:
 
 
 def page() -> str:
-    """The page anew. Rows of cases whose packages are missing stay as they are on it."""
+    """Make the page again. Rows of cases whose packages are missing stay as they are."""
     stand = PAGE.read_text().splitlines() if PAGE.exists() else []
     lines = [INTRODUCTION]
     for topic in TOPICS:
@@ -95,7 +96,7 @@ def page() -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the package itself raised an error, and none that it calls."""
+    """Tell whether the package itself raised an error, and not a library that it calls."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -103,7 +104,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _shown(error: BaseException) -> str:
-    """Its message, with one name for the modules of all models."""
+    """Return the message of an error, with one name for the modules of all models."""
     message = " ".join(str(error).split())
     message = re.sub(r"^[\w.]+(?=\.forward was| is pruned already)", "…", message)
     message = re.sub(r"(?<=is used )\d+ times among the \d+", "several times among those", message)

@@ -13,19 +13,24 @@ PAGE = Path(__file__).parents[2] / "docs" / "bad-inputs.md"
 
 INTRODUCTION = """# When something is refused
 
-What audioprune says of inputs that are wrong, or merely odd, and what becomes of earlier results. A test gives each of
-these to the command line, and to the Python functions where they take such a thing, and this page is what came of it:
+This page lists what audioprune says about wrong or odd inputs, and what happens to earlier results. A test gives each
+input to the command line, and to the Python functions that take such an input. The test writes this page:
 `python -m tests.bad_inputs > docs/bad-inputs.md`.
 
-Exit codes: 0 all well, 1 some clips failed (each has a row with its error, and the others are done), 2 a mistake that
-the message tells how to mend. Nothing is shown as a traceback; with `AUDIOPRUNE_DEBUG=1` a mistake has its traceback
-too. In Python the same messages are those of `AudioError`, `CheckpointError`, `ValueError` and `OSError`.
-`tiny` is a small model of four blocks and 64 tokens; an … stands for what another library said.
+Exit codes:
+
+- 0: all well.
+- 1: some clips failed. Each failed clip has a row with its error, and the other clips are done.
+- 2: a mistake. The message says how to correct it.
+
+No error shows a traceback, except with `AUDIOPRUNE_DEBUG=1`. In Python the same messages come as `AudioError`,
+`CheckpointError`, `ValueError` and `OSError`. `tiny` is a small model of four blocks and 64 tokens. An … stands for the
+words of another library.
 """
 
 
 def shown(case: Case, outcome: Outcome) -> str:
-    """A message as the page has it: what another library says is left out."""
+    """Return a message for the page, without the words of another library."""
     found = re.search(case.said, outcome.said, re.DOTALL)
     said = outcome.said
     if found and found.groupdict().get("theirs"):
@@ -35,7 +40,7 @@ def shown(case: Case, outcome: Outcome) -> str:
 
 
 def page(outcomes: dict[str, list[tuple[Case, Outcome]]]) -> str:
-    """docs/bad-inputs.md."""
+    """Make docs/bad-inputs.md."""
     lines = [INTRODUCTION]
     for group, found in outcomes.items():
         lines += [f"## {group}", "", "| given | said | exit code | what stays |", "|---|---|---|---|"]
