@@ -15,39 +15,21 @@ from typing import Any
 
 from render_results import MODELS, ROOT, compared, faster, read, spread, table
 
+from audioprune.methods.names import SHORTCUTS, TABLE
+
 PAGES = ROOT / "docs/methods"
 BLOCK = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)
 
-COMPARED = {
-    "recommended": ("recommended", "recommended-quarter"),
-    "TopK": ("topk", "topk-cls", "topk-merged", "random", "intensity", "variation"),
-    "SegmentwiseTopK": ("segments", "segments-merged"),
-    "EViT": ("evit",),
-    "ToMe": ("tome", "tome-unweighted"),
-    "ToFu": ("tofu",),
-    "FastAST": ("fastast",),
-    "ATS": ("ats",),
-    "UniformStride": ("uniform",),
-    "AveragePooling": ("pooling",),
-    "DynamicViT": ("dynamicvit",),
-    "SPViT": ("spvit",),
-    "AViT": ("avit",),
-    "METR": ("metr",),
-}
-"""Page → names of its settings in `audioprune compare`."""
-ASKED = {
-    "TopK": ("topk", "topk+merge", "random"),
-    "SegmentwiseTopK": ("segmentwise", "segmentwise+merge"),
-    "VisionZip": ("visionzip",),
-    "EVS": ("evs", "evs+merge"),
-    "DivPrune": ("divprune", "divprune+merge"),
-    "DPP": ("dpp", "dpp+merge"),
-    "AToMe": ("atome",),
-    "FastAdaSP": ("fastadasp",),
-    "UniformStride": ("uniform", "uniform+merge"),
-    "AveragePooling": ("pooling",),
-}
-"""Page → names of its settings in the tables of the listener."""
+NAMED = {entry.word: entry.kind for entry in TABLE} | dict.fromkeys(SHORTCUTS, "TopK")
+"""Word without modifiers → page."""
+
+
+def settings_of(page: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Names of a page's settings in a table, in its order."""
+    names = dict.fromkeys(row["method"] for row in rows)
+    return [name for name in names if NAMED.get(name.partition("+")[0], name.partition("-")[0]) == page]
+
+
 RATES = (0.5, 0.25, 0.125)
 KINDS = {"order": "which digits, in order?", "first": "what was heard first?", "count": "how many digits?"}
 
@@ -58,7 +40,7 @@ def row_of(result: dict[str, Any] | None, name: str, tuned: bool) -> dict[str, A
     return next((row for row in found if row["keep_rate"] == 0.5 or isinstance(row["keep_rate"], list)), None)
 
 
-def classifiers(names: tuple[str, ...]) -> str:
+def classifiers(names: list[str]) -> str:
     results = {model: compared(model) for model in MODELS}
     rows = [
         ["unpruned", *(f"100 / {100 * r['unpruned']['score']:.1f}" if r else "–" for r in results.values()), "", ""]
@@ -98,7 +80,7 @@ ABOUT_LISTENER = (
 )
 
 
-def listener(names: tuple[str, ...]) -> str:
+def listener(names: list[str]) -> str:
     rows_ = [row for row in read("listener")["rows"] if row["positions"] == "renumber"]
     rows = []
     for name in ("unpruned", *names):
@@ -111,9 +93,9 @@ def listener(names: tuple[str, ...]) -> str:
 
 
 def figures(name: str) -> str:
-    parts = [classifiers(COMPARED[name])] if name in COMPARED else []
-    parts += [listener(ASKED[name])] if name in ASKED else []
-    return "\n\n".join(parts)
+    rows = [row for model in MODELS if (result := compared(model)) for row in result["rows"]]
+    parts = [(classifiers, settings_of(name, rows)), (listener, settings_of(name, read("listener")["rows"]))]
+    return "\n\n".join(table_of(names) for table_of, names in parts if names)
 
 
 def main() -> None:

@@ -20,14 +20,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import audioprune as ap
-from audioprune.cli.options import METHOD_NAMES
 from audioprune.methods import METHODS
+from audioprune.methods.names import TABLE
 from audioprune.plots import _draw_tokens, _finish, _spectrogram
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "audioprune/assets/clips/baby.ogg"
 TARGET = ROOT / "docs/methods"
-LEARNT = ("FastAST", "DynamicViT", "SPViT", "AViT", "METR")
+LEARNT = [entry.kind for entry in TABLE if entry.needs_training or entry.untrained_as]
 """Methods that are drawn from a model that was fine-tuned with them: without it they cannot choose, or add nothing."""
 COARSER = (4, 2)
 """Frames and mels that are averaged for drawing. Noise makes a PNG large, and a patch has 16 of each."""
@@ -36,7 +36,7 @@ COLOURS, DPI = 32, 100
 
 def models(names: list[str], trained: Path | None) -> Iterator[tuple[str, torch.nn.Module, str]]:
     """Yield the name, the pruned model, and the title of the picture."""
-    folders = {method: name for name, method in METHOD_NAMES.items()}
+    folders = {entry.kind: entry.word for entry in TABLE}
     for name in names:
         if name in LEARNT:
             if trained is None:

@@ -17,12 +17,19 @@ from typing import Any
 
 import performance
 
+from audioprune.methods.names import FORMER
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 
 
 def read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    """Read a result, with today's words for its methods."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    for row in result.get("rows", ()):
+        if isinstance(row, dict) and isinstance(row.get("method"), str):
+            row["method"] = FORMER.get(row["method"], row["method"])
+    return result
 
 
 def spread(value: dict[str, float], digits: int, scale: float = 1.0) -> str:
@@ -66,7 +73,7 @@ OVERVIEW = (
     ("evit", 0.5, "EViT"),
     ("random", 0.5, "random"),
     ("tome", 0.5, "ToMe, three blocks"),
-    ("segments-merged", 0.5, "8 segments × TopK, merged"),
+    ("segmentwise+merge", 0.5, "8 segments × TopK, merged"),
     ("recommended", 0.5, "**recommended**"),
     ("recommended-quarter", None, "**recommended, a quarter**"),
 )
@@ -184,8 +191,7 @@ MODELS = {
 
 def compared(model: str) -> dict[str, Any] | None:
     """Read what `audioprune compare` wrote; None if it has not run."""
-    path = RESULTS / f"compare-{model}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read(f"compare-{model}") if (RESULTS / f"compare-{model}.json").exists() else None
 
 
 def faster(row: dict[str, Any], batch: int) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import griffe
 from mkdocs.structure.files import File, Files
 
+from audioprune.methods.names import TABLE
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 OUTSIDE = "repository"
@@ -17,9 +19,36 @@ OUTSIDE = "repository"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 
 
+METHOD_PAGE = """# {kind}
+
+::: audioprune.{kind}
+
+In commands its word is `{word}`.
+"""
+"""The page of a method for which nobody has written one."""
+
+
+def on_config(config: Any) -> Any:
+    """List every method in the navigation, in the order of the table."""
+    methods = next(section["Methods"] for section in config["nav"] if "Methods" in section)
+    methods += [{entry.kind: f"methods/{entry.kind}.md"} for entry in TABLE]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
+    """Add a page for each method that has none, and the files of the repository that pages link to."""
+    for entry in TABLE:
+        name = f"methods/{entry.kind}.md"
+        if files.get_file_from_path(name) is None:
+            content = METHOD_PAGE.format(kind=entry.kind, word=entry.word)
+            files.append(File.generated(config, name, content=content))
+    return _with_linked(files, config)
+
+
+def _with_linked(files: Files, config: Any) -> Files:
     """Add the files of the repository that pages link to, and the files that these link to."""
-    sources = {file.src_uri: Path(str(file.abs_src_path)) for file in files if file.src_uri.endswith(".md")}
+    written = (file for file in files if file.src_uri.endswith(".md") and file.abs_src_path is not None)
+    sources = {file.src_uri: Path(str(file.abs_src_path)) for file in written}
     while sources:
         uri, path = sources.popitem()
         for target in _targets(uri, path.read_text()):

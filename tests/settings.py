@@ -1,4 +1,4 @@
-"""Every method at a representative setting. A new method is listed here once and meets every family."""
+"""Every method at a representative setting. A new method meets every family, listed or not."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from audioprune import (
     VisionZip,
 )
 from audioprune.core.pruning import Pruned
+from audioprune.methods.names import TABLE, kind_of
 
 METHODS: dict[str, Method] = {
     "topk": TopK(0.5),
@@ -78,6 +79,13 @@ METHODS: dict[str, Method] = {
     "metr": METR(0.5),
     "metr-attention": METR(0.5, score="attention"),
 }
+
+METHODS |= {
+    entry.word: kind_of(entry)(0.7)
+    for entry in TABLE
+    if kind_of(entry) not in {type(method) for method in METHODS.values()}
+}
+"""A method that is not listed meets every family at its defaults."""
 
 
 @torch.no_grad()
