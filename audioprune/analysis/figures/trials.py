@@ -1,4 +1,4 @@
-"""What happens where the model is pruned in another way: swaps (Table 4), clusters removed, other rankings, costs."""
+"""Figures of the model under other pruning: swaps (Table 4), removed clusters, other rankings, costs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ranking(values: Values) -> dict[str, Figure]:
     figure, axes = panels(1, 2, 3.6)
     names = list(rates[0]["scores"])
     for i, name in enumerate(names):
-        # Side by side, or whiskers would cover each other.
+        # Shifted, because whiskers would cover each other.
         x = np.arange(len(rates)) + 0.08 * (i - (len(names) - 1) / 2)
         style: dict[str, Any] = {"color": SCORE_COLOURS[name], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.4}
         style |= {"linestyle": ":" if name == "random" else "-", "label": name}
@@ -80,13 +80,13 @@ def cluster_drop(values: Values) -> dict[str, Figure]:
     figure, axes = panels(1, 2, 3.7, sharey=True)
     base = values["unpruned"]["score"]
     for one, (side, title) in zip(axes[0], (("quiet", "the quietest"), ("loud", "the loudest")), strict=True):
-        removed = [of for of in values["removed"] if of["side"] == side]
+        removed = [entry for entry in values["removed"] if entry["side"] == side]
         for i, block in enumerate(values["blocks"]):
-            estimates = [base, *(of["blocks"][i]["score"] for of in removed)]
+            estimates = [base, *(entry["blocks"][i]["score"] for entry in removed)]
             x = np.arange(len(estimates)) + 0.07 * (i - (len(values["blocks"]) - 1) / 2)
             label = f"after block {block + 1}"
             whiskers(one, x, estimates, label=label, **stage_style(i, len(values["blocks"])))
-        names = ["nothing", *(f"{of['clusters']}\n{100 * of['share']:.0f} %" for of in removed)]
+        names = ["nothing", *(f"{entry['clusters']}\n{100 * entry['share']:.0f} %" for entry in removed)]
         one.set_xticks(range(len(names)), names)
         if base["mean"] is not None:
             one.axhline(100 * base["mean"], color="black", linestyle="--", linewidth=1, zorder=0)
