@@ -34,7 +34,7 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
         title: title of the figure.
         clip_seconds: end of the sound, where padding begins.
     """
-    stages = _shown(len(trace.kept))
+    stages = _stages_to_draw(len(trace.kept))
     rows = 1 + len(stages)
     figure = Figure(figsize=(11, 0.9 + 2.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,7 +52,7 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
     return figure
 
 
-def _shown(stages: int, most: int = 4) -> list[int]:
+def _stages_to_draw(stages: int, most: int = 4) -> list[int]:
     """Stages to draw: the last, and others at even distances before it."""
     return [stages * (i + 1) // most - 1 for i in range(most)] if stages > most else list(range(stages))
 
@@ -70,7 +70,7 @@ def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
     holder = trace.holder_map(stage)[0].cpu().numpy()
     sizes = trace.size_map(stage)[0].cpu().numpy()
     tokens = len(np.unique(holder[holder >= 0]))
-    drawn = averaged(log_mel, np.where(sizes > 1, holder, -1))
+    drawn = average_tokens(log_mel, np.where(sizes > 1, holder, -1))
     _spectrogram(axes, drawn, (log_mel.min(), log_mel.max()))
     _veil(axes, holder < 0, log_mel.shape)
     if sizes.max() > 1:
@@ -78,7 +78,7 @@ def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
     return f"{tokens} of {time * frequency} patches kept"
 
 
-def averaged(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
+def average_tokens(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
     """Spectrogram with the patches of each token at their mean; patches in no token (-1) do not change.
 
     log_mel: (frames, mels). holder: (time, frequency), number of the token that contains each patch.
@@ -270,7 +270,7 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     log_mel = LogMel(max(1, 1 + (len(waveform) - WINDOW) // HOP), 0.0, 0.5)([waveform])[0].numpy()
     kept = np.empty((0, 2)) if trace is None else trace.seconds().numpy()
     panels[0].plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, linewidth=0.4, color="0.25")
-    for start, end in _joined(kept):
+    for start, end in _join_spans(kept):
         panels[0].axvspan(start, end, color=KEPT_COLOUR, alpha=0.4, linewidth=0)
     _spectrogram(panels[1], log_mel)
     count, veiled = "every moment is read", "log-mel spectrogram"
@@ -300,7 +300,7 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     return figure
 
 
-def _joined(spans: np.ndarray) -> list[tuple[float, float]]:
+def _join_spans(spans: np.ndarray) -> list[tuple[float, float]]:
     """Spans (n, 2) in seconds, ascending, with neighbours joined."""
     joined: list[tuple[float, float]] = []
     for start, end in spans.tolist():

@@ -28,7 +28,7 @@ from audioprune.analysis.pictures import picture
 from audioprune.analysis.question import Finding, Table
 from audioprune.analysis.report import write
 from audioprune.analysis.run_info import head
-from audioprune.analysis.versus_paper import beside, note
+from audioprune.analysis.versus_paper import comparison_note, comparison_table
 
 from .families import FAMILIES
 
@@ -296,7 +296,7 @@ def test_what_is_unknown_is_left_open(name: str) -> None:
     for values in (unknown(VALUES[name]()), one_rate(VALUES[name]()), unknown(one_rate(VALUES[name]()))):
         for figure in draw(name, values).values():
             figure.canvas.draw()
-        beside(name, Finding(values=values), "esc10")
+        comparison_table(name, Finding(values=values), "esc10")
 
 
 def test_a_survey_of_silence() -> None:
@@ -402,10 +402,10 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
         assert reference.paper_set(name) == own
     assert reference.nearest("esc10") == ("ESC-50", "SPC-2")
     assert reference.nearest("fsdd-digits") == ("SPC-2", "ESC-50")
-    assert "no numbers for esc10" in note("esc10")
-    assert "those of ESC-50" in note("esc50")
+    assert "no numbers for esc10" in comparison_note("esc10")
+    assert "those of ESC-50" in comparison_note("esc50")
     answer = Finding(values=retained_signal())
-    own, nearest = (beside("retained_signal", answer, data) for data in ("esc50", "esc10"))
+    own, nearest = (comparison_table("retained_signal", answer, data) for data in ("esc50", "esc10"))
     assert own is not None
     assert nearest is not None
     assert own.columns == ("keep rate", "stage", "A ours, %", "A ESC-50, %", "B ours, %", "B ESC-50, %")
@@ -413,15 +413,15 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
     assert list(numbers_of(nearest, "B SPC-2, %")) == [90.7, 82.8, 50.0, 25.0]
     assert "Table 2" in own.caption
     assert "nearest" in nearest.caption
-    by_cls = beside("retained_signal", answer, "speech-commands", "cls")
+    by_cls = comparison_table("retained_signal", answer, "speech-commands", "cls")
     assert by_cls is not None
     assert "Table 5" in by_cls.caption
     assert list(numbers_of(by_cls, "B AST SPC-2, %")) == [99.0, 93.5, 73.3, 38.3]
-    assert beside("retained_signal", answer, "voxceleb1", "cls") is None
-    assert beside("norm_ratio", Finding(values=norm_ratio()), "esc50") is None
-    assert beside("survey", Finding(note="nothing"), "esc50") is None
-    assert beside("perturbation", Finding(values=perturbation()), "voxceleb1") is None
-    costs = beside("tradeoff", Finding(values=tradeoff()), "speech-commands")
+    assert comparison_table("retained_signal", answer, "voxceleb1", "cls") is None
+    assert comparison_table("norm_ratio", Finding(values=norm_ratio()), "esc50") is None
+    assert comparison_table("survey", Finding(note="nothing"), "esc50") is None
+    assert comparison_table("perturbation", Finding(values=perturbation()), "voxceleb1") is None
+    costs = comparison_table("tradeoff", Finding(values=tradeoff()), "speech-commands")
     assert costs is not None
     assert list(numbers_of(costs, "SPC-2: MACs, %")) == pytest.approx([100, 87.88, 50.09], abs=0.01)
 
@@ -429,7 +429,7 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
 def test_rates_and_stages_that_the_paper_has_not_are_left_open() -> None:
     values = retained_signal()
     values["rates"] = {"0.3": values["rates"]["0.9"]}
-    found = beside("retained_signal", Finding(values=values), "esc50")
+    found = comparison_table("retained_signal", Finding(values=values), "esc50")
     assert found is not None
     assert list(numbers_of(found, "A ESC-50, %")) == [None, None]
 

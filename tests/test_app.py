@@ -156,7 +156,7 @@ def test_an_answer_that_is_not_finite(tagger: Tagger, sound: Path) -> None:
         ),
         (tone(0.05), 16_000, [r"Only 0.05 s of sound; the rest of the model's 1.3 s is padding"]),
         (tone(1.2, channels=2), 16_000, ["2 channels; the model gets their mean"]),
-        (tone(1.2, rate=8000), 8000, ["Sampled at 8 kHz: above 4 kHz"]),
+        (tone(1.2, rate=8000), 8000, ["Sampled at 8 kHz: the sound has nothing above 4 kHz"]),
         (tone(1.2, rate=44_100), 44_100, []),
     ],
 )
@@ -348,13 +348,13 @@ def test_an_error_of_ours_is_not_shown(answer: Comparison, capsys: pytest.Captur
 
 def test_a_keep_rate_that_was_chosen_stays() -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.page import _adjusted
+    from audioprune.app.page import _adjust
 
     offered = {choice.name: choice for choice in choices()}
     defaults = [choice.keep_rate for choice in offered.values()]
 
     def rate(name: str, before: float) -> float:
-        return _adjusted(offered[name], before, defaults)[0]
+        return _adjust(offered[name], before, defaults)[0]
 
     assert rate("topk", 0.88) == 0.7, "nobody chose the recommended method's rate"
     assert rate("recommended", 0.7) == offered["recommended"].keep_rate

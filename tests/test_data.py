@@ -306,7 +306,7 @@ def test_folders_without_parts(tmp_path: Path) -> None:
     (tmp_path / "dog" / "round").symlink_to(tmp_path / "dog", target_is_directory=True)
     table = read(tmp_path)
     assert (table.name, table.labels, len(table)) == (tmp_path.name, ("cat", "dog"), 7)
-    assert table.skipped == (f"1 sounds that lie in no class folder: {tmp_path / 'loose.wav'}",)
+    assert table.skipped == (f"1 sounds that are in no class folder: {tmp_path / 'loose.wav'}",)
     assert len(table.split().train) == 7
 
 
@@ -453,7 +453,7 @@ def test_one_report_of_everything(table: ClipTable) -> None:
     with pytest.raises(DataError) as caught:
         check(wrong, limit=2)
     message = str(caught.value)
-    assert message.startswith("mine (33 clips) cannot be used as it is:\n")
+    assert message.startswith("mine (33 clips) cannot be used:\n")
     assert "12 files are missing" in message
     assert "gone1.wav\n    … and 10 more" in message
     assert "gone2.wav" not in message

@@ -268,7 +268,7 @@ def test_the_exporters_failure_is_one_sentence(tmp_path, monkeypatch) -> None:
     with ap.prune(model, ap.TopK(0.5)), pytest.raises(ExportError) as failure:
         export_onnx(model, tmp_path / "a.onnx")
     message = str(failure.value)
-    assert message.startswith("AudioMAEForAudioClassification, pruned by TopK(0.5), could not be written as ONNX: ")
+    assert message.startswith("AudioMAEForAudioClassification, pruned with TopK(0.5), could not be written as ONNX: ")
     assert "sort" in message
     assert "\n" not in message
     assert not list(tmp_path.iterdir())

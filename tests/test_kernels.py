@@ -320,7 +320,7 @@ def test_wrong_shapes_are_refused(device: str) -> None:
     refused("special is 10; .* number of tokens, 9", query, key, value, 1.0, None, 10)
     refused(r"mask is \(2, 1, 9, 9\)", query, key, value, 1.0, torch.zeros(2, 1, 9, 9), 0)
     refused(r"mask is \(2, 1, 1, 8\)", query, key, value, 1.0, torch.zeros(2, 1, 1, 8), 0)
-    refused(r"voters is \(2, 9\): .*\(2, 8\)", query, key, value, 1.0, None, 1, torch.ones(2, 9))
+    refused(r"voters is \(2, 9\); .*\(2, 8\)", query, key, value, 1.0, None, 1, torch.ones(2, 9))
 
 
 def test_the_interpreter_leaves_nothing_behind() -> None:

@@ -16,15 +16,15 @@ import torch
 Observer = Callable[[Any], None]
 """Called with the record of a forward: a `TokenPass` or a `PromptPass`."""
 
-Observed = tuple[tuple[object, Observer], ...]
+ObserverPairs = tuple[tuple[object, Observer], ...]
 """Pairs of an attachment and its observer."""
 
 
 class _ThreadState(threading.local):
-    observed: Observed = ()
+    pairs: ObserverPairs = ()
 
 
-_OBSERVED: ContextVar[Observed] = ContextVar("audioprune_observed", default=())
+_OBSERVERS: ContextVar[ObserverPairs] = ContextVar("audioprune_observed", default=())
 # A graph of torch.compile can have guards on thread-local values, but cannot read a context variable.
 _THREAD = _ThreadState()
 
@@ -57,11 +57,11 @@ def unobserved() -> Iterator[None]:
         _set(before)
 
 
-def _current() -> Observed:
-    return _THREAD.observed if torch.compiler.is_compiling() else _OBSERVED.get()
+def _current() -> ObserverPairs:
+    return _THREAD.pairs if torch.compiler.is_compiling() else _OBSERVERS.get()
 
 
-def _set(observed: Observed) -> None:
+def _set(pairs: ObserverPairs) -> None:
     if not torch.compiler.is_compiling():
-        _OBSERVED.set(observed)
-    _THREAD.observed = observed
+        _OBSERVERS.set(pairs)
+    _THREAD.pairs = pairs

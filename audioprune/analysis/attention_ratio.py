@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .observe import Block, Observation
 from .question import Finding, Table
-from .survey import RunningSums, Spread, apart, ratio
+from .survey import RunningSums, Spread, compare_means, ratio
 
 KINDS = ("signal", "background")
 
@@ -134,7 +134,7 @@ class AttentionRatio:
         high, low = self.sums.rates[0], self.sums.rates[-1]
         for i, kind in enumerate(KINDS):
             most, least = (self.sums[rate]["Gamma"].at(i, len(self.stages[rate]) - 1) for rate in (high, low))
-            if high != low and (side := apart(most, least)) is not None:
+            if high != low and (side := compare_means(most, least)) is not None:
                 numbers = f"{most.mean:.2f} at keep rate {high:g}, {least.mean:.2f} at {low:g}"
                 yield {
                     1: f"The more tokens stay, the more retained {kind} stands out, as in the paper: {numbers}.",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .observe import Block, Observation
-from .question import Finding, Table, listed, percent
+from .question import Finding, Table, join_words, percent
 from .survey import CLUSTERS, RunningSums, Spread, ratio
 
 BINS = 40
@@ -133,7 +133,7 @@ class MeanVariation:
         sums, last = self.sums[rate], len(self.layers[rate]) - 1
         shares = [f"{name} {percent(sums['kept'].at(last, i).mean)}" for i, name in enumerate(self._names())]
         chance = percent(sums["random"].at(last).mean)
-        left = f"{listed(shares)} of the patches are left; a random choice would leave {chance}"
+        left = f"{join_words(shares)} of the patches are left; a random choice would leave {chance}"
         yield f"At keep rate {rate:g}, {left}: {_loudness(sums['louder'].at(last), self._names())}."
         for i, feature in enumerate(("intensity", "variation")):
             yield f"At keep rate {rate:g}, {_tendency(sums['shift'].at(last, i), feature)}."

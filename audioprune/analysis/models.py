@@ -104,7 +104,8 @@ def parse_models(given: Sequence[str], keep_rates: Sequence[float] | None = None
     own = _below_one(list(by_rate), "--model")
     if wanted is not None and wanted != own:
         raise ValueError(
-            f"--keep-rates are {_listed(wanted)}, but --model has models for {_listed(own)}; leave out --keep-rates"
+            f"--keep-rates are {_join_rates(wanted)}, but --model has models for {_join_rates(own)}; leave out "
+            "--keep-rates"
         )
     return {FULL: by_rate.get(FULL, by_rate[own[0]])} | {rate: by_rate[rate] for rate in own}, True
 
@@ -242,5 +243,5 @@ def _check_alike(first: str, one: ModelAndFrontEnd, second: str, other: ModelAnd
         raise ValueError(f"{second}: has other labels than {first}; both must be trained for the same labels")
 
 
-def _listed(rates: Sequence[float]) -> str:
+def _join_rates(rates: Sequence[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates)

@@ -8,7 +8,7 @@ import torch
 
 from .observe import Observation
 from .question import Finding, Table
-from .survey import RunningSums, Spread, apart, ratio
+from .survey import RunningSums, Spread, compare_means, ratio
 
 
 class NormRatio:
@@ -119,7 +119,7 @@ class NormRatio:
                 -1: ": attention adds more once tokens are pruned, as in the paper.",
                 0: ", which is no clear difference.",
                 None: "; one clip is too few for more.",
-            }[apart(self.sums[rate]["ratio"].at(last), self.sums[1.0]["ratio"].at(last))]
+            }[compare_means(self.sums[rate]["ratio"].at(last), self.sums[1.0]["ratio"].at(last))]
         )
 
     def _note(self) -> str | None:

@@ -16,7 +16,7 @@ from ..methods.fates import keep
 from ..methods.scores import SCORES
 from .batches import AnalysisBatch, metric_name
 from .paired_stats import Outcomes, hundredths, points, share
-from .question import Finding, Table, listed
+from .question import Finding, Table, join_words
 
 Kind = Literal["signal", "background"]
 
@@ -187,12 +187,12 @@ class Perturbation:
         changes = {test: outcomes.score({test: 1.0, "baseline": -1.0}) for test in tests}
         sentence = (
             f"At keep rate {rate:g}, {metric_name(self.multi_label)} is {share(outcomes.score('baseline'))} and "
-            f"changes by {listed([f'{points(change)} in test {test}' for test, change in changes.items()])}"
+            f"changes by {join_words([f'{points(change)} in test {test}' for test, change in changes.items()])}"
         )
         clear = [test for test, change in changes.items() if change.clear]
         if not clear:
             return f"{sentence}: none of them clearly."
-        return f"{sentence}: clearly in {listed(clear)}."
+        return f"{sentence}: clearly in {join_words(clear)}."
 
     def _table(self) -> Table:
         columns = ("test", *(f"keep rate {rate:g}" for rate in self.keep_rates))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.pruning import prune
 from ..core.trace import Trace, trace
 from ..methods import Method
-from ..plots import _draw_tokens, _finish, _shown, _spectrogram, moments_figure
+from ..plots import _draw_tokens, _finish, _spectrogram, _stages_to_draw, moments_figure
 
 WIDTH, HEIGHT = 11.0, 1.75
 """Width of a picture and height of a row, in inches."""
@@ -47,7 +47,7 @@ def picture(
     clips = log_mel[None] if log_mel.ndim == 2 else log_mel
     whole = [_top_label(unpruned if unpruned is not None else model, clip) for clip in clips]
     with prune(model, method) as handle:
-        stages = _shown(len(handle.layers), most=3)
+        stages = _stages_to_draw(len(handle.layers), most=3)
         figure, axes = _panels(len(clips), 1 + len(stages))
         for i, clip in enumerate(clips):
             with trace(model) as record:

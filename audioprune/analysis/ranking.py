@@ -8,7 +8,7 @@ from typing import Any
 from ..methods import TopK
 from .batches import AnalysisBatch, metric_name
 from .paired_stats import Estimate, Outcomes, Weights, hundredths, points, share
-from .question import Finding, Table, listed
+from .question import Finding, Table, join_words
 
 SEEDS = range(5)
 """Seeds of the random ranking; its numbers are means over them."""
@@ -103,7 +103,7 @@ class Ranking:
         parts = [f"{points(change)} with {name}" for name, change in changes.items()]
         return [
             f"At keep rate {rate:g}, ranked by {self.score}, {what} is {share(outcomes.score(self.score))}; on the "
-            f"same clips it differs by {listed(parts)}. {_verdict(what, self.score, changes)} "
+            f"same clips it differs by {join_words(parts)}. {_verdict(what, self.score, changes)} "
             f"{_verdict('agreement with the unpruned model', self.score, agrees)}"
         ]
 
@@ -136,7 +136,7 @@ def _verdict(what: str, score: str, changes: dict[str, Estimate]) -> str:
         return f"In {what} none clearly differs from {score}."
     parts = []
     if worse:
-        parts.append(f"{listed(worse)} {'loses' if len(worse) == 1 else 'lose'}")
+        parts.append(f"{join_words(worse)} {'loses' if len(worse) == 1 else 'lose'}")
     if better:
-        parts.append(f"{listed(better)} {'gains' if len(better) == 1 else 'gain'}")
+        parts.append(f"{join_words(better)} {'gains' if len(better) == 1 else 'gain'}")
     return f"In {what} {' and '.join(parts)} clearly against {score}."

@@ -22,7 +22,7 @@ from .figures import CAPTIONS, draw
 from .formatting import TextTable, format_table
 from .question import Finding, Table
 from .run_info import head
-from .versus_paper import beside, note
+from .versus_paper import comparison_note, comparison_table
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -109,7 +109,7 @@ def write(
             (name, _picture(out, f"picture-{i}-{name}", figure, most)) for i, (name, figure) in enumerate(pictures, 1)
         ],
         "pictures_how": about.get("pictures_how") or PICTURES_HOW,
-        "paper_note": note(data),
+        "paper_note": comparison_note(data),
         "paper": {"source": reference.SOURCE, "link": reference.LINK},
     }
     return _write(out / REPORT, _render(context))
@@ -132,7 +132,7 @@ def _render(context: dict[str, Any]) -> str:
 def _chapter(out: Path, question: Any, answer: Finding, data: str, score: str) -> _Chapter:
     figures = draw(question.name, answer.values)
     images = tuple(_figure(out, name, figure) for name, figure in figures.items())
-    paper = beside(question.name, answer, data, score)
+    paper = comparison_table(question.name, answer, data, score)
     tables = (*filter(None, [paper]), *answer.tables)
     return _Chapter(
         _slug(question.name),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .question import Finding, Table, listed, mean_std, percent
+from .question import Finding, Table, join_words, mean_std, percent
 
 
 class Spread(NamedTuple):
@@ -34,7 +34,7 @@ class Spread(NamedTuple):
         return _side(self.mean - reference, self.error)
 
 
-def apart(one: Spread, other: Spread) -> int | None:
+def compare_means(one: Spread, other: Spread) -> int | None:
     """Comparison of two means: 1 if `one` is clearly greater, -1 if it is clearly less, 0 and None as in `side`.
 
     Clear means more than two standard errors of the difference. The error assumes independent clips. For values of the
@@ -333,7 +333,7 @@ class Survey:
     def _sentences(self, cluster_shares: list[float]) -> tuple[str, ...]:
         if self.silent:
             return (f"All values of {self.clips} clips are the same ({self.log_mel.low:.2f}): there is no signal.",)
-        clusters = listed([f"C{i + 1} {percent(share)}" for i, share in enumerate(cluster_shares)])
+        clusters = join_words([f"C{i + 1} {percent(share)}" for i, share in enumerate(cluster_shares)])
         return (
             f"Values go from {self.log_mel.low:.2f} to {self.log_mel.high:.2f}; the threshold τ between background "
             f"and signal is {self.tau:.2f}.",

@@ -12,7 +12,7 @@ Values = Mapping[str, Any]
 Cell = Any
 
 
-def note(data: str) -> str:
+def comparison_note(data: str) -> str:
     """Sentence that says which numbers of the paper are compared."""
     own, alike = paper.paper_set(data), " and ".join(paper.nearest(data))
     if own is not None:
@@ -23,7 +23,7 @@ def note(data: str) -> str:
     )
 
 
-def beside(name: str, answer: Finding, data: str, score: str = "attention") -> Table | None:
+def comparison_table(name: str, answer: Finding, data: str, score: str = "attention") -> Table | None:
     """Table of our numbers and the paper's for a question; None if the paper or we have no such numbers.
 
     Args:

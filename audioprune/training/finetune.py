@@ -19,11 +19,11 @@ from ..core.settings import describe
 from ..data import Split
 from ..methods.learned import Learned
 from ..models.loading import load
-from .model import build_model, knows
+from .model import build_model, is_trained_for
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
-from .task import RESULT, Task, masks_until, settle, write_json
+from .task import RESULT, Task, masks_until, record_task, write_json
 from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
 
 
@@ -34,7 +34,7 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     trained with pruning, `pruning.json` with the method. `changes`: arguments of transformers' `TrainingArguments`.
     Returns the content of `result.json`.
     """
-    settle(task)
+    record_task(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     recipe, split = task.recipe, task.split
@@ -168,7 +168,7 @@ def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init
             "distill (or the method) needs a teacher, and random weights cannot teach: start from trained weights, or "
             "name a teacher as distill.teacher"
         )
-    if recipe.new_head or not knows(init or str(recipe.init), labels):
+    if recipe.new_head or not is_trained_for(init or str(recipe.init), labels):
         raise ValueError(
             "distill has no teacher, and the model at the start gets a new head, which cannot teach: fine-tune it "
             "unpruned first and start from the result, or name a teacher as distill.teacher"

@@ -41,7 +41,7 @@ def build_model(recipe: Recipe, labels: Sequence[str], init: str | Path | None =
     return model
 
 
-def knows(source: str | Path, labels: Sequence[str]) -> bool:
+def is_trained_for(source: str | Path, labels: Sequence[str]) -> bool:
     """Whether a model's head was trained for these labels. False for an authors' weight file, which names no labels."""
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
@@ -51,7 +51,7 @@ def knows(source: str | Path, labels: Sequence[str]) -> bool:
     return config.get("architectures") != ["AudioMAEForPreTraining"] and list(label_names.values()) == list(labels)
 
 
-def _named(labels: Sequence[str]) -> dict[str, Any]:
+def _label_config(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
@@ -67,7 +67,7 @@ def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
 
 
 def _random_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
-    config = {**recipe.config, "max_length": recipe.frames, **_named(labels)}
+    config = {**recipe.config, "max_length": recipe.frames, **_label_config(labels)}
     if recipe.family == "audiomae":
         model: Any = AudioMAEForAudioClassification(AudioMAEConfig(**config))
     else:
@@ -88,7 +88,7 @@ def _loaded_model(recipe: Recipe, labels: Sequence[str], source: str | Path) -> 
     known = [label_names.get(i) for i in range(len(labels))]
     if known != list(labels) or recipe.new_head:  # the number of labels may be equal, but not the labels
         _draw_head(model, recipe)
-    model.config.update(_named(labels))
+    model.config.update(_label_config(labels))
     return model
 
 

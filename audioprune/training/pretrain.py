@@ -16,7 +16,7 @@ from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .model import build_model
 from .pictures import loss_curve, reconstructions
-from .task import RESULT, Task, settle, write_json
+from .task import RESULT, Task, record_task, write_json
 from .trainer import last_checkpoint
 
 PICTURED = 4
@@ -34,7 +34,7 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     `reconstructions.png`. `changes`: arguments of transformers' `TrainingArguments`. Returns the content of
     `result.json`.
     """
-    settle(task)
+    record_task(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     set_seed(task.seed)

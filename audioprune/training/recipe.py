@@ -277,17 +277,17 @@ def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: extends {extended}: {error}") from None
     if below in seen or below == path:
         raise ValueError(f"{path}: extends {extended}, which extends this file again")
-    return _merged(_settings(below, (*seen, path)), settings)
+    return _merge(_settings(below, (*seen, path)), settings)
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Settings of `above` merged over those of `below`; groups of settings are merged one by one."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         if both and value.get("method", merged[key].get("method")) != merged[key].get("method"):
             both = False  # another method has other settings
-        merged[key] = _merged(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 

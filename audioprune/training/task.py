@@ -76,7 +76,7 @@ def masks_until(recipe: Recipe) -> float:
     return recipe.shrink.start if recipe.shrink.start or recipe.shrink.epochs else float("inf")
 
 
-def settle(task: Task) -> None:
+def record_task(task: Task) -> None:
     """Write the settings of the training to `task.json`.
 
     Raises `ValueError` if the folder was begun with other settings: a training with other settings must not be

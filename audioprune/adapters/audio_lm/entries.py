@@ -65,12 +65,12 @@ def _mel_frames(inputs: Mapping[str, Any]) -> Tensor:
     )
 
 
-def _halved(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+def _frames_halved(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """Frames after one convolution of stride 2."""
     return (_mel_frames(inputs) - 1) // 2 + 1
 
 
-def _thrice_halved(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+def _frames_halved_thrice(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """Frames after three convolutions of stride 2 over separate chunks of 2 · n_window frames."""
     window = 2 * _tower(model).n_window
     return (_mel_frames(inputs) // window) * _after_three(window) + _after_three(_mel_frames(inputs) % window)
@@ -82,7 +82,7 @@ def _after_three(length: Any) -> Any:
     return length
 
 
-def _whole_windows(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+def _frames_of_windows(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """The encoder's frames of each window, with padding."""
     rows, _, mels = inputs["input_features"].shape
     return torch.full((rows,), mels // 2)
@@ -92,17 +92,17 @@ def _tower(model: Any) -> Any:
     return model.get_submodule("model.audio_tower")
 
 
-def evenly(seconds: float) -> Callable[[Any, int], Tensor]:
+def even_bounds(seconds: float) -> Callable[[Any, int], Tensor]:
     """Bounds of tokens of equal length."""
-    return functools.partial(_even, seconds)  # not a lambda, which cannot be pickled with a pruned model
+    return functools.partial(_even_bounds, seconds)  # not a lambda, which cannot be pickled with a pruned model
 
 
-def _even(seconds: float, model: Any, n: int) -> Tensor:
+def _even_bounds(seconds: float, model: Any, n: int) -> Tensor:
     edges = seconds * torch.arange(n + 1)
     return torch.stack((edges[:-1], edges[1:]), dim=1)
 
 
-def _chunked(model: Any, n: int) -> Tensor:
+def _chunk_bounds(model: Any, n: int) -> Tensor:
     """Bounds of tokens in chunks of 2 · n_window frames; the last token of a chunk is shorter."""
     window = 2 * _tower(model).n_window
     a_chunk = _after_three(window)
@@ -112,17 +112,17 @@ def _chunked(model: Any, n: int) -> Tensor:
     return MEL_SECONDS * torch.stack((start, end), dim=1)
 
 
-def _granite(model: Any, n: int) -> Tensor:
+def _granite_bounds(model: Any, n: int) -> Tensor:
     """Bounds of Granite's tokens: each covers `downsample_rate` encoder frames of 20 ms."""
-    return evenly(2 * MEL_SECONDS * model.config.downsample_rate)(model, n)
+    return even_bounds(2 * MEL_SECONDS * model.config.downsample_rate)(model, n)
 
 
-def _vibevoice(model: Any, n: int) -> Tensor:
-    return evenly(model.config.acoustic_tokenizer_encoder_config.hop_length / 24000)(model, n)
+def _vibevoice_bounds(model: Any, n: int) -> Tensor:
+    return even_bounds(model.config.acoustic_tokenizer_encoder_config.hop_length / 24000)(model, n)
 
 
-def _phi(model: Any, n: int) -> Tensor:
-    return evenly(MEL_SECONDS * model.config.audio_config.time_reduction)(model, n)
+def _phi_bounds(model: Any, n: int) -> Tensor:
+    return even_bounds(MEL_SECONDS * model.config.audio_config.time_reduction)(model, n)
 
 
 def _gemma3n_padding(model: Any) -> Tensor:
@@ -132,37 +132,37 @@ def _gemma3n_padding(model: Any) -> Tensor:
     return inner.embed_audio(input_ids=last)[0, 0]
 
 
-_WHISPER_LIKE = AudioLMEntry(pool=2, frames=_halved, bounds=evenly(4 * MEL_SECONDS))
-_FLAMINGO = AudioLMEntry(pool=2, frames=_halved, bounds=evenly(4 * MEL_SECONDS), windows=True)
-_PACKED_BY_THREE = AudioLMEntry(frames=_thrice_halved, bounds=_chunked, packed=True)
+_WHISPER_LIKE = AudioLMEntry(pool=2, frames=_frames_halved, bounds=even_bounds(4 * MEL_SECONDS))
+_FLAMINGO = AudioLMEntry(pool=2, frames=_frames_halved, bounds=even_bounds(4 * MEL_SECONDS), windows=True)
+_PACKED_BY_THREE = AudioLMEntry(frames=_frames_halved_thrice, bounds=_chunk_bounds, packed=True)
 
 ENTRIES: dict[str, AudioLMEntry] = {
     "Qwen2AudioForConditionalGeneration": _WHISPER_LIKE,
     "AudioFlamingo3ForConditionalGeneration": _FLAMINGO,
     "MusicFlamingoForConditionalGeneration": _FLAMINGO,
     "VoxtralForConditionalGeneration": AudioLMEntry(
-        pool=4, frames=_whole_windows, bounds=evenly(8 * MEL_SECONDS), masked=False, windows=True, trims=True
+        pool=4, frames=_frames_of_windows, bounds=even_bounds(8 * MEL_SECONDS), masked=False, windows=True, trims=True
     ),
     "GlmAsrForConditionalGeneration": AudioLMEntry(
-        pool=4, frames=_halved, bounds=evenly(8 * MEL_SECONDS), masked=False, windows=True
+        pool=4, frames=_frames_halved, bounds=even_bounds(8 * MEL_SECONDS), masked=False, windows=True
     ),
     "Qwen2_5OmniThinkerForConditionalGeneration": AudioLMEntry(
-        pool=2, frames=_halved, bounds=evenly(4 * MEL_SECONDS), packed=True
+        pool=2, frames=_frames_halved, bounds=even_bounds(4 * MEL_SECONDS), packed=True
     ),
     "Qwen3OmniMoeThinkerForConditionalGeneration": _PACKED_BY_THREE,
     "Qwen3ASRForConditionalGeneration": _PACKED_BY_THREE,
-    "GraniteSpeechForConditionalGeneration": AudioLMEntry(tower=None, bounds=_granite),
+    "GraniteSpeechForConditionalGeneration": AudioLMEntry(tower=None, bounds=_granite_bounds),
     "Phi4MultimodalForCausalLM": AudioLMEntry(
         tower=None,
-        bounds=_phi,
+        bounds=_phi_bounds,
         features="audio_input_features",
         about=("audio_embed_sizes", "audio_attention_mask"),
         merger="model.embed_tokens_extend",
     ),
-    "Gemma3nForConditionalGeneration": AudioLMEntry(tower=None, bounds=evenly(0.16), blank=_gemma3n_padding),
-    "Gemma4ForConditionalGeneration": AudioLMEntry(tower=None, bounds=evenly(0.04)),
+    "Gemma3nForConditionalGeneration": AudioLMEntry(tower=None, bounds=even_bounds(0.16), blank=_gemma3n_padding),
+    "Gemma4ForConditionalGeneration": AudioLMEntry(tower=None, bounds=even_bounds(0.04)),
     "VibeVoiceAsrForConditionalGeneration": AudioLMEntry(
-        tower=None, bounds=_vibevoice, features="input_values", about=("padding_mask", "sample")
+        tower=None, bounds=_vibevoice_bounds, features="input_values", about=("padding_mask", "sample")
     ),
 }
 """Class name of a model → its entry."""

@@ -168,8 +168,8 @@ class Shortening:
         """Inputs of the method for clips of the same length. hidden: (clips, n, width)."""
         batch, n = hidden.shape[:2]
         time = torch.arange(n, device=hidden.device).expand(batch, -1)
-        heads = _stacked([clip.attention for clip in clips], hidden.device)
-        keys = _stacked([clip.keys for clip in clips], hidden.device)
+        heads = _stack([clip.attention for clip in clips], hidden.device)
+        keys = _stack([clip.keys for clip in clips], hidden.device)
         needs = self.reducer.needs(0)
         evidence = Evidence(
             layer=0,
@@ -192,12 +192,12 @@ class Shortening:
     def _record(self, clips: list[AudioSpan], reductions: list[tuple[Reduction, int]]) -> PromptPass:
         destination = None
         if any(reduction.destination is not None for reduction, _ in reductions):
-            destination = _padded([_destination(reduction)[member] for reduction, member in reductions], -1)
+            destination = _pad([_destination(reduction)[member] for reduction, member in reductions], -1)
         device = reductions[0][0].kept.device
         stage = Stage(
-            kept=_padded([reduction.kept[member] for reduction, member in reductions], NO_PATCH),
-            scores=_padded([reduction.scores[member] for reduction, member in reductions], 0),
-            candidates=_padded([torch.arange(clip.count, device=device) for clip in clips], NO_PATCH),
+            kept=_pad([reduction.kept[member] for reduction, member in reductions], NO_PATCH),
+            scores=_pad([reduction.scores[member] for reduction, member in reductions], 0),
+            candidates=_pad([torch.arange(clip.count, device=device) for clip in clips], NO_PATCH),
             destination=destination,
         )
         grid = Grid(max(clip.count for clip in clips), 1, frequency_major=False)
@@ -212,10 +212,10 @@ def _destination(reduction: Reduction) -> Tensor:
     return ops.places_of(reduction.kept, reduction.scores.shape[1])
 
 
-def _stacked(values: list[Tensor | None], device: torch.device) -> Tensor | None:
+def _stack(values: list[Tensor | None], device: torch.device) -> Tensor | None:
     present = [value.to(device) for value in values if value is not None]
     return torch.stack(present) if present else None
 
 
-def _padded(rows: list[Tensor], blank: float) -> Tensor:
+def _pad(rows: list[Tensor], blank: float) -> Tensor:
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank)

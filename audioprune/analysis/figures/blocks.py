@@ -20,8 +20,8 @@ from .style import (
     panels,
     rate_style,
     rates_of,
+    set_titles,
     some,
-    titled,
 )
 
 WIDE = 6.0
@@ -36,7 +36,7 @@ def attention_ratio(values: Values) -> dict[str, Figure]:
             _gamma(one, entry, i, kind)
         blocks_axis(one, entry["layers"], entry["stages"])
         one.axhline(1, color="black", linewidth=0.8)
-        titled(one, f"keep rate {rate:g}", "block")
+        set_titles(one, f"keep rate {rate:g}", "block")
     axes[0, 0].set_ylabel("attention: retained / pruned", fontsize=9.5)
     _logarithmic(axes[0, 0], [x for _, entry in rates for row in entry["gamma"]["mean"] for x in row])
     axes[0, -1].plot([], [], color="0.45", linestyle="--", linewidth=1, label="blocks that prune")
@@ -79,8 +79,8 @@ def norm_ratio(values: Values) -> dict[str, Figure]:
         right.plot(x, numbers(entry["relative"]), **style)
     for one in (left, right):
         blocks_axis(one, rates[0][1]["layers"])
-    titled(left, "mean, and standard deviation over clips", "block", "‖x‖ / ‖self-attention(x)‖")
-    titled(right, "relative to the unpruned model", "block", "times the unpruned model's")
+    set_titles(left, "mean, and standard deviation over clips", "block", "‖x‖ / ‖self-attention(x)‖")
+    set_titles(right, "relative to the unpruned model", "block", "times the unpruned model's")
     left.set_ylim(bottom=0)
     right.axhline(1, color="black", linewidth=0.8, zorder=0)
     legend(figure, left)
@@ -99,7 +99,7 @@ def rank_correlation(values: Values) -> dict[str, Figure]:
                 _correlation(
                     row[i], entry, name, i, "unpruned" if rate == 1 else f"keep rate {rate:g}", place, len(rates)
                 )
-            titled(row[i], f"attention and {feature}: {title}")
+            set_titles(row[i], f"attention and {feature}: {title}")
             row[i].axhline(0, color="black", linewidth=0.8, zorder=0)
             blocks_axis(row[i], rates[0][1]["layers"])
         row[0].set_ylabel("rank correlation", fontsize=9.5)

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from .style import Values, legend, numbers, panels, rates_of, some, stage_style, titled
+from .style import Values, legend, numbers, panels, rates_of, set_titles, some, stage_style
 
 
 def mean_variation(values: Values) -> dict[str, Figure]:
@@ -29,7 +29,7 @@ def _maps(values: Values, rates: list[tuple[float, Values]]) -> Figure:
     for row, (rate, entry) in zip(axes, rates, strict=True):
         for one, stage in zip(row, shown, strict=True):
             image = _map(one, np.array(entry["histograms"][stage]), values, norm)
-            titled(one, f"keep rate {rate:g}, {_after(entry, stage)}" if stage else "all patches")
+            set_titles(one, f"keep rate {rate:g}, {_after(entry, stage)}" if stage else "all patches")
         row[0].set_ylabel("standard\ndeviation", fontsize=9.5)
     for one in axes[-1]:
         one.set_xlabel("mean of a patch", fontsize=9.5)
@@ -68,7 +68,7 @@ def _clusters(values: Values, rates: list[tuple[float, Values]]) -> Figure:
         for stage, layer in enumerate(entry["layers"]):
             _shares(one, entry, stage, f"after block {layer + 1}")
         one.set_xticks(range(len(values["clusters"])), values["clusters"])
-        titled(one, f"keep rate {rate:g}", "cluster, C1 the quietest")
+        set_titles(one, f"keep rate {rate:g}", "cluster, C1 the quietest")
         one.set_ylim(0, 105)
     axes[0, 0].set_ylabel("patches left (%)", fontsize=9.5)
     axes[0, 0].plot([], [], color="0.4", linestyle=":", label="a random choice")

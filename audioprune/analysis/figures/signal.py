@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import Values, legend, numbers, panels, rate_style, rates_of, some, stage_style, titled
+from .style import Values, legend, numbers, panels, rate_style, rates_of, set_titles, some, stage_style
 
 RATIOS = {
     "a": ("A: retained signal of the tokens before a stage", "retained signal (% of tokens)"),
@@ -26,7 +26,7 @@ def _means(values: Values) -> Figure:
             _line(one, entry, name, f"keep rate {rate:g}", place, len(rates))
         layers = rates[0][1]["layers"]
         one.set_xticks(range(len(layers)), [f"stage {i + 1}\nblock {layer + 1}" for i, layer in enumerate(layers)])
-        titled(one, title, "", y)
+        set_titles(one, title, "", y)
         one.set_ylim(0, 105)
     one.plot([], [], color="0.3", marker="_", markersize=13, linestyle="none", label="a random choice")
     legend(figure, one)
@@ -49,7 +49,7 @@ def _distributions(values: Values) -> Figure:
     for row, (name, (_, x)) in zip(axes, RATIOS.items(), strict=True):
         for one, (rate, entry) in zip(row, rates, strict=True):
             _steps(one, entry, np.array(values["edges"]), name)
-            titled(one, f"{name.upper()} at keep rate {rate:g}", x if len(rates) < 4 else "retained signal (%)")
+            set_titles(one, f"{name.upper()} at keep rate {rate:g}", x if len(rates) < 4 else "retained signal (%)")
         row[0].set_ylabel("clips (%)", fontsize=9.5)
     legend(figure, axes[0, 0])
     return figure

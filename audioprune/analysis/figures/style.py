@@ -38,7 +38,7 @@ def panels(rows: int, columns: int, height: float, **shared: Any) -> tuple[Figur
     return figure, axes
 
 
-def titled(axes: Axes, title: str, x: str = "", y: str = "") -> None:
+def set_titles(axes: Axes, title: str, x: str = "", y: str = "") -> None:
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.set_xlabel(x, fontsize=9.5)
     axes.set_ylabel(y, fontsize=9.5)

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import KIND_COLOURS, Values, minus, panels, titled
+from .style import KIND_COLOURS, Values, minus, panels, set_titles
 
 FINE = 60
 """Number of bars in the histogram of patch means."""
@@ -29,7 +29,7 @@ def _histogram(axes: Axes, values: Values) -> None:
     for kind, side in (("background", "up to τ"), ("signal", "above τ")):
         axes.bar(edges[:1], [0], color=KIND_COLOURS[kind], label=f"{kind}: {side}")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-    titled(axes, f"values of {values['clips']} clips", "normalised log-mel value", "values (%)")
+    set_titles(axes, f"values of {values['clips']} clips", "normalised log-mel value", "values (%)")
 
 
 def _patches(axes: Axes, values: Values) -> None:
@@ -46,7 +46,7 @@ def _patches(axes: Axes, values: Values) -> None:
         axes.bar(edges[:-1][own], heights[own], np.diff(edges)[own], align="edge", color=colour, label=label)
     _tau(axes, values["tau"])
     signal = f"{100 * values['signal_share']:.1f} % of {values['patches']:,} patches are signal"
-    titled(axes, signal, "mean of a patch", "patches (%)")
+    set_titles(axes, signal, "mean of a patch", "patches (%)")
     axes.legend(frameon=False, fontsize=8)
 
 
