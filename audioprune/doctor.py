@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, found out in a few seconds and without a network."""
+"""Check of this machine and this installation, in a few seconds and without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .models.loading import EMBEDDED, load, load_features
 from .tagging.tagger import Tagger
 
 STEPS = 3
-"""How often `examine` calls `advance`."""
+"""Number of times that `examine` calls `advance`."""
 REQUIRED = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "soundfile", "soxr", "typer")
 FORMATS = {
     "wav": ("WAV", "PCM_16"),
@@ -37,21 +37,21 @@ FORMATS = {
     "opus": ("OGG", "OPUS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
 }
-"""What sounds come as, and libsndfile's names for it."""
+"""Format of sounds → libsndfile's names for it."""
 CLIP, LABEL = "chainsaw.ogg", "chainsaw"
-"""A clip that ships with the package, and what the shipped model says of it, pruned or not."""
+"""A clip that ships with the package, and the shipped model's label for it, pruned or not."""
 FAST = 1.1
-"""How many times as fast as float32 a product must be, to be called faster."""
+"""Least speed-up over float32 that counts as faster."""
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 def examine(extras: Mapping[str, Sequence[str]], advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """What was found, fit for JSON: "works" tells whether sounds can be tagged here, "next" what to do now.
+    """Examine the installation; the result fits JSON. "works": whether sounds can be tagged; "next": what to do now.
 
     extras: name of an extra → the modules that it installs.
     """
-    found = {
+    result: dict[str, Any] = {
         "versions": versions(extras),
         "machine": _machine(),
         "sounds": sounds(),
@@ -60,45 +60,46 @@ def examine(extras: Mapping[str, Sequence[str]], advance: Callable[[], Any] = la
         "kernels": _kernels(),
     }
     advance()
-    found["speed"] = {
+    result["speed"] = {
         device: speed(device) for device in ("cpu", "cuda") if device == "cpu" or torch.cuda.is_available()
     }
     advance()
-    found["shipped_model"] = self_test()
+    result["shipped_model"] = self_test()
     advance()
-    works = found["shipped_model"]["works"]
-    return found | {"works": works, "next": _next(works)}
+    works = result["shipped_model"]["works"]
+    return result | {"works": works, "next": _next(works)}
 
 
 def versions(extras: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
-    """Package → its version, None where it is not installed."""
+    """Versions by package, None if it is not installed."""
     from . import __version__
 
-    found: dict[str, str | None] = {"python": platform.python_version(), "audioprune": __version__}
+    numbers: dict[str, str | None] = {"python": platform.python_version(), "audioprune": __version__}
     distributions = metadata.packages_distributions()
     for module in (*REQUIRED, *(name for modules in extras.values() for name in modules), "triton"):
         names = distributions.get(module, [module])
-        found[names[0]] = metadata.version(names[0]) if find_spec(module) and module in distributions else None
-    return found
+        numbers[names[0]] = metadata.version(names[0]) if find_spec(module) and module in distributions else None
+    return numbers
 
 
 def sounds() -> dict[str, Any]:
-    """Which kinds of files can be decoded."""
+    """Formats of sounds that can be decoded."""
     decoded = {name: soundfile.check_format(*names) for name, names in FORMATS.items()}
     return {"libsndfile": soundfile.__libsndfile_version__, "decoded": decoded}
 
 
 def speed(device: str, seconds: float = 0.25) -> dict[str, float]:
-    """How many times as fast as PyTorch's float32 a linear layer is in bfloat16 and, on a CPU, packed in float32.
+    """Speed-up over PyTorch's float32 of a linear layer in bfloat16 and, on a CPU, packed in float32.
 
-    Measured, as processors say they support bfloat16 that are slower in it. The layer is a ViT-Base's, for 512 tokens.
+    It is measured, because some processors support bfloat16 but are slower with it. The layer is that of a ViT-Base,
+    for 512 tokens.
     """
     torch.manual_seed(0)
     layers = {"float32": nn.Linear(768, 768, device=device), "bfloat16": nn.Linear(768, 768, device=device).bfloat16()}
     if device == "cpu" and packing.available():
         layers["packed"] = nn.Linear(768, 768)
         packing.pack(nn.Sequential(layers["packed"]))
-    # So much that a GPU's launches do not hide what it computes.
+    # Enough tokens that a GPU's launch time does not dominate.
     tokens = torch.randn(512 if device == "cpu" else 32 * 512, 768, device=device)
     times = take_turns(
         [partial(_seconds, layer, tokens.to(layer.weight.dtype), device) for layer in layers.values()], seconds
@@ -108,7 +109,7 @@ def speed(device: str, seconds: float = 0.25) -> dict[str, float]:
 
 
 def self_test() -> dict[str, Any]:
-    """Whether the shipped model hears what it should in one clip, unpruned and pruned."""
+    """Check that the shipped model gives the right label for one clip, unpruned and pruned."""
     clip = Path(__file__).parent / "assets" / "clips" / CLIP
     began = time.perf_counter()
     try:
@@ -117,7 +118,7 @@ def self_test() -> dict[str, Any]:
         answers = [next(tagger([clip]))]
         with prune(model, recommended(model)):
             answers.append(next(tagger([clip])))
-    except Exception as error:  # whatever is broken here, the rest of the report is what helps to mend it
+    except Exception as error:  # any error here; the rest of the report helps to correct it
         return {"works": False, "clip": CLIP, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
     labels = [answer["labels"][0]["label"] if "labels" in answer else answer["error"] for answer in answers]
     return {
@@ -160,7 +161,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _memory() -> int | None:
-    """Bytes of this machine, or of the container where that has fewer; None where the system does not tell."""
+    """Memory in bytes of this machine, or of the container if that has less; None if unknown."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -172,7 +173,7 @@ def _memory() -> int | None:
 
 
 def _instructions() -> list[str]:
-    """Of the processor's, those that matter to matrix products; none where the system does not tell."""
+    """The processor's instructions that matter for matrix products; empty if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -182,11 +183,11 @@ def _instructions() -> list[str]:
 
 
 def _kernels() -> dict[str, Any]:
-    """Whether attention is scored by the kernels in Triton, and if not, why."""
+    """Whether the Triton kernels compute the scores of attention, and if not, the reason."""
     if sys.platform != "linux" or find_spec("triton") is None:
         return {"works": False, "why": "Triton is not installed"}
     if not torch.cuda.is_available():
-        return {"works": False, "why": "they are for CUDA devices, and there is none"}
+        return {"works": False, "why": "they need a CUDA device, and there is none"}
     if not kernels.available(torch.empty(1, 1, 1, 64, device="cuda")):
         return {"works": False, "why": "this GPU is older than Ampere"}
     return {"works": True, "why": None}
@@ -198,7 +199,7 @@ def _extra(name: str, modules: Sequence[str]) -> dict[str, Any]:
 
 
 def _cached() -> int:
-    """How many models the hub's cache holds."""
+    """Number of models in the hub's cache."""
     return sum(path.is_dir() for path in Path(hub.HF_HUB_CACHE).glob("models--*"))
 
 

@@ -1,4 +1,4 @@
-"""JSON Lines files that outlive a kill, each written by one run at a time."""
+"""JSON Lines files that survive a kill, each written by one run at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Row = dict[str, Any]
 
 
 def lock(file: IO[Any]) -> bool:
-    """Keep other processes from locking an open file until it is closed; False where one of them was sooner. True
-    too where the system or the file system knows no locks."""
+    """Lock an open file against other processes until it is closed.
+
+    False if another process holds the lock. True also if the system or the file system has no locks."""
     if fcntl is None:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # which of the two, depends on the file system
+    except (BlockingIOError, PermissionError):  # the file system decides which of the two
         return False
     except OSError:
         return True
@@ -30,10 +31,13 @@ def lock(file: IO[Any]) -> bool:
 
 
 class Journal:
-    """A JSON Lines file, locked, to which rows are appended and from which a run that was killed goes on.
+    """A locked JSON Lines file. Rows are appended, and a run that was killed continues from it.
 
-    error: what is raised where another run writes to the file, and where it holds other things. holds: what a line
-    should be, in words. begins: how every line begins, and so what is left of a last one that a kill has torn.
+    Args:
+        path: the file; its folder is created.
+        error: exception to raise if another run writes to the file, or if its content is not as expected.
+        holds: name of the content of a line, for messages.
+        begins: beginning of every line, also of an incomplete last line after a kill.
     """
 
     def __init__(self, path: Path, error: type[ValueError], holds: str, begins: bytes = b"{") -> None:
@@ -46,7 +50,7 @@ class Journal:
             raise error(f"{path}: another run is writing to it; wait for it, or choose another --out")
 
     def read(self) -> Iterator[tuple[int, Row]]:
-        """Number, from 1, and row of each line. A torn last line is cut off, once all others were taken."""
+        """Yield the number, from 1, and the row of each line. An incomplete last line is cut off at the end."""
         self._file.seek(0)
         good = 0
         for number, line in enumerate(self._file, start=1):
@@ -59,8 +63,8 @@ class Journal:
             good += len(line)
 
     def append(self, rows: Sequence[Row]) -> None:
-        """In one write; on return the rows outlive the process."""
-        # ASCII, because a file's name may be no valid Unicode.
+        """Append rows in one write. They are on disk when this returns."""
+        # ASCII, because a file name may not be valid Unicode.
         self._file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
         self._file.flush()
 
@@ -71,7 +75,7 @@ class Journal:
         self._file.close()
 
     def refuse(self, number: int) -> NoReturn:
-        """Raise that a line is not what this file should hold."""
+        """Raise the error for a line with unexpected content."""
         raise self._error(
             f"{self.path}: line {number} is not {self._holds}; choose another --out, nothing was changed"
         ) from None

@@ -1,4 +1,4 @@
-"""Pictures: what each stage kept of a spectrogram, and what methods cost and save."""
+"""Pictures of the patches that each stage kept, and of the costs and savings of methods."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ HERTZ_TICKS = (100, 500, 1000, 2000, 4000, 7000)
 
 
 def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_seconds: float | None = None) -> Figure:
-    """One row for the input and one a stage: what was kept on the left, with merged patches at their mean, and the
-    scores on the right. Of many stages four are drawn.
+    """Draw the input and the stages of one clip, one row each.
 
-    log_mel: (frames, mels), what the model heard. trace: of that one clip (batch of one). clip_seconds: where the
-    sound ends and padding begins.
+    On the left are the kept patches, with merged patches at their mean, and on the right the scores. If there are many
+    stages, four are drawn.
+
+    Args:
+        log_mel: (frames, mels), the model's input.
+        trace: trace of this clip (a batch of one).
+        title: title of the figure.
+        clip_seconds: end of the sound, where padding begins.
     """
-    stages = _shown(len(trace.kept))
+    stages = _stages_to_draw(len(trace.kept))
     rows = 1 + len(stages)
     figure = Figure(figsize=(11, 0.9 + 2.25 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,19 +52,25 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
     return figure
 
 
-def _shown(stages: int, most: int = 4) -> list[int]:
-    """The stages that are drawn: the last, and others evenly before it."""
+def _stages_to_draw(stages: int, most: int = 4) -> list[int]:
+    """Stages to draw: the last, and others at even distances before it."""
     return [stages * (i + 1) // most - 1 for i in range(most)] if stages > most else list(range(stages))
 
 
 def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> str:
-    """The spectrogram as its tokens: merged patches in the colour of their mean, forgotten ones veiled. Returns what
-    there is to say of it."""
+    """Draw the spectrogram as tokens: merged patches in the colour of their mean, dropped ones veiled. Returns a text.
+
+    Args:
+        axes: axes to draw on.
+        log_mel: (frames, mels).
+        trace: trace of the clip.
+        stage: index of the stage.
+    """
     time, frequency = trace.grid
     holder = trace.holder_map(stage)[0].cpu().numpy()
     sizes = trace.size_map(stage)[0].cpu().numpy()
     tokens = len(np.unique(holder[holder >= 0]))
-    drawn = averaged(log_mel, np.where(sizes > 1, holder, -1))
+    drawn = average_tokens(log_mel, np.where(sizes > 1, holder, -1))
     _spectrogram(axes, drawn, (log_mel.min(), log_mel.max()))
     _veil(axes, holder < 0, log_mel.shape)
     if sizes.max() > 1:
@@ -67,10 +78,10 @@ def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
     return f"{tokens} of {time * frequency} patches kept"
 
 
-def averaged(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
-    """(frames, mels), with the patches of each token at their mean; patches held by no token (-1) as they are.
+def average_tokens(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
+    """Spectrogram with the patches of each token at their mean; patches in no token (-1) do not change.
 
-    holder: (time, frequency), the number of the token that each patch is in.
+    log_mel: (frames, mels). holder: (time, frequency), number of the token that contains each patch.
     """
     cells = [
         np.minimum(np.arange(length) * count // length, count - 1)
@@ -84,7 +95,14 @@ def averaged(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
 
 
 def _draw_scores(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> str:
-    """The scores of a stage, or, where a method has none, how many patches are in each token."""
+    """Draw the scores of a stage or, if the method has none, the number of patches in each token. Returns a title.
+
+    Args:
+        axes: axes to draw on.
+        log_mel: (frames, mels).
+        trace: trace of the clip.
+        stage: index of the stage.
+    """
     scores = trace.score_map(stage)[0].cpu().numpy()
     known = scores[np.isfinite(scores)]
     if known.size and known.min() < known.max():
@@ -99,10 +117,10 @@ MARKERS = "osD^v<>PXphd8H"
 
 
 def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Score, agreement and KL divergence of methods against their share of the unpruned model's multiply-accumulates.
+    """Draw score, agreement and KL divergence of methods against their share of the unpruned model's MACs.
 
-    result: what `audioprune.compare.comparison.compare` returns. A method's keep rates are joined by a line; models
-    that were fine-tuned are stars.
+    result: the result of `audioprune.compare.comparison.compare`. A line joins the keep rates of a method; fine-tuned
+    models are stars.
     """
     rows = [row for row in result["rows"] if "refused" not in row]
     names = list(dict.fromkeys((row["method"], row["fine_tuned"]) for row in rows))
@@ -113,7 +131,7 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
         own = sorted((row for row in rows if (row["method"], row["fine_tuned"]) == (name, tuned)), key=_cost)
         style = _stars(place, name) if tuned else _line(place, name)
         for axes, field, scale in zip(panels, ("score", "agreement", "kl"), (100, 100, 1), strict=True):
-            # A divergence of nothing at all has no place on a logarithmic axis.
+            # A logarithmic axis cannot show a divergence of 0.
             means = [scale * row[field]["mean"] if field != "kl" or row[field]["mean"] > 0 else np.nan for row in own]
             stds = [scale * row[field].get("std", 0.0) for row in own]
             axes.errorbar([_cost(row) for row in own], means, yerr=stds if any(stds) else None, **style)
@@ -121,8 +139,8 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
     panels[1].axhline(100, color="black", linestyle="--", linewidth=1)
     panels[2].set_yscale("log", nonpositive="mask")
     metric = "mAP (%)" if result["metric"] == "map" else "accuracy (%)"
-    said = (metric, "clips with the unpruned model's top label (%)", "KL(unpruned ‖ pruned) in nats: less is better")
-    for axes, text in zip(panels, said, strict=True):
+    titles = (metric, "clips with the unpruned model's top label (%)", "KL(unpruned ‖ pruned) in nats: less is better")
+    for axes, text in zip(panels, titles, strict=True):
         axes.set_title(text, fontsize=10, loc="left")
         axes.set_xlabel("multiply-accumulates (% of unpruned)")
         axes.grid(color="0.92")
@@ -135,7 +153,7 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
 
 
 def _reference(axes: Axes, result: Mapping[str, Any]) -> None:
-    """The unpruned model's score, how far that is good, and the front."""
+    """Draw the unpruned model's score, its standard error, and the front."""
     score, clips = result["unpruned"]["score"], result["clips"]
     front = sorted((row for row in result["rows"] if row.get("front")), key=_cost)
     costs, means = [_cost(row) for row in front], [100 * row["score"]["mean"] for row in front]
@@ -150,7 +168,7 @@ def _reference(axes: Axes, result: Mapping[str, Any]) -> None:
 
 
 def _line(place: int, name: str) -> dict[str, Any]:
-    """How a method is drawn: ten colours, then the same again with hollow marks and dashed lines."""
+    """Line style of a method: ten colours, then the same ten with hollow marks and dashed lines."""
     colour, again = colormaps["tab10"](place % 10), place // 10 % 2 == 1
     style: dict[str, Any] = {"color": colour, "marker": MARKERS[place % len(MARKERS)], "markersize": 7, "label": name}
     style |= {"linewidth": 1, "linestyle": "--" if again else "-", "capsize": 2, "elinewidth": 0.8, "alpha": 0.85}
@@ -172,20 +190,20 @@ def _cost(row: Mapping[str, Any]) -> float:
 
 
 def check_suffix(path: Path) -> Path:
-    """The path, where its suffix names a format that is written. Raises `ValueError` otherwise."""
+    """Return the path if its suffix is a supported format. Raises `ValueError` otherwise."""
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: pictures are written as .png, .svg or .pdf")
     return path
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write PNG, SVG or PDF by the suffix. Raises `ValueError` for another."""
+    """Write PNG, SVG or PDF, by the suffix. Raises `ValueError` for another suffix."""
     check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
-# Overlapping patches do not tile the spectrogram evenly; spread over it they are right to within a patch.
+# Overlapping patches do not tile the spectrogram evenly. Spread over it, they are correct to within a patch.
 def _extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     return 0.0, shape[0] * FRAME_SECONDS, 0.0, float(shape[1])
 
@@ -197,7 +215,7 @@ def _spectrogram(axes: Axes, log_mel: np.ndarray, limits: tuple[float, float] | 
 
 
 def _veil(axes: Axes, dropped: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Cover the patches that were dropped with light grey."""
+    """Cover the dropped patches with light grey."""
     veil = np.zeros((*dropped.T.shape, 4))
     veil[dropped.T] = (0.93, 0.93, 0.93, 0.9)
     axes.imshow(veil, origin="lower", aspect="auto", extent=_extent(shape), interpolation="nearest")
@@ -206,7 +224,7 @@ def _veil(axes: Axes, dropped: np.ndarray, shape: tuple[int, ...]) -> None:
 def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...]) -> None:
     axes.set_facecolor("0.93")
     known = scores[np.isfinite(scores)]
-    # A few tokens receive most of the attention: on a linear scale the rest would look alike.
+    # A few tokens receive most of the attention. On a linear scale, the others would all look the same.
     shares = known.size > 0 and known.min() > 0 and known.max() > 1.01 * known.min()
     image = axes.imshow(
         np.ma.masked_invalid(scores.T),
@@ -240,9 +258,9 @@ KEPT_COLOUR = "tab:orange"
 
 
 def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = "") -> Figure:
-    """The moments that an audio-language model kept, over the waveform and the spectrogram, and the scores.
+    """Draw the moments that an audio-language model kept, over the waveform and the spectrogram, and the scores.
 
-    waveform: (samples,) at 16 kHz, of the one clip that the trace is of. trace: None where nothing was pruned.
+    waveform: (samples,) at 16 kHz, of one clip. trace: trace of this clip; None if nothing was pruned.
     """
     seconds = len(waveform) / SAMPLE_RATE
     scored = trace is not None and float(trace.scores[0][0].min()) < float(trace.scores[0][0].max())
@@ -252,7 +270,7 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     log_mel = LogMel(max(1, 1 + (len(waveform) - WINDOW) // HOP), 0.0, 0.5)([waveform])[0].numpy()
     kept = np.empty((0, 2)) if trace is None else trace.seconds().numpy()
     panels[0].plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, linewidth=0.4, color="0.25")
-    for start, end in _joined(kept):
+    for start, end in _join_spans(kept):
         panels[0].axvspan(start, end, color=KEPT_COLOUR, alpha=0.4, linewidth=0)
     _spectrogram(panels[1], log_mel)
     count, veiled = "every moment is read", "log-mel spectrogram"
@@ -260,11 +278,13 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
         read = trace.holders[0][0] >= 0
         count, veiled = (
             f"{len(kept)} of {len(read)} audio tokens kept (shaded)",
-            f"{veiled}: what was dropped is veiled",
+            f"{veiled}: dropped moments are veiled",
         )
         if int(read.sum()) > len(kept):
-            count = f"{int(read.sum())} audio tokens merged into {len(kept)}, each where it is shaded"
-            veiled = "log-mel spectrogram: what is merged is read" + ("" if read.all() else ", what was dropped veiled")
+            count = f"{int(read.sum())} audio tokens merged into {len(kept)} (shaded)"
+            veiled = "log-mel spectrogram: merged moments are read" + (
+                "" if read.all() else ", dropped ones are veiled"
+            )
         spans = trace.all_seconds().numpy()[read.cpu().numpy()]
         frames = (np.arange(log_mel.shape[0]) + 0.5) * FRAME_SECONDS
         inside = [any(start <= frame < end for start, end in spans) for frame in frames]
@@ -280,8 +300,8 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     return figure
 
 
-def _joined(spans: np.ndarray) -> list[tuple[float, float]]:
-    """(n, 2) seconds, ascending → the same, neighbours joined."""
+def _join_spans(spans: np.ndarray) -> list[tuple[float, float]]:
+    """Spans (n, 2) in seconds, ascending, with neighbours joined."""
     joined: list[tuple[float, float]] = []
     for start, end in spans.tolist():
         if joined and start <= joined[-1][1] + 1e-6:
@@ -292,7 +312,7 @@ def _joined(spans: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _draw_moment_scores(axes: Axes, trace: Trace) -> None:
-    """Each token's score at its time, those kept marked."""
+    """Draw each token's score at its time, with marks on the kept tokens."""
     times = trace.all_seconds().numpy()
     scores = trace.scores[0][0, : len(times)].float().cpu().numpy()
     middle = times.mean(axis=1)
@@ -301,6 +321,6 @@ def _draw_moment_scores(axes: Axes, trace: Trace) -> None:
     axes.plot(middle[kept], scores[kept], linestyle="none", marker="o", markersize=3, color=KEPT_COLOUR)
     if scores.min() > 0:
         axes.set_yscale("log")
-    axes.set_title("scores of all tokens; those kept are marked", fontsize=9, loc="left")
+    axes.set_title("scores of all tokens; kept tokens are marked", fontsize=9, loc="left")
     axes.grid(color="0.92")
     axes.tick_params(labelsize=8)

@@ -1,4 +1,4 @@
-"""AudioMAE among transformers' Auto classes, without importing transformers before somebody else does."""
+"""Registration of AudioMAE with transformers' Auto classes, without importing transformers earlier than needed."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _STEPS: dict[str, Callable[[Any], None]] = {
     "transformers.models.auto.configuration_auto": _config,
     "transformers.models.auto.feature_extraction_auto": _extractor,
 }
-"""Module of Auto classes → what to do as soon as it has been imported.
+"""Module of Auto classes → step to run after its import.
 
-The models come later, with the first config: theirs are modules that may be half imported at such a time.
+The models are registered later, with the first config, because their modules may be only half imported at this time.
 """
 
 
 def register_with_transformers() -> None:
-    """Register AudioMAE with those Auto classes that are imported, and with the others when somebody imports them."""
+    """Register AudioMAE with the Auto classes that are imported, and with the others when they are imported."""
     waiting = {}
     for name, step in _STEPS.items():
         if name in sys.modules:
@@ -47,7 +47,7 @@ def register_with_transformers() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Waits for some modules, and leaves when all have come."""
+    """Import hook for some modules. It removes itself after the last of them."""
 
     def __init__(self, waiting: dict[str, Callable[[Any], None]]) -> None:
         self._waiting = waiting
@@ -67,7 +67,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Runs a module as its own loader does, and a step afterwards."""
+    """Loader that runs a module's own loader, and then a step."""
 
     def __init__(self, own: importlib.abc.Loader, step: Callable[[Any], None]) -> None:
         self._own, self._step = own, step

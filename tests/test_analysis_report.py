@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 import audioprune as ap
 from audioprune.analysis import reference
 from audioprune.analysis.figures import CAPTIONS, FIGURES, draw
-from audioprune.analysis.formatting import number, shown
+from audioprune.analysis.formatting import format_table, number
 from audioprune.analysis.pictures import picture
-from audioprune.analysis.question import Answer, Table
+from audioprune.analysis.question import Finding, Table
 from audioprune.analysis.report import write
 from audioprune.analysis.run_info import head
-from audioprune.analysis.versus_paper import beside, note
+from audioprune.analysis.versus_paper import comparison_note, comparison_table
 
 from .families import FAMILIES
 
@@ -224,10 +224,10 @@ def written(tmp_path_factory) -> tuple[Path, Page]:
     """A report of all chapters, one with nothing but a note, and pictures."""
     out = tmp_path_factory.mktemp("report")
     chapters = [
-        (asked(name), Answer((f"It is -1.5 & {NASTY}.",), (table(name),), json.loads(json.dumps(made()))))
+        (asked(name), Finding((f"It is -1.5 & {NASTY}.",), (table(name),), json.loads(json.dumps(made()))))
         for name, made in VALUES.items()
     ]
-    chapters.append((asked("nothing"), Answer(note=f"There is nothing in {NASTY}.")))
+    chapters.append((asked("nothing"), Finding(note=f"There is nothing in {NASTY}.")))
     model = FAMILIES["audiomae"]().eval()
     clips = torch.randn(2, 128, 128, generator=torch.Generator().manual_seed(7))
     drawn = picture(model, clips, ap.TopK(0.5), "a $ title", [NASTY, "b"])
@@ -296,7 +296,7 @@ def test_what_is_unknown_is_left_open(name: str) -> None:
     for values in (unknown(VALUES[name]()), one_rate(VALUES[name]()), unknown(one_rate(VALUES[name]()))):
         for figure in draw(name, values).values():
             figure.canvas.draw()
-        beside(name, Answer(values=values), "esc10")
+        comparison_table(name, Finding(values=values), "esc10")
 
 
 def test_a_survey_of_silence() -> None:
@@ -350,7 +350,7 @@ def test_files_and_page_hold_the_same_numbers(written) -> None:
             header, *rows = csv.reader(file)
         assert header == content["columns"]
         assert rows == [["" if cell is None else str(cell) for cell in row] for row in content["rows"]]
-        again = shown(Table(name, content["caption"], tuple(header), tuple(map(tuple, content["rows"]))))
+        again = format_table(Table(name, content["caption"], tuple(header), tuple(map(tuple, content["rows"]))))
         assert page.tables[f"tables/{name}.csv"] == [list(again.columns), *map(list, again.rows)]
 
 
@@ -374,18 +374,18 @@ def test_whatever_is_called_whatever_is_text(written) -> None:
 
 def test_shares_are_shown_in_percent_with_their_spread() -> None:
     columns = ("keep rate", "A", "A ±", "random A", "clips")
-    assert shown(Table("retained_signal", "", columns, ((0.9, 0.7391, 0.2413, 0.744, 24),))) == shown(
+    assert format_table(Table("retained_signal", "", columns, ((0.9, 0.7391, 0.2413, 0.744, 24),))) == format_table(
         Table("other", "", ("keep rate", "A, %", "A, % ±", "random A, %", "clips"), ((0.9, 73.91, 24.13, 74.4, 24),))
     )
     beside_score = Table("t", "", ("by", "accuracy, % at 0.9", "± at 0.9"), (("cls", 83.33, 7.61),))
-    assert shown(beside_score).rows == (("cls", "83.3 ± 7.6"),)
+    assert format_table(beside_score).rows == (("cls", "83.3 ± 7.6"),)
     by_row = Table("t", "", ("test", "keep rate 0.9"), (("Test I: swapped, %", 12.34), ("baseline: score", 12.34)))
-    assert shown(by_row).rows == (("Test I: swapped, %", "12.3"), ("baseline: score", "12.34"))
+    assert format_table(by_row).rows == (("Test I: swapped, %", "12.3"), ("baseline: score", "12.34"))
 
 
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()))
 def test_whatever_a_cell_holds_is_shown(value: Any) -> None:
-    for text in (number(value), number(value, 100.0, 1), shown(Table("t", "", ("a",), ((value,),))).rows[0][0]):
+    for text in (number(value), number(value, 100.0, 1), format_table(Table("t", "", ("a",), ((value,),))).rows[0][0]):
         assert isinstance(text, str)
         assert "nan" not in text or isinstance(value, str)
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
@@ -402,10 +402,10 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
         assert reference.paper_set(name) == own
     assert reference.nearest("esc10") == ("ESC-50", "SPC-2")
     assert reference.nearest("fsdd-digits") == ("SPC-2", "ESC-50")
-    assert "no numbers for esc10" in note("esc10")
-    assert "those of ESC-50" in note("esc50")
-    answer = Answer(values=retained_signal())
-    own, nearest = (beside("retained_signal", answer, data) for data in ("esc50", "esc10"))
+    assert "no numbers for esc10" in comparison_note("esc10")
+    assert "those of ESC-50" in comparison_note("esc50")
+    answer = Finding(values=retained_signal())
+    own, nearest = (comparison_table("retained_signal", answer, data) for data in ("esc50", "esc10"))
     assert own is not None
     assert nearest is not None
     assert own.columns == ("keep rate", "stage", "A ours, %", "A ESC-50, %", "B ours, %", "B ESC-50, %")
@@ -413,15 +413,15 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
     assert list(numbers_of(nearest, "B SPC-2, %")) == [90.7, 82.8, 50.0, 25.0]
     assert "Table 2" in own.caption
     assert "nearest" in nearest.caption
-    by_cls = beside("retained_signal", answer, "speech-commands", "cls")
+    by_cls = comparison_table("retained_signal", answer, "speech-commands", "cls")
     assert by_cls is not None
     assert "Table 5" in by_cls.caption
     assert list(numbers_of(by_cls, "B AST SPC-2, %")) == [99.0, 93.5, 73.3, 38.3]
-    assert beside("retained_signal", answer, "voxceleb1", "cls") is None
-    assert beside("norm_ratio", Answer(values=norm_ratio()), "esc50") is None
-    assert beside("survey", Answer(note="nothing"), "esc50") is None
-    assert beside("perturbation", Answer(values=perturbation()), "voxceleb1") is None
-    costs = beside("tradeoff", Answer(values=tradeoff()), "speech-commands")
+    assert comparison_table("retained_signal", answer, "voxceleb1", "cls") is None
+    assert comparison_table("norm_ratio", Finding(values=norm_ratio()), "esc50") is None
+    assert comparison_table("survey", Finding(note="nothing"), "esc50") is None
+    assert comparison_table("perturbation", Finding(values=perturbation()), "voxceleb1") is None
+    costs = comparison_table("tradeoff", Finding(values=tradeoff()), "speech-commands")
     assert costs is not None
     assert list(numbers_of(costs, "SPC-2: MACs, %")) == pytest.approx([100, 87.88, 50.09], abs=0.01)
 
@@ -429,7 +429,7 @@ def test_the_papers_numbers_are_those_of_the_data_or_the_nearest() -> None:
 def test_rates_and_stages_that_the_paper_has_not_are_left_open() -> None:
     values = retained_signal()
     values["rates"] = {"0.3": values["rates"]["0.9"]}
-    found = beside("retained_signal", Answer(values=values), "esc50")
+    found = comparison_table("retained_signal", Finding(values=values), "esc50")
     assert found is not None
     assert list(numbers_of(found, "A ESC-50, %")) == [None, None]
 
@@ -452,7 +452,7 @@ def test_the_head_tells_what_is_known() -> None:
     assert told["Model"] == f"{NASTY} at 1, b at 0.5"
     assert told["Fine-tuned"] == "for each keep rate"
     assert told["Sounds"] == "esc10, 1,234 clips, fold 5"
-    assert told["Threshold τ"].startswith("−0.65, from the sounds")
+    assert told["Threshold τ"].startswith("−0.65, from the histogram")
     assert told["Mood"] == "fair"
     assert "torch" in told["Versions"]
     assert set(dict(head({}))) == {"Versions"}

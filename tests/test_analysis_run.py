@@ -145,7 +145,7 @@ def test_a_swap_without_a_partner_is_plain_top_k(model, sounds) -> None:
 
 @pytest.mark.parametrize("wrong", [{"test": "IV"}, {"segments": 2}, {"dropped": "merge"}])
 def test_what_cannot_be_swapped(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"there are I, II, III|the whole clip competes"):
+    with pytest.raises(ValueError, match=r"must be one of I, II, III|TopK over the whole clip"):
         Perturbed(0.5, **wrong)
 
 
@@ -251,21 +251,21 @@ def test_several_labels_a_clip_by_scikit_learn() -> None:
 def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "s.npz"
     tree = {0.5: [1, 2.5, None, True, "é"], ("a", 1): {"x": np.arange(4)}, "nan": math.nan, "n": np.float64(0.1)}
-    files.save(path, tree)
-    found = files.load(path)
+    files.save_state(path, tree)
+    found = files.load_state(path)
     assert found[0.5] == tree[0.5]
     assert found["a", 1]["x"].tolist() == [0, 1, 2, 3]
     assert math.isnan(found["nan"])
     assert found["n"] == 0.1
     assert list(path.parent.iterdir()) == [path]
     with pytest.raises(TypeError, match="object"):
-        files.save(path, np.array([{}], dtype=object))
+        files.save_state(path, np.array([{}], dtype=object))
     with pytest.raises(TypeError, match="set cannot be saved"):
-        files.save(path, {1})
-    assert files.load(path)["n"] == 0.1
+        files.save_state(path, {1})
+    assert files.load_state(path)["n"] == 0.1
     path.write_bytes(b"torn")
     with pytest.raises(files.StateError, match="not the state of an analysis"):
-        files.load(path)
+        files.load_state(path)
     assert files.plain({0.5: (np.float32(1), math.inf, np.arange(2))}) == {"0.5": [1.0, None, [0, 1]]}
 
 
@@ -278,7 +278,7 @@ def heard(model: Any, sounds: torch.Tensor, labels: torch.Tensor, score: Any = "
     one_hot = torch.nn.functional.one_hot(labels, model.config.num_labels).float()
     bare = AnalysisBatch(sounds, one_hot, intensity, dict.fromkeys(methods, model), methods, {})
     logits = {rate: bare.forward(rate, method) for rate, method in methods.items()}
-    return AnalysisBatch(sounds, one_hot, intensity, bare.by_rate, methods, logits)
+    return AnalysisBatch(sounds, one_hot, intensity, bare.models, methods, logits)
 
 
 @torch.no_grad()
@@ -357,7 +357,7 @@ def test_tradeoff_counts_and_times(model, sounds, labels) -> None:
         assert row["score"]["mean"] == accuracy(model, ap.TopK(row["keep_rate"]), sounds, labels)
         assert row["speed_up"] is None
     given = heard(model, sounds, labels)
-    question.time(given.by_rate, given.methods, sounds[:2], 0.001)
+    question.time(given.models, given.methods, sounds[:2], 0.001)
     timed = question.answer()
     assert timed.values["rates"][0]["speed_up"] == 1.0
     assert timed.values["batch_size"] == 2
@@ -422,7 +422,7 @@ def test_what_was_killed_goes_on_to_the_same_numbers(
             found = answers_of(analysis, tmp_path / "killed")
         except KeyboardInterrupt:
             tries += 1
-            reads.append((analysis.surveyed, analysis.heard))
+            reads.append((analysis.surveyed, analysis.analysed))
             assert ap.handle(model) is None
             continue
         break
@@ -541,7 +541,7 @@ def test_models_must_fit_together(model) -> None:
     for other, score, message in (
         ("bright", None, "takes a log-mel with mean -1.0"),
         ("c", None, "other labels"),
-        ("ast", None, "other patches"),
+        ("ast", None, "another patch grid"),
         ("b", "intensity", "--score is 'intensity'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -561,9 +561,9 @@ def test_models_are_pruned_as_they_were_trained(model, tmp_path: Path) -> None:
     found = subjects.open_models({1.0: "u", 0.5: good}, None, opened, True)
     assert found.methods == {1.0: ap.TopK(1.0, (1, 2), "cls"), 0.5: ap.TopK(0.5, (1, 2), "cls")}
     for source, score, message in (
-        (good, "attention", "give models of one kind, and --score cls"),
-        (trained("merged", ap.TopK(0.5, dropped="merge")), None, "analysis is of TopK"),
-        (trained("other", ap.ToMe(0.5)), None, "analysis is of TopK"),
+        (good, "attention", "give models that share one method, and --score cls"),
+        (trained("merged", ap.TopK(0.5, dropped="merge")), None, "an analysis needs TopK"),
+        (trained("other", ap.ToMe(0.5)), None, "an analysis needs TopK"),
         (trained("rate", ap.TopK(0.6)), None, "was fine-tuned at keep rate 0.6"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -637,7 +637,7 @@ def test_analyze_on_the_command_line(run, reported, tiny, tones) -> None:
 def test_ctrl_c_and_on(run, reported, monkeypatch, tiny, tones) -> None:
     words = ("analyze", "--model", tiny, "--data", tones, *BASICS[:-1], 2, "--skip", "cluster_drop")
     assert run(*words, "--out", "whole")[0] == 0
-    hear, times = Analysis._hear, []
+    hear, times = Analysis._analyse, []
 
     def once(self: Analysis) -> int:
         times.append(1)
@@ -645,7 +645,7 @@ def test_ctrl_c_and_on(run, reported, monkeypatch, tiny, tones) -> None:
             raise KeyboardInterrupt
         return hear(self)
 
-    monkeypatch.setattr(Analysis, "_hear", once)
+    monkeypatch.setattr(Analysis, "_analyse", once)
     always_saved(monkeypatch)
     code, _, err = run(*words, "--out", "killed")
     assert code == 130

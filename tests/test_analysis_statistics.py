@@ -22,7 +22,7 @@ from audioprune.analysis.correlation import RankCorrelation, kendall, signs
 from audioprune.analysis.heat import MeanVariation
 from audioprune.analysis.norms import NormRatio
 from audioprune.analysis.observe import Block, Observation
-from audioprune.analysis.question import Answer, Question
+from audioprune.analysis.question import Finding, Question
 from audioprune.analysis.signal import RetainedSignal
 from audioprune.analysis.survey import Moments, Spread, Survey, apart
 
@@ -81,13 +81,13 @@ def part(observation: Observation, clips: slice) -> Observation:
     return replace(of(observation), blocks=tuple(of(block) for block in observation.blocks))
 
 
-def asked(question: Question, *observations: Observation) -> Answer:
+def asked(question: Question, *observations: Observation) -> Finding:
     for observation in observations:
         question.update(observation)
     return checked(question.answer())
 
 
-def checked(answer: Answer) -> Answer:
+def checked(answer: Finding) -> Finding:
     """Plain numbers throughout, none of them NaN, and tables whose rows fit."""
     json.dumps(answer.values, allow_nan=False)
     for table in answer.tables:
@@ -384,11 +384,11 @@ def test_no_number_is_made_up(ask: Callable[[], Question], observations: list[Ob
     [
         ("signal", "nothing", "No tokens were pruned"),
         ("signal", "no signal", "there is no signal to retain"),
-        ("signal", "no background", "nothing can be told apart"),
-        ("attention", "no signal", "No clip retains signal tokens"),
-        ("attention", "almost all kept", "No clip retains signal or background tokens beside pruned ones"),
+        ("signal", "no background", "there is nothing to compare"),
+        ("attention", "no signal", "No clip has both retained signal tokens"),
+        ("attention", "almost all kept", "No clip has both retained signal or background tokens and pruned tokens"),
         ("norms", "no unpruned", "Without keep rate 1.0"),
-        ("correlation", "silence", "No clip has tokens of different intensity or variation"),
+        ("correlation", "silence", "No clip has tokens that differ in intensity or variation"),
         ("heat", "unpruned", "No tokens were pruned"),
         ("heat", "silence", "No clip has patches of C1, C3, C4, C5"),
     ],
@@ -409,7 +409,7 @@ def test_other_clips_are_no_comparison() -> None:
 
 
 @pytest.mark.parametrize(
-    ("largest", "words"), [(True, "kept tokens follow intensity"), (False, "kept tokens turn away from intensity")]
+    ("largest", "words"), [(True, "kept tokens follow intensity"), (False, "kept tokens avoid intensity")]
 )
 def test_signal_sentence(largest: bool, words: str) -> None:
     observation = observe(0.5)

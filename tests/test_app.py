@@ -16,10 +16,10 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.app.answer import Answer, hear
+from audioprune.app.answer import Comparison, compare
 from audioprune.app.bars import bars, duration, faster, magnitude
 from audioprune.app.pictures import picture
-from audioprune.app.server import free_port, is_local, stay_home
+from audioprune.app.server import disable_requests, free_port, is_local
 from audioprune.app.studio import Studio
 from audioprune.cli.app import build, choices
 from audioprune.methods.names import words
@@ -44,13 +44,13 @@ def sound(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def answer(tagger: Tagger, sound: Path) -> Answer:
-    return hear(tagger, sound, ap.TopK(0.5), seconds=QUICK)
+def answer(tagger: Tagger, sound: Path) -> Comparison:
+    return compare(tagger, sound, ap.TopK(0.5), seconds=QUICK)
 
 
 def test_both_sides(tagger: Tagger, sound: Path) -> None:
     before = tagger.probabilities([ap.load_audio(sound).waveform])
-    answer = hear(tagger, sound, ap.TopK(0.5), seconds=QUICK)
+    answer = compare(tagger, sound, ap.TopK(0.5), seconds=QUICK)
     full, pruned = answer.unpruned, answer.pruned
     assert (answer.name, answer.method, answer.stages, answer.notes) == ("tone.wav", "TopK(0.5)", 3, ())
     assert full.tokens == (64, 64, 64, 64)
@@ -69,7 +69,7 @@ def test_both_sides(tagger: Tagger, sound: Path) -> None:
     torch.testing.assert_close(tagger.probabilities([ap.load_audio(sound).waveform]), before, rtol=0, atol=0)
 
 
-def test_agreement_is_of_the_top_label(answer: Answer) -> None:
+def test_agreement_is_of_the_top_label(answer: Comparison) -> None:
     cat = replace(answer.unpruned, labels={"cat": 0.6, "dog": 0.4})
     unsure = replace(cat, labels={"cat": 0.5, "dog": 0.49})
     dog = replace(cat, labels={"dog": 0.6, "cat": 0.4})
@@ -79,14 +79,14 @@ def test_agreement_is_of_the_top_label(answer: Answer) -> None:
 
 def test_several_labels_need_not_sum_to_one(tagger: Tagger, sound: Path) -> None:
     tagger.model.config.problem_type = "multi_label_classification"
-    answer = hear(tagger, sound, ap.TopK(1.0), seconds=QUICK)
+    answer = compare(tagger, sound, ap.TopK(1.0), seconds=QUICK)
     assert answer.unpruned.labels == answer.pruned.labels
     assert sum(answer.unpruned.labels.values()) > 1.5
     assert answer.stages == 0
 
 
 def test_where_the_sound_decides_the_tokens_are_those_that_stayed(tagger: Tagger, sound: Path) -> None:
-    answer = hear(tagger, sound, ap.ATS(0.6), seconds=QUICK)
+    answer = compare(tagger, sound, ap.ATS(0.6), seconds=QUICK)
     assert all(a >= b for a, b in zip(answer.pruned.tokens, answer.pruned.tokens[1:]))
     assert answer.pruned.tokens[-1] == len(answer.record.kept[-1][0].unique())
     assert all(a <= b for a, b in zip(answer.pruned.tokens[1:], ap.ATS(0.6).counts(64, 4)[1:]))
@@ -100,7 +100,7 @@ def test_where_the_sound_decides_the_tokens_are_those_that_stayed(tagger: Tagger
     ],
 )
 def test_pictures_of_the_stages(tagger: Tagger, sound: Path, method: ap.Method, said: str) -> None:
-    answer = hear(tagger, sound, method, seconds=QUICK)
+    answer = compare(tagger, sound, method, seconds=QUICK)
     drawn = [picture(answer, stage) for stage in range(answer.stages + 1)]
     assert all(png.startswith(b"\x89PNG") for png, _ in drawn)
     assert len({png for png, _ in drawn}) == 4, "no two look alike"
@@ -123,14 +123,14 @@ def broken(folder: Path) -> dict[str, Path]:
     [
         ("corrupt", "cannot be decoded as audio"),
         ("empty", "the file is empty"),
-        ("nothing", "holds no samples"),
+        ("nothing", "contains no samples"),
         ("short", "20 ms is too short"),
         ("nan", "NaN or infinite"),
     ],
 )
 def test_what_cannot_be_heard(tagger: Tagger, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ap.AudioError, match=message):
-        hear(tagger, broken(tmp_path)[name], ap.TopK(0.5), seconds=QUICK)
+        compare(tagger, broken(tmp_path)[name], ap.TopK(0.5), seconds=QUICK)
     assert ap.handle(tagger.model) is None
 
 
@@ -138,7 +138,7 @@ def test_an_answer_that_is_not_finite(tagger: Tagger, sound: Path) -> None:
     with torch.no_grad():
         next(tagger.model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite"):
-        hear(tagger, sound, ap.TopK(0.5), seconds=QUICK)
+        compare(tagger, sound, ap.TopK(0.5), seconds=QUICK)
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_an_answer_that_is_not_finite(tagger: Tagger, sound: Path) -> None:
             ["The part that was heard is silent", "the first 1.3 s"],
         ),
         (tone(0.05), 16_000, [r"Only 0.05 s of sound; the rest of the model's 1.3 s is padding"]),
-        (tone(1.2, channels=2), 16_000, ["2 channels, heard as their mean"]),
-        (tone(1.2, rate=8000), 8000, ["Sampled at 8 kHz: above 4 kHz"]),
+        (tone(1.2, channels=2), 16_000, ["2 channels; the model gets their mean"]),
+        (tone(1.2, rate=8000), 8000, ["Sampled at 8 kHz: the sound has nothing above 4 kHz"]),
         (tone(1.2, rate=44_100), 44_100, []),
     ],
 )
 def test_remarks(tagger: Tagger, tmp_path: Path, samples: np.ndarray, rate: int, notes: list[str]) -> None:
     soundfile.write(tmp_path / "a.wav", samples, rate)
-    found = hear(tagger, tmp_path / "a.wav", ap.TopK(0.5), seconds=QUICK).notes
+    found = compare(tagger, tmp_path / "a.wav", ap.TopK(0.5), seconds=QUICK).notes
     assert len(found) == len(notes)
     assert all(re.search(note, sentence) for note, sentence in zip(notes, found))
 
@@ -176,12 +176,12 @@ def test_threads_take_turns(tagger: Tagger, sound: Path, tmp_path: Path) -> None
 
     studio = Studio(open_model, lambda name, rate, score, model: ap.TopK(rate, score=score or "attention"))
     rates, corrupt = [0.3, 0.5, 0.7, 0.9], broken(tmp_path)["corrupt"]
-    alone = {rate: hear(tagger, sound, ap.TopK(rate), seconds=QUICK) for rate in rates}
+    alone = {rate: compare(tagger, sound, ap.TopK(rate), seconds=QUICK) for rate in rates}
 
-    def ask(number: int) -> tuple[float, Answer | None]:
+    def ask(number: int) -> tuple[float, Comparison | None]:
         rate = rates[number % 4]
         try:
-            return rate, studio.answer(corrupt if number % 5 == 4 else sound, "any", "topk", rate, None)
+            return rate, studio.compare(corrupt if number % 5 == 4 else sound, "any", "topk", rate, None)
         except ap.AudioError:
             return rate, None
 
@@ -212,7 +212,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(tagger: Tagger) -> None:
     assert studio.open("a") is tagger
 
 
-def test_bars_have_their_numbers(answer: Answer) -> None:
+def test_bars_have_their_numbers(answer: Comparison) -> None:
     full = replace(answer.unpruned, tokens=(64,) * 4, macs=818_000_000, milliseconds=20.0)
     pruned = replace(full, tokens=(64, 32, 16, 8), macs=409_000_000, milliseconds=8.0)
     html = bars(replace(answer, unpruned=full, pruned=pruned))
@@ -267,7 +267,7 @@ def test_ports() -> None:
             free_port("127.0.0.1", port)
     assert free_port("127.0.0.1", port) == port, "left a moment ago"
     assert free_port("127.0.0.1", 0) > 0
-    with pytest.raises(ValueError, match="no address of this machine"):
+    with pytest.raises(ValueError, match="not an address of this machine"):
         free_port("192.0.2.1", 0)
 
 
@@ -282,7 +282,7 @@ def test_the_own_address_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NO_PROXY", "intranet")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
-    stay_home("10.0.0.7")
+    disable_requests("10.0.0.7")
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "intranet,localhost,127.0.0.1,10.0.0.7"
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
 
@@ -315,25 +315,25 @@ def test_mistakes_are_told_before_anything_is_served(run) -> None:
     assert "is in use" in err
 
 
-def test_the_page_hides_folders_and_escapes_names(answer: Answer) -> None:
+def test_the_page_hides_folders_and_escapes_names(answer: Comparison) -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.page import Heard, _failed, _reason, _verdict
+    from audioprune.app.page import PageState, _failure, _reason, _verdict
 
     path = Path("/tmp/gradio/0123/<b>.wav")
     raw = ap.AudioError(f"{path}: cannot be decoded as audio (Error opening b'{path}': Format not recognised.)")
     said = _reason(raw, path, "esc10")
     assert said == "<b>.wav: cannot be decoded as audio (Format not recognised.)"
     named = replace(answer, name="<i>.wav")
-    before = Heard(("", "", "", 0.5, ""), named)
-    assert _failed(said, before)[0].startswith("<b>&lt;b&gt;.wav")
-    assert "&lt;i&gt;.wav" in _failed(said, before)[1]
+    before = PageState(("", "", "", 0.5, ""), named)
+    assert _failure(said, before)[0].startswith("<b>&lt;b&gt;.wav")
+    assert "&lt;i&gt;.wav" in _failure(said, before)[1]
     assert "&lt;i&gt;.wav · esc10 · TopK(0.5)" in _verdict(named, "esc10")
     shipped = Path(ap.__file__).parent / "assets" / "listener"
     assert _reason(ValueError(f"{shipped}: an audio-language model"), path, "listener").startswith("listener: an")
     assert _reason(ValueError("--method topk takes no --x"), path, "esc10") == "method topk takes no x"
 
 
-def test_an_error_of_ours_is_not_shown(answer: Answer, capsys: pytest.CaptureFixture) -> None:
+def test_an_error_of_ours_is_not_shown(answer: Comparison, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("gradio")
     from audioprune.app.page import _reason
 
@@ -345,13 +345,13 @@ def test_an_error_of_ours_is_not_shown(answer: Answer, capsys: pytest.CaptureFix
 
 def test_a_keep_rate_that_was_chosen_stays() -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.page import _adjusted
+    from audioprune.app.page import _adjust
 
     offered = {choice.name: choice for choice in choices()}
     defaults = [choice.keep_rate for choice in offered.values()]
 
     def rate(name: str, before: float) -> float:
-        return _adjusted(offered[name], before, defaults)[0]
+        return _adjust(offered[name], before, defaults)[0]
 
     assert rate("topk", 0.88) == 0.7, "nobody chose the recommended method's rate"
     assert rate("recommended", 0.7) == offered["recommended"].keep_rate
@@ -372,7 +372,7 @@ def test_the_stage_that_is_looked_at_stays() -> None:
 def test_only_what_is_new_is_computed(tagger: Tagger, sound: Path, tmp_path: Path) -> None:
     """And where nothing can be heard, everything but the message stays as it is."""
     gr = pytest.importorskip("gradio")
-    from audioprune.app.page import OWN_SCORE, Heard, _listen, _results
+    from audioprune.app.page import OWN_SCORE, PageState, _results, _update
 
     asked: list[float] = []
 
@@ -384,12 +384,12 @@ def test_only_what_is_new_is_computed(tagger: Tagger, sound: Path, tmp_path: Pat
     with gr.Blocks():
         parts = _results(gr.HTML())
 
-    def listen(path: Path | None, rate: float, before: Heard | None, again: bool = False) -> dict:
+    def listen(path: Path | None, rate: float, before: PageState | None, again: bool = False) -> dict:
         words = (None if path is None else str(path), "any", "topk", rate, OWN_SCORE, before)
-        return _listen(studio, parts, *words, again=again)
+        return _update(studio, parts, *words, again=again)
 
     first = listen(sound, 0.5, None)
-    heard = first[parts.heard]
+    heard = first[parts.state]
     assert first[parts.message]["visible"] is False
     assert set(vars(parts).values()) - set(first) == {parts.picture}, "which is drawn at the stage that is looked at"
     assert set(listen(sound, 0.5, heard)) == {parts.message}

@@ -92,7 +92,7 @@ def test_bench(run, folder: Path) -> None:
         (["--positions", "sideways"], '"renumber" or "keep"'),
         (["--out", "kept.bmp"], "written as .png"),
         (["--method", "tome"], "at least 0.5"),
-        (["-m", "esc10"], "no audio-language model"),
+        (["-m", "esc10"], "not an audio-language model"),
         (["-m", "./nowhere"], "no such file or folder"),
     ],
 )

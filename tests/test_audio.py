@@ -65,7 +65,7 @@ def bad_files(folder):
         ("empty.wav", "is empty"),
         ("text.wav", "cannot be decoded"),
         ("header.wav", "cannot be decoded"),
-        ("none.wav", "holds no samples"),
+        ("none.wav", "contains no samples"),
         ("short.wav", "20 ms is too short"),
         ("nan.wav", "NaN"),
         (".", "is not a file"),

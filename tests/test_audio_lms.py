@@ -680,17 +680,17 @@ def test_a_model_inside_another_module() -> None:
     [
         (ap.TopK(0.5, score="cls"), 'no CLS token.*use score="attention"'),
         (ap.VisionZip(0.5, score="cls"), "no CLS token"),
-        (ap.TopK(0.5, score="intensity"), "intensity: not to be had"),
-        (ap.TopK(0.5, score="variation"), "variation: not to be had"),
+        (ap.TopK(0.5, score="intensity"), "intensity: the encoder outputs of an audio-language model do not give this"),
+        (ap.TopK(0.5, score="variation"), "variation: the encoder outputs"),
         (ap.TopK(0.5, layers=(1,)), r"layers is \(1,\).*reduced once.*leave layers out"),
         (ap.TopK((0.5, 0.5), layers=(0, 1)), r"layers is \(0, 1\)"),
         (ap.TopK((0.5, 0.5)), "2 keep rates for 1"),
-        (ap.TopK(0.5, dropped="fuse"), "one token more.*merge"),
-        (ap.EViT(0.5), "one token more"),
-        (ap.METR(0.5), "one token more"),
-        (ap.ATS(0.5), "ATS lets the sound decide"),
-        (ap.SPViT(0.5), "SPViT lets the sound decide"),
-        (ap.AViT(0.5), "AViT lets the sound decide"),
+        (ap.TopK(0.5, dropped="fuse"), "adds one token.*merge"),
+        (ap.EViT(0.5), "adds one token"),
+        (ap.METR(0.5), "adds one token"),
+        (ap.ATS(0.5), "with ATS, the sound decides"),
+        (ap.SPViT(0.5), "with SPViT, the sound decides"),
+        (ap.AViT(0.5), "with AViT, the sound decides"),
         (ap.DynamicViT(0.5), "DynamicViT learns"),
     ],
     ids=lambda value: str(value) if isinstance(value, ap.Method) else "",
@@ -721,7 +721,7 @@ CALLS: dict[str, tuple[str, Callable[[Any, dict[str, Tensor]], Any]]] = {
         lambda m, x: m.generate(**x, past_key_values=_cached(m, x)),
     ),
     "a mask of pairs": (
-        r"attention_mask has shape \(4, 1, 1, \d+\); it is \(batch, length\)",
+        r"attention_mask has shape \(4, 1, 1, \d+\); it must be \(batch, length\)",
         lambda m, x: m(**{**x, "attention_mask": x["attention_mask"][:, None, None].bool()}),
     ),
     "no words": (
@@ -729,7 +729,7 @@ CALLS: dict[str, tuple[str, Callable[[Any, dict[str, Tensor]], Any]]] = {
         lambda m, x: m(**{key: value for key, value in x.items() if key != "input_ids"}),
     ),
     "places of logits": (
-        "logits_to_keep: places in the prompt move",
+        "logits_to_keep: positions in the prompt change",
         lambda m, x: m(**x, logits_to_keep=torch.tensor([1, 2])),
     ),
 }
@@ -770,7 +770,7 @@ def test_images_beside_sounds(name: str, images: str) -> None:
     model, inputs = model_of(name), ask(name, prompts(name))
     with ap.prune(model, ap.TopK(0.25)):
         for call in (model, model.generate):
-            with pytest.raises(ValueError, match=f"{images}: prompts that hold images"):
+            with pytest.raises(ValueError, match=f"{images}: prompts with images"):
                 call(**inputs, **{images: torch.ones(1)})
 
 
@@ -829,7 +829,7 @@ def test_a_processor_that_does_not_expand_placeholders() -> None:
 def test_masks_of_features_are_needed() -> None:
     model, inputs = model_of("audio_flamingo3"), ask("audio_flamingo3", prompts("audio_flamingo3"))
     del inputs["input_features_mask"]
-    with ap.prune(model, ap.TopK(0.25)), pytest.raises(ValueError, match="which frames are padding cannot be told"):
+    with ap.prune(model, ap.TopK(0.25)), pytest.raises(ValueError, match="padding frames are unknown"):
         model(**inputs)
 
 
@@ -857,8 +857,8 @@ def named(name: str, **parts: nn.Module) -> nn.Module:
         ),
         (lambda: build("qwen3_omni").model, "language head"),
         (lambda: build("glm_asr").model, "language head"),
-        (lambda: build("voxtral").model.audio_tower, "no encoder that audioprune can enter"),
-        (lambda: nn.ModuleList([build("voxtral"), build("glm_asr")]), "holds 2 encoders"),
+        (lambda: build("voxtral").model.audio_tower, "no encoder that audioprune supports"),
+        (lambda: nn.ModuleList([build("voxtral"), build("glm_asr")]), "contains 2 encoders"),
     ],
 )
 def test_models_that_are_refused(model: Callable[[], nn.Module], reason: str) -> None:

@@ -79,7 +79,7 @@ def test_a_file_that_may_not_be_read(run, clips, monkeypatch) -> None:
     (clips / "tone0.wav").chmod(0)
     code, out, err = run("tag", clips, "--keep-rate", "0.5", "--json")
     assert code == 1, err
-    assert "tone0.wav: may not be read; change its rights" in out
+    assert "tone0.wav: may not be read; change its permissions" in out
     assert out.count('"labels": ') == 5, "the others are tagged"
 
 

@@ -172,11 +172,11 @@ def test_folders_with_sounds_pass_parquet_over(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"file": ["a"], "label": [1]}, r"no column holds sounds; .* There are: file \(string\), label \(int64\)"),
-        ({"audio": [{"array": [0.5]}]}, "There are: audio"),
-        ({"path": [1]}, r"There are: path \(int64\)"),
-        ({"bytes": [b"a", b"b"], "id": ["x", "x"]}, "two sounds are called x"),
-        ({"path": pa.array([], pa.string())}, "holds no rows"),
+        ({"file": ["a"], "label": [1]}, r"no column contains sounds; .* are: file \(string\), label \(int64\)"),
+        ({"audio": [{"array": [0.5]}]}, "Its columns are: audio"),
+        ({"path": [1]}, r"Its columns are: path \(int64\)"),
+        ({"bytes": [b"a", b"b"], "id": ["x", "x"]}, "two sounds have the name x"),
+        ({"path": pa.array([], pa.string())}, "contains no rows"),
     ],
 )
 def test_parquet_that_cannot_be_used(tmp_path, columns: dict, message: str) -> None:
@@ -275,7 +275,7 @@ def test_results_in_parquet_are_guarded(tagger, tmp_path) -> None:
     with pytest.raises(ResultLogError, match="is not a part of results"):
         open_log(tmp_path / "data.parquet", SETTING)
     (tmp_path / "data.parquet/thesis.txt").touch()
-    with pytest.raises(ResultLogError, match=r"holds thesis.txt"):
+    with pytest.raises(ResultLogError, match=r"contains thesis.txt"):
         open_log(tmp_path / "data.parquet", SETTING)
     (tmp_path / "file.parquet").touch()
     with pytest.raises(ResultLogError, match="is a file"):
@@ -349,21 +349,21 @@ def test_a_run_on_ray_that_is_ended_goes_on(request, tmp_path, ending: signal.Si
 
 
 def test_what_ray_refuses(cluster, tagger) -> None:
-    with pytest.raises(ValueError, match=r"--workers is 99, and this machine has \d+ CPUs; ask for at most"):
+    with pytest.raises(ValueError, match=r"--workers is 99, but this machine has \d+ CPUs; use at most"):
         cluster.RayTagger(tagger, workers=99)
-    with pytest.raises(ValueError, match="--device is 'meta'; on Ray it is auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="--device is 'meta'; on Ray it must be auto, cpu or cuda"):
         cluster.RayTagger(tagger, device="meta")
-    with pytest.raises(ValueError, match=r"no Ray cluster answers at 127.0.0.1:1 .*is it running"):
+    with pytest.raises(ValueError, match=r"no Ray cluster answers at 127.0.0.1:1 .*check that it is running"):
         cluster._start("127.0.0.1:1")
     if not cluster.ray.cluster_resources().get("GPU"):
-        with pytest.raises(ValueError, match="--device is 'cuda', and Ray sees no GPU on this machine"):
+        with pytest.raises(ValueError, match="--device is 'cuda', but Ray finds no GPU on this machine"):
             cluster.RayTagger(tagger, device="cuda")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 def test_a_sound_that_kills_every_worker_ends_the_run(cluster, tagger, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "TRIES", 1)
-    with pytest.raises(cluster.WorkerError, match="1 workers in turn died over these clips: fatal"):
+    with pytest.raises(cluster.WorkerError, match="1 workers in turn died on these clips: fatal"):
         list(cluster.RayTagger(tagger, workers=1)([Fatal()]))
 
 

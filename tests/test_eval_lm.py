@@ -34,14 +34,14 @@ import audioprune as ap
 from audioprune.audio.files import AudioError
 from audioprune.data import DataError
 from audioprune.lm import batch_generate, loading, metrics
-from audioprune.lm.answer_log import Answers, AnswersError
-from audioprune.lm.batch_generate import Asker, waveform
+from audioprune.lm.answer_log import AnswerLog, AnswersError
+from audioprune.lm.batch_generate import BatchGenerator, waveform
 from audioprune.lm.benchmarks import Benchmark, Item, read
 from audioprune.lm.evaluate import Evaluation
-from audioprune.lm.items import SoundIndex, checked
+from audioprune.lm.items import SoundIndex, build_benchmark
 from audioprune.lm.loading import ask_inputs, audio_tokens, fingerprint, load_lm
-from audioprune.lm.metrics import cider, matches, normalised, score, tokenized
-from audioprune.lm.prompts import PROMPTS, asked, check_prompt
+from audioprune.lm.metrics import cider, matches, normalised, score, tokenize
+from audioprune.lm.prompts import PROMPTS, check_prompt, fill_prompt
 from audioprune.lm.report import markdown, table
 from audioprune.lm.settings import Setting, method, settings
 from audioprune.methods.names import TABLE
@@ -177,7 +177,7 @@ def test_audiocaps_by_every_name(tmp_path) -> None:
         read(tmp_path)
     write_csv(tmp_path / "test.csv", AUDIOCAPS, (1, "two", 10, "a"), (1, "two", 10, "b"))
     sound(tmp_path / "two.wav")
-    with pytest.raises(DataError, match=r"(?s)1 lines come twice.*audiocap_id 1"):
+    with pytest.raises(DataError, match=r"(?s)1 lines are repeated.*audiocap_id 1"):
         read(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_clotho_aqa_asks_once(tmp_path) -> None:
     ]
     assert items[1].references == ("dog", "Dog", "cat")
     write_csv(tmp_path / "clotho_aqa_test.csv", CLOTHO_AQA, ("a.wav", "Why?", "rain", ""))
-    assert read(tmp_path).notes == ("1 questions have not 3 answers: a.wav: Why?",)
+    assert read(tmp_path).notes == ("1 questions do not have 3 answers: a.wav: Why?",)
 
 
 def test_mmau(tmp_path) -> None:
@@ -204,7 +204,7 @@ def test_mmau(tmp_path) -> None:
     found = read(tmp_path)
     assert [item.path for item in found.items] == [tmp_path / "sounds" / f"id-{i}.wav" for i in range(2)]
     assert (found.items[0].choices, found.items[1].id) == (("3", "4"), "./test-mini-audios/id-1.wav")
-    assert "1 answers are none of the choices" in found.notes[0]
+    assert "1 answers are not exactly one of the choices" in found.notes[0]
 
 
 def test_one_report_of_all_that_is_wrong(tmp_path) -> None:
@@ -220,17 +220,17 @@ def test_one_report_of_all_that_is_wrong(tmp_path) -> None:
     assert "1 sounds are missing; complete the download" in report
     assert "Rain, 1.wav" in report
     assert "1 sounds are empty (0 bytes)" in report
-    assert "1 lines come twice" in report
+    assert "1 lines are repeated" in report
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"question": ""}, r"(?s)1 questions lack something.*id-0: question"),
+        ({"question": ""}, r"(?s)1 questions are incomplete.*id-0: question"),
         ({"choices": ["man"], "task": None}, r"(?s)id-0: task, choices"),
         ({"id": "", "audio_id": None}, "number 1: id or audio_id"),
-        ({"answer": ""}, r"(?s)1 questions have no answer: the authors keep those of the full test.*id-0"),
-        ({"id": "id-1", "audio_id": "nowhere.wav"}, "1 lines come twice"),
+        ({"answer": ""}, r"(?s)1 questions have no answer: the authors do not publish those of the full test.*id-0"),
+        ({"id": "id-1", "audio_id": "nowhere.wav"}, "1 lines are repeated"),
         ({"id": "x", "audio_id": "nowhere.wav"}, r"(?s)1 sounds are missing.*x"),
     ],
 )
@@ -251,16 +251,16 @@ def test_bad_folders(tmp_path) -> None:
     refused("no benchmark 'imagenet'; there are clotho, audiocaps, clothoaqa, mmau", tmp_path, "imagenet")
     refused(r"(?s)no known benchmark; looked for.*clotho_captions_evaluation.csv", tmp_path)
     refused("no mmau here; looked for mmau-test-mini.json or mmau-test.json", tmp_path, "mmau")
-    refused("of which benchmark is it", sound(tmp_path / "a.wav"))
+    refused("is not the list of a known benchmark", sound(tmp_path / "a.wav"))
     write_csv(tmp_path / "test.csv", "id,caption", (1, "a"))
     refused("no known benchmark", tmp_path)  # somebody else's test.csv
     refused("the columns audiocap_id, youtube_id, start_time are missing", tmp_path / "test.csv", "audiocaps")
     write_csv(tmp_path / "clotho_captions_evaluation.csv", "file_name,caption_1", ("a.wav", "b"))
     refused("no clotho here; .* with the columns file_name, caption_1", tmp_path, "clotho")
     write_csv(tmp_path / "clotho_captions_evaluation.csv", CLOTHO)
-    refused("there is nothing to ask", tmp_path)
+    refused("there are no items", tmp_path)
     (tmp_path / "mmau-test.json").write_text("{}")
-    refused("holds clotho and mmau; choose one", tmp_path)
+    refused("contains clotho and mmau; choose one", tmp_path)
     refused("expected a list of", tmp_path, "mmau")
     (tmp_path / "mmau-test.json").write_text("[")
     refused("cannot be read as JSON", tmp_path, "mmau")
@@ -297,10 +297,10 @@ def test_slices_of_sounds(tmp_path) -> None:
     np.testing.assert_allclose(part[:7000], whole[4000:11_000], atol=1e-6)
     assert len(part) == 8000
     assert len(waveform(Item("a", path), 24_000)) == 24_000
-    with pytest.raises(AudioError, match="starts at 2.0 s, but ends before"):
+    with pytest.raises(AudioError, match="starts at 2.0 s, but the file ends before"):
         waveform(Item("a", path, start=2.0), 16_000)
     with pytest.raises(DataError, match="impossible start or end"):
-        checked("own", [Item("a", path, start=1.0, end=0.5)], {})
+        build_benchmark("own", [Item("a", path, start=1.0, end=0.5)], {})
 
 
 # Metrics.
@@ -363,7 +363,7 @@ def test_cider_at_its_ends() -> None:
 
 
 def test_words_without_java(simple) -> None:
-    assert tokenized(["The dog's  high-pitched\nbark, 3 times!", ""]) == ["the dog's high-pitched bark 3 times", ""]
+    assert tokenize(["The dog's  high-pitched\nbark, 3 times!", ""]) == ["the dog's high-pitched bark 3 times", ""]
     assert cider(["A b c d.", "x y"], [["a b, c d"], ["u v"]]) == pytest.approx([10.0, 0.0])
 
 
@@ -374,10 +374,10 @@ def test_words_are_the_captions_code_s_own(monkeypatch) -> None:
     texts = ["A dog's bark (loud), and it's naïve.", "", "Don't “stop”… high-pitched;\nthen 3.5 kHz", "a\u2028b", ""]
     lines = [" ".join(text.split()) for text in texts]
     theirs = PTBTokenizer().tokenize({i: [{"caption": line}] for i, line in enumerate(lines)})
-    assert tokenized(texts) == [theirs[i][0] for i in range(len(texts))]
+    assert tokenize(texts) == [theirs[i][0] for i in range(len(texts))]
     monkeypatch.setattr(metrics, "_jar", lambda: Path("nowhere.jar"))
     with pytest.raises(RuntimeError, match="Java's tokenizer of captions failed"):
-        tokenized(texts)
+        tokenize(texts)
 
 
 @pytest.mark.parametrize(
@@ -476,13 +476,13 @@ def test_bad_settings(names: list[str], rates: list[float], message: str) -> Non
 
 def test_prompts() -> None:
     item = Item("a", Path(), question="Which {choices}?", choices=("one", "two"))
-    assert asked(item, "{question} Of:\n{choices}") == "Which {choices}? Of:\n- one\n- two"
-    assert asked(item, "Describe {it}") == "Describe {it}"
+    assert fill_prompt(item, "{question} Of:\n{choices}") == "Which {choices}? Of:\n- one\n- two"
+    assert fill_prompt(item, "Describe {it}") == "Describe {it}"
     for name, prompt in PROMPTS.items():
         check_prompt(name, prompt)
     with pytest.raises(ValueError, match=r"mmau needs \{choices\} in it"):
         check_prompt("mmau", "{question}")
-    with pytest.raises(ValueError, match="clotho needs one"):
+    with pytest.raises(ValueError, match="clotho needs some text"):
         check_prompt("clotho", " ")
 
 
@@ -491,21 +491,21 @@ def test_prompts() -> None:
 
 def test_answers_are_kept_and_gone_on_with(tmp_path) -> None:
     path = tmp_path / "answers" / "topk-0.5.jsonl"
-    with Answers(path, {"model": "a", "rate": (1,)}) as answers:
+    with AnswerLog(path, {"model": "a", "rate": (1,)}) as answers:
         answers.write([{"id": "1", "asked": "?", "answer": "ja"}, {"id": "2", "error": "deaf"}])
         with pytest.raises(AnswersError, match="another run is writing"):
-            Answers(path, {"model": "a", "rate": (1,)})
+            AnswerLog(path, {"model": "a", "rate": (1,)})
     with path.open("ab") as file:
         file.write(b'{"id": "3", "answ')  # killed while it wrote
-    with Answers(path, {"rate": [1], "model": "a"}) as answers:
+    with AnswerLog(path, {"rate": [1], "model": "a"}) as answers:
         assert list(answers.rows) == ["1", "2"]
         answers.write([{"id": "3", "answer": "x"}])
-        answers.check_asked({"1": "?", "2": "?", "9": "?"})
-        with pytest.raises(AnswersError, match="1 was asked '\\?', and is now asked '!'"):
-            answers.check_asked({"1": "!"})
+        answers.check_questions({"1": "?", "2": "?", "9": "?"})
+        with pytest.raises(AnswersError, match="the question of 1 was '\\?', and is now '!'"):
+            answers.check_questions({"1": "!"})
     assert [json.loads(line).get("id") for line in path.read_text().splitlines()] == [None, "1", "2", "3"]
     with pytest.raises(AnswersError, match=r"begun with model='a' \(not 'b'\), rate=\[1\] \(not None\)"):
-        Answers(path, {"model": "b"})
+        AnswerLog(path, {"model": "b"})
 
 
 @pytest.mark.parametrize(
@@ -515,14 +515,14 @@ def test_other_files_are_left_alone(tmp_path, text: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(text)
     with pytest.raises(AnswersError, match="is not an answer of this command"):
-        Answers(path, {})
+        AnswerLog(path, {})
     assert path.read_text() == text
 
 
 def test_a_file_torn_in_its_first_line_is_begun_anew(tmp_path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"setting": {"mod')
-    with Answers(path, {"model": "a"}) as answers:
+    with AnswerLog(path, {"model": "a"}) as answers:
         assert answers.rows == {}
     assert json.loads(path.read_text()) == {"setting": {"model": "a"}}
 
@@ -596,7 +596,7 @@ def test_loading(folder, loaded) -> None:
     assert not model.training
     assert fingerprint(model) == fingerprint(tiny_model()) != fingerprint(tiny_model(1))
     assert load_lm(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="the dtype is 'int8'; there are auto, float32"):
+    with pytest.raises(ValueError, match="the dtype is 'int8'; it must be one of auto, float32"):
         load_lm(folder, dtype="int8")
 
 
@@ -619,7 +619,7 @@ def test_loading(folder, loaded) -> None:
     ],
 )
 def test_the_class_that_answers_in_words(kind: str, expected: str) -> None:
-    assert loading._class_of(kind, loading.listener(AutoConfig.for_model(kind))).__name__ == expected
+    assert loading._class_of(kind, loading.main_config(AutoConfig.for_model(kind))).__name__ == expected
 
 
 def test_what_cannot_be_loaded(folder, tmp_path) -> None:
@@ -643,10 +643,10 @@ def test_what_cannot_be_loaded(folder, tmp_path) -> None:
     (tmp_path / "m" / "config.json").unlink()
     refused("no config.json; give the folder of a model", FileNotFoundError)
     ast().save_pretrained(tmp_path / "m")
-    refused("audio-spectrogram-transformer is no audio-language model")
-    with pytest.raises(CheckpointError, match="audiomae is no audio-language model"):
+    refused("audio-spectrogram-transformer is not an audio-language model")
+    with pytest.raises(CheckpointError, match="audiomae is not an audio-language model"):
         load_lm("esc10")
-    with pytest.raises(CheckpointError, match="takes no sound; an audio-language model's takes both"):
+    with pytest.raises(CheckpointError, match="takes no sound; that of an audio-language model takes both"):
         loading._check_processor("x", SimpleNamespace(tokenizer=object()))
 
 
@@ -716,7 +716,7 @@ def test_another_sampling_rate() -> None:
 def evaluation(loaded, benchmark: Benchmark, out: Path, **changes: Any) -> Evaluation:
     model, processor = loaded
     asker = {"prompt": PROMPTS[benchmark.name], "max_new_tokens": 4, **changes}
-    return Evaluation(Asker(model, processor, **asker), benchmark, "tiny", out)
+    return Evaluation(BatchGenerator(model, processor, **asker), benchmark, "tiny", out)
 
 
 TWO = (Setting("unpruned", 1.0), Setting("segmentwise", 0.25, ap.SegmentwiseTopK(0.25)))
@@ -755,7 +755,7 @@ def test_every_benchmark_end_to_end(loaded, tmp_path, simple, name: str) -> None
     rows = [json.loads(line) for line in (tmp_path / "out/answers/segmentwise-0.25.jsonl").read_text().splitlines()]
     assert rows[0]["setting"]["pruning"]["method"] == "SegmentwiseTopK"
     assert [row["id"] for row in rows[1:]] == [item.id for item in benchmark.items]
-    assert rows[1]["asked"] == asked(benchmark.items[0], PROMPTS[name])
+    assert rows[1]["asked"] == fill_prompt(benchmark.items[0], PROMPTS[name])
     assert ap.handle(loaded[0]) is None
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| segmentwise | 0.25 |" in text
@@ -777,7 +777,7 @@ def test_answers_do_not_hang_on_the_batch(loaded, tmp_path) -> None:
     item = benchmark.items[0]
     turn = [
         {"type": "audio", "audio": waveform(item, 16_000)},
-        {"type": "text", "text": asked(item, PROMPTS["clothoaqa"])},
+        {"type": "text", "text": fill_prompt(item, PROMPTS["clothoaqa"])},
     ]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": turn}],
@@ -988,9 +988,9 @@ def test_batches_are_of_about_one_length(tmp_path: Path, monkeypatch: pytest.Mon
     items = [Item(str(n), tmp_path) for n in lengths]
     monkeypatch.setattr(batch_generate, "waveform", lambda item, rate: np.zeros(int(item.id) + 1, np.float32))
     monkeypatch.setattr(batch_generate, "sampling_rate", lambda processor: 16_000)
-    monkeypatch.setattr(Asker, "_rows", lambda self, batch, trace: [item.id for item, _ in batch])
+    monkeypatch.setattr(BatchGenerator, "_rows", lambda self, batch, trace: [item.id for item, _ in batch])
     for size in (1, 2, 8):
-        batches = list(Asker(None, None, "", 1, batch_size=size)(items))
+        batches = list(BatchGenerator(None, None, "", 1, batch_size=size)(items))
         assert sorted(int(name) for batch in batches for name in batch) == list(range(60))
         assert all(len(batch) == size for batch in batches[:-1])
         window = size * batch_generate.AHEAD

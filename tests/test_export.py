@@ -258,7 +258,7 @@ def test_a_runtime_that_is_too_old(tmp_path, monkeypatch) -> None:
         raise RuntimeError("ONNX Runtime only *guarantees* support for opset 18\nand more")
 
     monkeypatch.setattr(exporting, "open_session", refuse)
-    with pytest.raises(ExportError, match="does not take the file, of opset 18: ONNX Runtime only .* opset 18$"):
+    with pytest.raises(ExportError, match="does not accept the file, of opset 18: ONNX Runtime only .* opset 18$"):
         export_onnx(model, tmp_path / "a.onnx")
 
 
@@ -268,7 +268,7 @@ def test_the_exporters_failure_is_one_sentence(tmp_path, monkeypatch) -> None:
     with ap.prune(model, ap.TopK(0.5)), pytest.raises(ExportError) as failure:
         export_onnx(model, tmp_path / "a.onnx")
     message = str(failure.value)
-    assert message.startswith("AudioMAEForAudioClassification, pruned by TopK(0.5), could not be written as ONNX: ")
+    assert message.startswith("AudioMAEForAudioClassification, pruned with TopK(0.5), could not be written as ONNX: ")
     assert "sort" in message
     assert "\n" not in message
     assert not list(tmp_path.iterdir())
@@ -277,16 +277,16 @@ def test_the_exporters_failure_is_one_sentence(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("build", "method", "message"),
     [
-        (audiomae, METHODS["ats"], "ATS lets the sound decide .* take TopK, SegmentwiseTopK, EViT or ToMe"),
-        (audiomae, METHODS["avit"], "AViT lets the sound decide"),
-        (audiomae, METHODS["spvit"], "SPViT lets the sound decide"),
-        (audiomae, METHODS["divprune"], "DivPrune chooses one token after the other, .* take TopK"),
-        (audiomae, METHODS["dpp"], "DPP chooses one token after the other"),
+        (audiomae, METHODS["ats"], "with ATS, the sound decides .* use TopK, SegmentwiseTopK, EViT or ToMe"),
+        (audiomae, METHODS["avit"], "with AViT, the sound decides"),
+        (audiomae, METHODS["spvit"], "with SPViT, the sound decides"),
+        (audiomae, METHODS["divprune"], "DivPrune selects tokens one by one, .* use TopK"),
+        (audiomae, METHODS["dpp"], "DPP selects tokens one by one"),
         (lambda: audiomae().bfloat16(), None, r"is in torch.bfloat16, .* export model.float\(\)"),
         (lambda: audiomae().audiomae, None, "AudioMAEModel gives no logits; export a model with a classification head"),
         (lambda: ast().audio_spectrogram_transformer, METHODS["topk"], "ASTModel gives no logits"),
-        (qwen2_audio, None, "is an audio-language model: it answers by running again and again"),
-        (torch.nn.Identity, None, "holds no encoder that audioprune can enter"),
+        (qwen2_audio, None, "is an audio-language model: it runs many times for one answer"),
+        (torch.nn.Identity, None, "contains no encoder that audioprune supports"),
     ],
 )
 def test_what_no_graph_can_hold(build, method: Method | None, message: str, tmp_path) -> None:
@@ -316,7 +316,7 @@ def test_untrained(tmp_path) -> None:
         (wav2vec2, {}, "Wav2Vec2ForSequenceClassification takes clips of any length, .* samples=80_000 for 5 s"),
         (wav2vec2, {"samples": 0}, "samples is 0"),
         (audiomae, {"samples": 16_000}, "takes spectrograms of one length; leave it out"),
-        (audiomae, {"opset": 11}, "opset is 11; it is at least 18"),
+        (audiomae, {"opset": 11}, "opset is 11; it must be at least 18"),
     ],
 )
 def test_arguments_that_do_not_fit(build, given, message: str, tmp_path) -> None:
@@ -395,7 +395,7 @@ def test_command_for_a_waveform(run) -> None:
     [
         (("esc10", "a.onnx", "--keep-rate", "2"), "at most 1"),
         (("esc10", "a.onnx", "--keep-rate", "half"), "give numbers"),
-        (("esc10", "a.onnx", "--method", "ats"), "ATS lets the sound decide"),
+        (("esc10", "a.onnx", "--method", "ats"), "with ATS, the sound decides"),
         (("esc10", "a.onnx", "--method", "dynamicvit"), "train a model with it first"),
         (("esc10", "a.onnx", "--batch-sizes", "0"), "--batch-sizes is '0'"),
         (("esc10", "a.onnx", "--opset", "17"), "greater than or equal to 18"),

@@ -170,7 +170,7 @@ def test_exports_and_compiles() -> None:
         (lambda: LogMel(64)(torch.zeros(1, 2, 8000)), "give \\(batch, samples\\)"),
         (lambda: LogMel(64)([]), "there are no sounds"),
         (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800])), "lengths have shape"),
-        (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800, 900])), "rows hold 800 samples"),
+        (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800, 900])), "rows have 800 samples"),
         (lambda: LogMel(64)(torch.zeros(2, 800), torch.tensor([800, 90])), "5.6 ms is too short"),
         (lambda: AudioMAEFeatureExtractor()(tone(), sampling_rate=44_100), "44100 Hz"),
         (lambda: AudioMAEFeatureExtractor(sampling_rate=8000), "8000 Hz"),

@@ -315,12 +315,12 @@ def test_wrong_shapes_are_refused(device: str) -> None:
         with pytest.raises(ValueError, match=pattern):
             kernels.attend_and_score(*args)  # type: ignore[arg-type]
 
-    refused(r"key is \(2, 2, 8, 8\).*should be.*\(2, 2, 9, 8\)", query, key[:, :, 1:], value, 1.0, None, 0)
+    refused(r"key is \(2, 2, 8, 8\).*must equal.*\(2, 2, 9, 8\)", query, key[:, :, 1:], value, 1.0, None, 0)
     refused("value is .*float16", query, key, value.half(), 1.0, None, 0)
-    refused("special = 10: .* 0 to the 9 tokens", query, key, value, 1.0, None, 10)
+    refused("special is 10; .* number of tokens, 9", query, key, value, 1.0, None, 10)
     refused(r"mask is \(2, 1, 9, 9\)", query, key, value, 1.0, torch.zeros(2, 1, 9, 9), 0)
     refused(r"mask is \(2, 1, 1, 8\)", query, key, value, 1.0, torch.zeros(2, 1, 1, 8), 0)
-    refused(r"voters is \(2, 9\): .*\(2, 8\)", query, key, value, 1.0, None, 1, torch.ones(2, 9))
+    refused(r"voters is \(2, 9\); .*\(2, 8\)", query, key, value, 1.0, None, 1, torch.ones(2, 9))
 
 
 def test_the_interpreter_leaves_nothing_behind() -> None:

@@ -116,7 +116,7 @@ def test_front_ends(tmp_path) -> None:
     stock = ap.load_features(tmp_path, model)
     assert (stock.max_length, stock.padding) == (128, 0.0)
     ASTFeatureExtractor(max_length=1024).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="makes 1024 frames, its model takes 128"):
+    with pytest.raises(ValueError, match="makes 1024 frames, but its model takes 128"):
         ap.load_features(tmp_path, model)
 
 

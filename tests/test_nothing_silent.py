@@ -153,7 +153,7 @@ def test_audio_language_models_that_share_an_encoder() -> None:
     expected, before = two(**inputs).logits, state_of(two)
     handle = ap.prune(one, ap.SegmentwiseTopK(0.5))
     assert torch.equal(two(**inputs).logits, expected)
-    with pytest.raises(ap.UnsupportedModelError, match="another model, which is pruned"):
+    with pytest.raises(ap.UnsupportedModelError, match="belongs to another model, which is pruned"):
         ap.prune(two, ap.SegmentwiseTopK(0.5))
     handle.remove()
     assert state_of(two) == before

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import audioprune as ap
-from audioprune.plots import _shown, averaged, explain_figure, save
+from audioprune.plots import _stages_to_draw, average_tokens, explain_figure, save
 
 from .families import FAMILIES
 from .settings import METHODS, teach
@@ -44,14 +44,14 @@ def test_merged_patches_are_drawn_at_their_mean(data) -> None:
     holder = data.draw(npst.arrays(np.int64, (columns, rows), elements=st.integers(-1, 4)))
     log_mel = np.random.default_rng(data.draw(st.integers(0, 99))).normal(size=shape)
     before = log_mel.copy()
-    drawn = averaged(log_mel, holder)
+    drawn = average_tokens(log_mel, holder)
     np.testing.assert_allclose(drawn, slowly_averaged(log_mel, holder), rtol=1e-12)
     np.testing.assert_array_equal(log_mel, before)
 
 
 @given(st.integers(0, 40))
 def test_at_most_four_stages_are_drawn_and_always_the_last(stages: int) -> None:
-    shown = _shown(stages)
+    shown = _stages_to_draw(stages)
     assert len(shown) == min(stages, 4)
     assert shown == sorted(set(shown))
     assert set(shown) <= set(range(stages))

@@ -306,7 +306,7 @@ def test_blocks_that_would_not_be_swapped_are_refused(spectrogram) -> None:
 
 def test_of_two_encoders_none_is_guessed() -> None:
     pair = nn.ModuleDict({"teacher": audiomae(), "student": ast()})
-    with pytest.raises(ap.UnsupportedModelError, match="holds 2 encoders"):
+    with pytest.raises(ap.UnsupportedModelError, match="contains 2 encoders"):
         ap.prune(pair, ap.TopK(0.5))
     with ap.prune(pair["student"], ap.TopK(0.5)) as handle:
         assert ap.handle(pair) is handle

@@ -204,8 +204,8 @@ def test_another_keep_rate() -> None:
     [
         ("epochs", "NAME=VALUE"),
         ("=3", "NAME=VALUE"),
-        ("epochs.x=3", "epochs holds no settings"),
-        ("optimizer.betas.x=3", "betas holds no settings"),
+        ("epochs.x=3", "epochs has no settings"),
+        ("optimizer.betas.x=3", "betas has no settings"),
         ("epoch=3", "epoch: Extra inputs"),
         ("optimizer.momentum=0.9", "optimizer.momentum: Extra inputs"),
         ("epochs=many", "epochs: Input should be a valid integer"),
@@ -215,9 +215,9 @@ def test_another_keep_rate() -> None:
         ("loss=mse", "loss: Input should be 'ce' or 'bce'"),
         ("preset=esc10", "preset: Input should be"),
         ("augment.mixup=2", "augment.mixup: Input should be less than or equal to 1"),
-        ("shrink.epochs=101", "shrink ends at epoch 121, training at 120"),
-        ("epochs=50", "shrink ends at epoch 60, training at 50"),
-        ("method.method=Top", "method is 'Top'; there are .*TopK"),
+        ("shrink.epochs=101", "shrink ends at epoch 121, but training ends at 120"),
+        ("epochs=50", "shrink ends at epoch 60, but training ends at 50"),
+        ("method.method=Top", "method is 'Top'; it must be one of .*TopK"),
         ("method.share=0.5", "method TopK: .*share"),
         ("method.keep_rate=2", "keep_rate is 2"),
         ("method.score=loudness", "score is 'loudness'"),
@@ -245,8 +245,8 @@ def test_an_unknown_name() -> None:
     [
         (b"epochs: [1, 2", "not a YAML recipe"),
         (b"\xff\xfe\xfd", "not a YAML recipe"),
-        (b"", "expected settings"),
-        (b"- epochs: 10", "expected settings"),
+        (b"", "contains no settings"),
+        (b"- epochs: 10", "contains no settings"),
         (b"epochs: 10", "family: Field required"),
     ],
 )
@@ -281,8 +281,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extended", "message"),
     [
-        ("mine.yaml", "extends mine.yaml, which extends it in turn"),
-        ("other.yaml", "extends mine.yaml, which extends it in turn"),
+        ("mine.yaml", "extends mine.yaml, which extends this file again"),
+        ("other.yaml", "extends mine.yaml, which extends this file again"),
         ("nothing.yaml", "nothing.yaml: no such recipe file"),
         ("ast-esc51", r"no recipe 'ast-esc51'; did you mean ast-esc50\?"),
     ],

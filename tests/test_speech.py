@@ -243,7 +243,7 @@ def test_an_unknown_owner_is_refused() -> None:
             self.wav2vec2 = transformers.Wav2Vec2Model(config)
 
     owner = Owner(transformers.Wav2Vec2Config(**WAVEFORM))
-    with pytest.raises(ap.UnsupportedModelError, match="Owner holds a Wav2Vec2Model.*by itself"):
+    with pytest.raises(ap.UnsupportedModelError, match="Owner contains a Wav2Vec2Model.*by itself"):
         ap.prune(owner, ap.TopK(0.5))
     assert ap.prune(owner.wav2vec2, ap.TopK(0.5)).attached
 

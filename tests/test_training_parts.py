@@ -36,7 +36,7 @@ from audioprune.training.model import build_model
 from audioprune.training.optim import factor, make_optimizer, make_scheduler, parameter_groups
 from audioprune.training.recipe import Augment, Distill, LearningRate, Optimizer, Recipe, read_recipe
 from audioprune.training.regularize import DropPath, PatchMask, kept_patches, set_drop_path
-from audioprune.training.sweep import claimed, folder_name, plan
+from audioprune.training.sweep import claim, folder_name, plan
 from audioprune.training.trainer import arguments, frozen_copy, last_checkpoint
 
 from .conftest import tone
@@ -770,7 +770,7 @@ def test_a_start_of_another_family(tmp_path) -> None:
     strides = ("config.time_stride=16", "config.frequency_stride=16")
     build_model(make(tmp_path), LABELS).save_pretrained(tmp_path / "audiomae")
     build_model(make(tmp_path, "family: ast", *strides), LABELS).save_pretrained(tmp_path / "ast")
-    with pytest.raises(ValueError, match="ASTForAudioClassification; the recipe tiny trains an AudioMAE"):
+    with pytest.raises(ValueError, match="ASTForAudioClassification, but the recipe tiny trains an AudioMAE"):
         build_model(make(tmp_path), LABELS, tmp_path / "ast")
     with pytest.raises(ValueError, match="is for an AST"):
         build_model(make(tmp_path, "family: ast", *strides), LABELS, tmp_path / "audiomae")
@@ -850,7 +850,7 @@ def test_arguments(tmp_path) -> None:
     recipe = make(tmp_path, "batch_size: 8")
     assert arguments(recipe, tmp_path, 0, processes=2).per_device_train_batch_size == 4
     assert arguments(recipe, tmp_path, 0, max_steps=3).max_steps == 3
-    with pytest.raises(ValueError, match="batch_size is 8; it does not divide among 3 processes"):
+    with pytest.raises(ValueError, match="batch_size is 8; it must be a multiple of the 3 processes"):
         arguments(recipe, tmp_path, 0, processes=3)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="precision is fp16"):
@@ -919,7 +919,7 @@ def test_folder_names() -> None:
 
 
 def _claim(folder: Path, pipe) -> None:
-    with claimed(folder) as mine:
+    with claim(folder) as mine:
         pipe.send(mine)
         pipe.recv()
 
@@ -932,16 +932,16 @@ def test_a_claim_excludes_and_ends_with_its_process(tmp_path) -> None:
     try:
         assert here.poll(20)
         assert here.recv() is True
-        with claimed(tmp_path / "run") as mine:
+        with claim(tmp_path / "run") as mine:
             assert mine is False
-        with claimed(tmp_path / "other") as mine:
+        with claim(tmp_path / "other") as mine:
             assert mine is True
     finally:
         process.kill()
         process.join(20)
-    with claimed(tmp_path / "run") as mine:
+    with claim(tmp_path / "run") as mine:
         assert mine is True
-    with claimed(tmp_path / "run") as mine:
+    with claim(tmp_path / "run") as mine:
         assert mine is True, "it ends with the block too"
 
 
@@ -979,7 +979,7 @@ def test_a_sweep_runs_in_order_and_skips_what_is_done(folded, tmp_path, trained)
 def test_a_sweep_leaves_what_others_are_at_and_waits(folded, tmp_path, trained, monkeypatch) -> None:
     steps = plan([read_recipe("esc10-ast")], folded, tmp_path, folds=("1", "2"))
     waits: list[float] = []
-    other = claimed(steps[0].task.out)
+    other = claim(steps[0].task.out)
     assert other.__enter__()
 
     def sleep(seconds: float) -> None:
@@ -1013,11 +1013,11 @@ def test_cells() -> None:
 @pytest.mark.parametrize(
     ("model", "folds", "seeds_", "message"),
     [
-        ("runs/{fold}", [None], [None], r"holds {fold}; say which with --folds"),
-        ("runs/{fold}", (None,), (None,), r"holds {fold}; say which with --folds"),
-        ("runs/{seed}", ["1"], [None], r"holds {seed}; say which with --seeds"),
-        ("runs/a", ["1", "2"], [None], r"one model for several folds; write {fold}"),
-        ("runs/{fold}", ["1", "2"], [0, 1], r"one model for several seeds; write {seed}"),
+        ("runs/{fold}", [None], [None], r"contains {fold}; give its values with --folds"),
+        ("runs/{fold}", (None,), (None,), r"contains {fold}; give its values with --folds"),
+        ("runs/{seed}", ["1"], [None], r"contains {seed}; give its values with --seeds"),
+        ("runs/a", ["1", "2"], [None], r"one model for several folds; put {fold}"),
+        ("runs/{fold}", ["1", "2"], [0, 1], r"one model for several seeds; put {seed}"),
         ("runs/{epoch}", [None], [None], "only {fold}, {seed} and {rate}"),
         ("runs/{}", [None], [None], "only {fold}, {seed} and {rate}"),
         ("runs/{fold", ["1"], [None], "only {fold}, {seed} and {rate}"),

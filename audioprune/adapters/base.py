@@ -1,4 +1,4 @@
-"""The adapter contract: how a model is entered, what was changed in it, and the registry of families.
+"""The adapter contract: connections to models, the changes in a model, and the registry of families.
 
 There are two kinds of adapters: those that reduce tokens inside the blocks of an encoder (`blocks/`), and those that
 shorten the prompt of an audio-language model (`audio_lm/`). Both know no more of a method than the `Reducer` and
@@ -16,11 +16,11 @@ from ..core.tokens import Grid, MethodTraits, ModelShape, Reducer
 
 
 class UnsupportedModelError(TypeError):
-    """No adapter enters this model. The message lists the families."""
+    """Raised if no adapter supports the model. The message lists the families."""
 
 
 class Attachment(ABC):
-    """What was changed in a model, and how to change it back.
+    """Changes in a model, and the way to undo them.
 
     `reducer` may be replaced between forwards: each forward reads it once, at its beginning.
     """
@@ -83,25 +83,25 @@ _REGISTRY: list[type[Adapter]] = []
 
 
 def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
-    """Class decorator: `find_adapter` asks this family too."""
+    """Class decorator that adds a family to `find_adapter`."""
     _REGISTRY.append(adapter)
     return adapter
 
 
 def find_adapter(model: nn.Module) -> Adapter:
-    """The adapter that enters this model. Raises `UnsupportedModelError` if there is none."""
+    """Adapter of a model. Raises `UnsupportedModelError` if there is none."""
     if not isinstance(model, nn.Module):
         hint = f"; load it first: audioprune.load({model!r})" if isinstance(model, str) else ""
         raise UnsupportedModelError(f"expected a PyTorch model, got {type(model).__name__}{hint}")
-    found = [adapter for family in _REGISTRY for adapter in family.find(model)]
-    if len(found) > 1:
+    adapters = [adapter for family in _REGISTRY for adapter in family.find(model)]
+    if len(adapters) > 1:
         raise UnsupportedModelError(
-            f"{type(model).__name__} holds {len(found)} encoders; prune the one that is meant, by itself"
+            f"{type(model).__name__} contains {len(adapters)} encoders; pass the one to prune, by itself"
         )
-    if found:
-        return found[0]
+    if adapters:
+        return adapters[0]
     families = "; ".join(adapter.family for adapter in _REGISTRY)
     raise UnsupportedModelError(
-        f"{type(model).__name__} holds no encoder that audioprune can enter. It enters: {families}. "
-        "CONTRIBUTING.md tells how to add a family"
+        f"{type(model).__name__} contains no encoder that audioprune supports. Supported are: {families}. "
+        "CONTRIBUTING.md explains how to add a family"
     )

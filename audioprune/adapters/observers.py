@@ -1,6 +1,6 @@
-"""Who looks at the forwards of a pruned model: each caller sees those that it makes itself, and no others.
+"""Observers of the forwards of a pruned model: each caller sees its own forwards, and no others.
 
-A model that is served is called from many threads, or from many tasks of an event loop, at once.
+A served model is called from many threads, or many tasks of an event loop, at once.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any
 import torch
 
 Observer = Callable[[Any], None]
-"""Is given what a forward did with its tokens: a `TokenPass`, or a `PromptPass`."""
+"""Called with the record of a forward: a `TokenPass` or a `PromptPass`."""
 
-Watched = tuple[tuple[object, Observer], ...]
-"""Pairs of an attachment and who looks at it."""
-
-
-class _OfThread(threading.local):
-    watched: Watched = ()
+ObserverPairs = tuple[tuple[object, Observer], ...]
+"""Pairs of an attachment and its observer."""
 
 
-_WATCHED: ContextVar[Watched] = ContextVar("audioprune_tapped", default=())
-# A graph of torch.compile is guarded by what a thread has, and cannot read a context variable.
-_OF_THREAD = _OfThread()
+class _ThreadState(threading.local):
+    pairs: ObserverPairs = ()
+
+
+_OBSERVERS: ContextVar[ObserverPairs] = ContextVar("audioprune_observed", default=())
+# A graph of torch.compile can have guards on thread-local values, but cannot read a context variable.
+_THREAD = _ThreadState()
 
 
 def observers_of(attachment: object) -> list[Observer]:
-    """Those that look at a model's forwards, as the caller makes them."""
+    """Observers of a model's forwards in the caller's context."""
     return [observer for other, observer in _current() if other is attachment]
 
 
 @contextmanager
 def observing(attachment: object, observer: Observer) -> Iterator[None]:
-    """Show an observer all forwards that are made here meanwhile."""
+    """Call an observer for all forwards of a model inside the context."""
     entry = (attachment, observer)
     _set((*_current(), entry))
     try:
         yield
     finally:
-        # Not as it was before: another one may have begun since, and it may end elsewhere.
+        # Do not restore the old value: another observer may have started since, and may end elsewhere.
         _set(tuple(other for other in _current() if other is not entry))
 
 
 @contextmanager
 def unobserved() -> Iterator[None]:
-    """Show nobody what is made here meanwhile."""
+    """Call no observers inside the context."""
     before = _current()
     _set(())
     try:
@@ -57,11 +57,11 @@ def unobserved() -> Iterator[None]:
         _set(before)
 
 
-def _current() -> Watched:
-    return _OF_THREAD.watched if torch.compiler.is_compiling() else _WATCHED.get()
+def _current() -> ObserverPairs:
+    return _THREAD.pairs if torch.compiler.is_compiling() else _OBSERVERS.get()
 
 
-def _set(watched: Watched) -> None:
+def _set(pairs: ObserverPairs) -> None:
     if not torch.compiler.is_compiling():
-        _WATCHED.set(watched)
-    _OF_THREAD.watched = watched
+        _OBSERVERS.set(pairs)
+    _THREAD.pairs = pairs

@@ -1,4 +1,4 @@
-"""A method of one model, replaced on the instance, and put back."""
+"""Replacement of a method on one model instance, which can be undone."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from torch import nn
 
 
 class Replacement:
-    """In place of a method of one model: what runs instead, given the method as it was.
+    """Replaces a method of one model instance by a function.
 
-    An object, and no function: copies and pickles of a model take it with them.
+    It is an object, not a function, so that it is part of copies and pickles of the model.
 
-    run: takes the method as it was, and its arguments. shown: whether callers see its signature, without the first
-    argument, instead of the method's own.
+    Args:
+        module: the model.
+        name: name of the method.
+        run: function that takes the original method and its arguments.
+        own_signature: whether callers see the signature of `run`, without its first argument, instead of the method's.
     """
 
-    def __init__(self, module: nn.Module, name: str, run: Callable[..., Any], shown: bool = False) -> None:
-        self._module, self._name, self._run, self._shown = module, name, run, shown
-        self._before = module.__dict__.get(name)  # of accelerate's, for one
+    def __init__(self, module: nn.Module, name: str, run: Callable[..., Any], own_signature: bool = False) -> None:
+        self._module, self._name, self._run, self._own_signature = module, name, run, own_signature
+        self._before = module.__dict__.get(name)  # for example, from accelerate
         self._active = True
         setattr(module, name, self)
 
     @property
     def own(self) -> Callable[..., Any]:
-        """The method as it was."""
+        """The original method."""
         return self._before or functools.partial(getattr(type(self._module), self._name), self._module)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        if not self._shown:
+        if not self._own_signature:
             return inspect.signature(self.own)
         signature = inspect.signature(self._run)
         return signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -41,7 +44,7 @@ class Replacement:
         return self._run(self.own, *args, **kwargs) if self._active else self.own(*args, **kwargs)
 
     def undo(self) -> None:
-        """Put the method back. Who has wrapped this one meanwhile is handed on to it."""
+        """Restore the method. If another object has wrapped this one since, calls go on to the original method."""
         self._active = False
         if self._module.__dict__.get(self._name) is self:
             delattr(self._module, self._name)

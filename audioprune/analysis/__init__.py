@@ -1,1 +1,1 @@
-"""What was kept, and why it matters: the papers' questions, asked of any classifier and any sounds."""
+"""The papers' questions about kept tokens, for any classifier and any data set."""

@@ -1,4 +1,4 @@
-"""How much more attention kept tokens receive than pruned ones (section 4.2; Table 3; Figs. 6, 9, 13 and 15)."""
+"""Attention of kept tokens relative to pruned tokens (section 4.2; Table 3; Figs. 6, 9, 13 and 15)."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ import torch
 from torch import Tensor
 
 from .observe import Block, Observation
-from .question import Answer, Table
-from .survey import RunningSums, Spread, apart, ratio
+from .question import Finding, Table
+from .survey import RunningSums, Spread, compare_means, ratio
 
 KINDS = ("signal", "background")
 
 
 class AttentionRatio:
-    """γ(l, R_s) and γ(l, R_b): the average score of the retained signal, or background, tokens at block l divided by
-    that of the pruned tokens; and Γ, their average over the blocks of a group.
+    """Ratios γ(l, R_s) and γ(l, R_b), and their average Γ over the blocks of a group.
 
-    A group reaches from one pruning block, exclusive, to the next, inclusive, whose choice says for all its blocks
-    which tokens are retained and which pruned. Blocks after the last pruning block have no ratio. A clip that lacks a
-    set (no background among the retained, say) is left out, for that ratio only.
+    γ(l, R_s) is the average score of the retained signal tokens at block l, divided by that of the pruned tokens.
+    γ(l, R_b) is the same for retained background tokens.
+
+    A group starts after a pruning block and ends with the next pruning block. The choice of that block decides which
+    tokens count as retained, and which as pruned, in the whole group. Blocks after the last pruning block have no
+    ratio. If a clip lacks a set (for example, it retains no background), it is left out of that ratio only.
 
     values: tau; rates: {keep rate as text: {layers: 0-based, of the blocks that have a ratio; stages: 0-based layers of
     the pruning blocks; gamma: {mean, std, n}, lists by (signal, background) and block; Gamma: {mean, std, n}, by
     (signal, background) and group; more: {mean, std, n} by group, Γ of signal minus Γ of background in the clips that
     have both; growth: {mean, std, n} by (signal, background), Γ of the last group minus Γ of the first; clips: number
-    of, n of them having the ratio}}.
+    of clips, of which n have the ratio}}.
     """
 
     name = "attention_ratio"
     title = "How much attention do kept tokens receive?"
     how = (
-        "Above 1, tokens that survive the next pruning stage receive more attention than those that it drops; dashed "
-        "lines are the stages."
+        "Above 1, the tokens that survive the next pruning stage receive more attention than the dropped tokens. "
+        "Dashed lines mark the stages."
     )
 
     def __init__(self, tau: float) -> None:
@@ -47,11 +49,11 @@ class AttentionRatio:
         if not observation.stages:
             return
         rate, signal = observation.keep_rate, observation.intensity > self.tau
-        of_groups = [_gammas(group, signal) for group in groups(observation.blocks)]
-        averages = torch.stack([gammas.mean(2) for gammas in of_groups], 2)
+        group_gammas = [_gammas(group, signal) for group in groups(observation.blocks)]
+        averages = torch.stack([gammas.mean(2) for gammas in group_gammas], 2)
         self.sums.add(
             rate,
-            gamma=torch.cat(of_groups, 2),
+            gamma=torch.cat(group_gammas, 2),
             Gamma=averages,
             more=averages[:, 0] - averages[:, 1],
             growth=averages[:, :, -1] - averages[:, :, 0],
@@ -59,13 +61,13 @@ class AttentionRatio:
         self.layers[rate] = [block.layer for group in groups(observation.blocks) for block in group]
         self.stages[rate] = [stage.layer for stage in observation.stages]
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self.sums.rates:
-            return Answer(note="No tokens were pruned.")
-        found = [sentence for rate in self.sums.rates for sentence in self._found(rate)]
-        found += self._across_rates()
+            return Finding(note="No tokens were pruned.")
+        sentences = [sentence for rate in self.sums.rates for sentence in self._sentences(rate)]
+        sentences += self._across_rates()
         values = {"tau": self.tau, "rates": {str(rate): self._values(rate) for rate in self.sums.rates}}
-        return Answer(tuple(found), (self._groups_table(), self._blocks_table()), values, self._note())
+        return Finding(tuple(sentences), (self._groups_table(), self._blocks_table()), values, self._note())
 
     def state(self) -> dict[str, Any]:
         return {
@@ -115,11 +117,11 @@ class AttentionRatio:
             tuple(rows),
         )
 
-    def _cells(self, rate: float, name: str, *where: int) -> tuple[Any, ...]:
-        spread = self.sums[rate][name].at(*where)
+    def _cells(self, rate: float, name: str, *index: int) -> tuple[Any, ...]:
+        spread = self.sums[rate][name].at(*index)
         return spread.mean, spread.std, spread.n, self._clips(rate) - spread.n
 
-    def _found(self, rate: float) -> Iterator[str]:
+    def _sentences(self, rate: float) -> Iterator[str]:
         last = len(self.stages[rate]) - 1
         for i, kind in enumerate(KINDS):
             spread = self.sums[rate]["Gamma"].at(i, last)
@@ -128,11 +130,11 @@ class AttentionRatio:
         yield f"At keep rate {rate:g}, {_more(self.sums[rate]['more'].at(last))}."
 
     def _across_rates(self) -> Iterator[str]:
-        """Whether the model tells tokens apart more clearly where it keeps more of them."""
+        """Sentences on whether the model tells tokens apart more clearly at a higher keep rate."""
         high, low = self.sums.rates[0], self.sums.rates[-1]
         for i, kind in enumerate(KINDS):
             most, least = (self.sums[rate]["Gamma"].at(i, len(self.stages[rate]) - 1) for rate in (high, low))
-            if high != low and (side := apart(most, least)) is not None:
+            if high != low and (side := compare_means(most, least)) is not None:
                 numbers = f"{most.mean:.2f} at keep rate {high:g}, {least.mean:.2f} at {low:g}"
                 yield {
                     1: f"The more tokens stay, the more retained {kind} stands out, as in the paper: {numbers}.",
@@ -141,52 +143,52 @@ class AttentionRatio:
                 }[side]
 
     def _note(self) -> str | None:
-        # A set may be there at one keep rate and not at another.
+        # A set may exist at one keep rate and be missing at another.
         empty = [
             kind
             for i, kind in enumerate(KINDS)
             if all(self.sums[rate]["Gamma"].at(i, 0).n == 0 for rate in self.sums.rates)
         ]
-        return f"No clip retains {' or '.join(empty)} tokens beside pruned ones." if empty else None
+        return f"No clip has both retained {' or '.join(empty)} tokens and pruned tokens." if empty else None
 
 
 def groups(blocks: tuple[Block, ...]) -> list[list[Block]]:
-    """The blocks up to and including each one that prunes; those after the last are left out."""
-    found: list[list[Block]] = []
+    """Blocks grouped by stage: each group ends with the block that prunes. Blocks after the last stage are left out."""
+    grouped: list[list[Block]] = []
     group: list[Block] = []
     for block in blocks:
         group.append(block)
         if block.kept is not None:
-            found.append(group)
+            grouped.append(group)
             group = []
-    return found
+    return grouped
 
 
 def _gammas(group: list[Block], signal: Tensor) -> Tensor:
-    """(clips, 2, blocks of the group): γ of signal and of background, NaN without one. signal: (clips, patches)."""
+    """γ of signal and of background: (clips, 2, blocks of the group), NaN if undefined. signal: (clips, patches)."""
     stage = group[-1]
     assert stage.kept is not None
     survivors = torch.zeros_like(signal).scatter(1, stage.patch.gather(1, stage.kept), True)
-    of_blocks = []
+    block_gammas = []
     for block in group:
         loud, survives = (mask.gather(1, block.patch) for mask in (signal, survivors))
         pruned = _average(block.score, ~survives)
         kept = torch.stack([_average(block.score, survives & kind) for kind in (loud, ~loud)], 1)
-        of_blocks.append(ratio(kept, pruned[:, None].expand_as(kept)))
-    return torch.stack(of_blocks, 2)
+        block_gammas.append(ratio(kept, pruned[:, None].expand_as(kept)))
+    return torch.stack(block_gammas, 2)
 
 
 def _average(score: Tensor, among: Tensor) -> Tensor:
-    """(clips, n), of which some → (clips,) mean score of those, NaN where there are none."""
+    """Mean score (clips,) of the tokens that `among` marks, NaN if it marks none. score, among: (clips, n)."""
     return ratio((score.double() * among).sum(1), among.sum(1))
 
 
 def _level(spread: Spread, kind: str) -> str:
-    """Where Γ of the last group stands."""
+    """Sentence part that compares Γ of the last group with 1."""
     if spread.mean is None:
-        return f"no clip retains {kind} tokens to the end"
+        return f"no clip retains {kind} tokens up to the last stage"
     if spread.error is None:
-        return f"one clip with retained {kind} tokens ({spread.mean:.2f} times) is too few to say"
+        return f"only one clip retains {kind} tokens ({spread.mean:.2f} times), which is too few for a statement"
     times = f"{spread.mean:.2f} ± {spread.error:.2f} times"
     than = f"the attention of pruned ones in the last group ({spread.n} clips)"
     return {
@@ -197,7 +199,7 @@ def _level(spread: Spread, kind: str) -> str:
 
 
 def _growth(growth: Spread) -> str:
-    """How Γ changes from the first group to the last."""
+    """Sentence part on the change of Γ from the first group to the last."""
     return {
         1: ", and the ratio has grown since the first group",
         -1: ", and the ratio has shrunk since the first group",
@@ -207,12 +209,12 @@ def _growth(growth: Spread) -> str:
 
 
 def _more(more: Spread) -> str:
-    """Whether retained signal stands out more than retained background."""
+    """Sentence part that compares retained signal with retained background."""
     if more.side() is None:
-        return "too few clips retain both signal and background to tell the two apart"
+        return "too few clips retain both signal and background to compare the two"
     gap = f"by {abs(more.mean or 0):.2f} ± {more.error:.2f} in the last group, over {more.n} clips"
     return {
         1: f"retained signal stands out more than retained background ({gap})",
         -1: f"retained background stands out more than retained signal ({gap})",
-        0: f"neither retained signal nor retained background clearly stands out more (apart {gap})",
+        0: f"neither retained signal nor retained background clearly stands out more (difference {gap})",
     }[more.side() or 0]

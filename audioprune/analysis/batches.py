@@ -1,4 +1,4 @@
-"""What a question that hears the clips itself is given: a batch, and models to change."""
+"""Input of the questions that run the models themselves: a batch of clips, and the models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.pruning import prune
 from ..methods import Method, TopK
-from .question import Answer
+from .question import Finding
 
 FULL = 1.0
 """The keep rate of the unpruned model."""
@@ -19,10 +19,15 @@ FULL = 1.0
 
 @dataclass(frozen=True)
 class AnalysisBatch:
-    """A batch of clips, what each model made of it as it is pruned, and the models.
+    """A batch of clips, the models, and the logits of each model at its keep rate.
 
-    log_mel: (batch, frames, mels). labels: (batch, classes), ones and zeros. intensity: (batch, patches), mean of each
-    patch. models, methods: of each keep rate, 1.0 (unpruned) among them. logits: (batch, classes) of each of these.
+    Args:
+        log_mel: (batch, frames, mels).
+        labels: (batch, classes), ones and zeros.
+        intensity: (batch, patches), mean of each patch.
+        models: keep rate → model; 1.0 (unpruned) is included.
+        methods: keep rate → pruning method.
+        logits: keep rate → (batch, classes).
     """
 
     log_mel: Tensor
@@ -34,39 +39,39 @@ class AnalysisBatch:
 
     @property
     def full(self) -> Tensor:
-        """(batch, classes), the unpruned model's logits."""
+        """Logits of the unpruned model, (batch, classes)."""
         return self.logits[FULL]
 
     @torch.inference_mode()
     def forward(self, keep_rate: float, method: Method) -> Tensor:
-        """(batch, classes) in float32 on the CPU: the logits of a keep rate's model, pruned in another way."""
+        """Logits of a keep rate's model with another pruning method: (batch, classes), float32, on the CPU."""
         model = self.models[keep_rate]
         with prune(model, method):
             return model(self.log_mel.to(model.device, model.dtype)).logits.float().cpu()
 
 
 class Intervention(Protocol):
-    """As a `Question`, but it changes what the model does: it runs forwards of its own."""
+    """A `Question` that changes the pruning, and therefore runs its own forwards."""
 
     name: str
     title: str
     how: str
 
-    def update(self, heard: AnalysisBatch) -> None:
-        """Take in a batch."""
+    def update(self, batch: AnalysisBatch) -> None:
+        """Add a batch to the statistic."""
 
-    def answer(self) -> Answer:
-        """What was found so far."""
+    def answer(self) -> Finding:
+        """Findings from the batches so far."""
 
     def state(self) -> dict[str, Any]:
-        """All that `update` has gathered."""
+        """Everything that `update` has collected."""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
 
 
 def has_cls(model: Any) -> bool:
-    """Whether tokens can be ranked by the attention of a CLS token."""
+    """Whether the model has a CLS token whose attention can rank tokens."""
     from ..adapters import find_adapter
 
     return find_adapter(model).has_cls

@@ -1,4 +1,4 @@
-"""Whether attention ranks tokens as their patches' intensity, or their variation, does (Kendall's rank correlation)."""
+"""Kendall's rank correlation of attention with the patches' intensity and variation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from .observe import Block, Observation
-from .question import Answer, Table
+from .question import Finding, Table
 from .survey import RunningSums, Spread
 
 FEATURES = ("intensity", "variation")
 
 
 class RankCorrelation:
-    """Kendall's rank correlation of a token's score with its patch's intensity, and with its variation, over the
-    tokens that enter each block; per clip, then over clips.
+    """Kendall's rank correlation of a token's score with its patch's intensity, and with its variation.
 
-    Two statistics stand side by side. τ-b = (C − D) / √((P − T_a)(P − T_b)), with C concordant and D discordant of the
-    P = n(n − 1)/2 pairs, T tied in one list: 0 for unrelated lists. The authors' code counts a pair with
-    (a_i − a_j)(b_i − b_j) ≥ 0 as concordant, ties too: (P − 2D) / P, which for unrelated lists is the share of ties, as
-    0.23–0.25 in their data. Without ties the two are the same. A list of equal values, as of silence, has neither.
+    It is computed over the tokens that enter each block, for each clip, and then averaged over clips.
+
+    There are two statistics. τ-b = (C − D) / √((P − T_a)(P − T_b)), with C concordant and D discordant pairs among the
+    P = n(n − 1)/2 pairs, and T pairs that are tied in one list. It is 0 for unrelated lists. The authors' code counts
+    a pair as concordant if (a_i − a_j)(b_i − b_j) ≥ 0, so ties count too: (P − 2D) / P. For unrelated lists this is the
+    share of ties, 0.23–0.25 in their data. Without ties both statistics are equal. If all values of a list are equal,
+    as in silence, neither is defined.
 
     values: features: ["intensity", "variation"]; rates: {keep rate as text: {layers: 0-based; tau_b, paper: {mean, std,
     n}, lists by feature and block; overall: {mean, std, n} by feature, the mean of τ-b over a clip's blocks;
@@ -31,7 +33,7 @@ class RankCorrelation:
 
     name = "rank_correlation"
     title = "Does attention follow intensity and variation?"
-    how = "Above 0 (τ-b), tokens of louder, or more varied, patches receive more attention; at 0 the two are unrelated."
+    how = "Above 0 (τ-b), tokens of louder, or more varied, patches receive more attention. 0 means no relation."
 
     def __init__(self) -> None:
         self.sums = RunningSums()
@@ -41,19 +43,23 @@ class RankCorrelation:
         rate = observation.keep_rate
         features = [getattr(observation, name).numpy() for name in FEATURES]
         # (clips, features, blocks, statistics)
-        found = np.stack([_of_block(block, features) for block in observation.blocks], axis=2)
-        overall = _mean(found[..., 0])
+        statistics = np.stack([_block_statistics(block, features) for block in observation.blocks], axis=2)
+        overall = _mean(statistics[..., 0])
         self.sums.add(
-            rate, tau_b=found[..., 0], paper=found[..., 1], overall=overall, more=overall[:, 0] - overall[:, 1]
+            rate,
+            tau_b=statistics[..., 0],
+            paper=statistics[..., 1],
+            overall=overall,
+            more=overall[:, 0] - overall[:, 1],
         )
         self.layers[rate] = [block.layer for block in observation.blocks]
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self.sums.rates:
-            return Answer(note="No clips were observed.")
+            return Finding(note="No clips were observed.")
         values = {"features": list(FEATURES), "rates": {str(rate): self._values(rate) for rate in self.sums.rates}}
-        found = tuple(sentence for rate in self.sums.rates for sentence in self._found(rate))
-        return Answer(found, (self._table(),), values, self._note())
+        sentences = tuple(sentence for rate in self.sums.rates for sentence in self._sentences(rate))
+        return Finding(sentences, (self._table(),), values, self._note())
 
     def state(self) -> dict[str, Any]:
         return {
@@ -88,7 +94,7 @@ class RankCorrelation:
             tuple(rows),
         )
 
-    def _found(self, rate: float) -> Iterator[str]:
+    def _sentences(self, rate: float) -> Iterator[str]:
         for i, feature in enumerate(FEATURES):
             yield f"At keep rate {rate:g}, {_relation(self.sums[rate]['overall'].at(i), feature)}."
         more = self.sums[rate]["more"].at()
@@ -108,53 +114,53 @@ class RankCorrelation:
             for i, name in enumerate(FEATURES)
             if all(self.sums[rate]["overall"].at(i).n == 0 for rate in self.sums.rates)
         ]
-        return f"No clip has tokens of different {' or '.join(unknown)} and attention." if unknown else None
+        return f"No clip has tokens that differ in {' or '.join(unknown)} and attention." if unknown else None
 
 
 def signs(values: np.ndarray) -> np.ndarray:
-    """(n,) → (n, n) of int8: the sign of each value minus each other."""
+    """Signs of all pairwise differences of (n,) values: (n, n), int8."""
     column = values[:, None]
     return (column > values).view(np.int8) - (column < values).view(np.int8)
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """`signs` of two lists → τ-b, and the paper's statistic; NaN where all values of one list are equal.
+    """τ-b and the paper's statistic, from the `signs` of two lists; NaN if all values of one list are equal.
 
     O(n²) of bytes: a millisecond for 512 tokens.
     """
     product = a * b
     agree, differ = np.count_nonzero(product > 0), np.count_nonzero(product < 0)
-    # Each pair stands twice in a matrix.
+    # Each pair appears twice in a matrix.
     untied, pairs = np.count_nonzero(a) * np.count_nonzero(b), len(a) * (len(a) - 1)
     if untied == 0:
         return math.nan, math.nan
     return (agree - differ) / math.sqrt(untied), 1 - 2 * differ / pairs
 
 
-def _of_block(block: Block, features: list[np.ndarray]) -> np.ndarray:
-    """(clips, features, 2): τ-b and the paper's statistic. features: (clips, patches) each."""
+def _block_statistics(block: Block, features: list[np.ndarray]) -> np.ndarray:
+    """τ-b and the paper's statistic of one block: (clips, features, 2). features: (clips, patches) each."""
     scores, patches = block.score.numpy(), block.patch.numpy()
     return np.array(
         [
-            [kendall(of_scores, signs(feature[clip][patches[clip]])) for feature in features]
-            for clip, of_scores in enumerate(map(signs, scores))
+            [kendall(score_signs, signs(feature[clip][patches[clip]])) for feature in features]
+            for clip, score_signs in enumerate(map(signs, scores))
         ]
     )
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is there, NaN where nothing is."""
+    """Mean over the last axis without NaN values; NaN if there is no other value."""
     there = np.isfinite(values)
     count = there.sum(-1)
     return np.where(count > 0, np.where(there, values, 0.0).sum(-1) / np.maximum(count, 1), np.nan)
 
 
 def _relation(overall: Spread, feature: str) -> str:
-    """What the mean τ-b of a feature tells."""
+    """Sentence part on the mean τ-b of a feature."""
     if overall.mean is None:
-        return f"no clip has tokens of different {feature} and attention to rank"
+        return f"no clip has tokens that differ in {feature} and attention, so there is nothing to rank"
     if overall.error is None:
-        return f"one clip (τ-b {overall.mean:+.2f} with {feature}) is too few to say"
+        return f"one clip (τ-b {overall.mean:+.2f} with {feature}) is too few for a statement"
     by = f"τ-b {overall.mean:+.2f} ± {overall.error:.2f} over {overall.n} clips"
     return {
         1: f"tokens of higher {feature} receive more attention ({by})",

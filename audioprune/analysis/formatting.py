@@ -1,4 +1,4 @@
-"""Numbers of a table as a reader wants them: shares in percent with one digit, means with their spread."""
+"""Tables as text for readers: shares in percent with one digit, means with their spread."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SHARES: dict[str, str] = {
     "retained_signal": "(random )?[AB]|signal of (kept|input)",
     "kept_by_cluster": r"C\d+|random",
 }
-"""Table → its columns that hold shares of 1, which are shown in percent."""
+"""Table → pattern of its columns that hold shares between 0 and 1, which are shown in percent."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A table of words. columns: of the header; numeric: which of them hold numbers; rows: cells."""
+class TextTable:
+    """A table as text. columns: the header; numeric: whether each column holds numbers; rows: the cells."""
 
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
@@ -32,7 +32,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class _Column:
-    """at: its place in the table. spread: place of its spread, which is shown in the same cell."""
+    """A column to show. at: its index in the table. spread: index of its spread, which goes into the same cell."""
 
     name: str
     at: int
@@ -41,12 +41,12 @@ class _Column:
     digits: int | None
 
 
-def shown(table: Table) -> Shown:
-    """A column "X ±" or "±…" is the spread of the column before it, and goes into its cells: 74.1 ± 21.3."""
+def format_table(table: Table) -> TextTable:
+    """Format a table. A column "X ±" or "±…" is the spread of the column before it and joins its cells: 74.1 ± 21.3."""
     columns = list(_columns(table))
     names = tuple(column.name for column in columns)
     numeric = tuple(any(_is_number(row[column.at]) for row in table.rows) for column in columns)
-    return Shown(names, numeric, tuple(tuple(_cell(row, column) for column in columns) for row in table.rows))
+    return TextTable(names, numeric, tuple(tuple(_cell(row, column) for column in columns) for row in table.rows))
 
 
 def _columns(table: Table) -> Iterator[_Column]:
@@ -65,7 +65,7 @@ def is_spread(column: str) -> bool:
 
 
 def _digits(cells: Sequence[Any]) -> int | None:
-    """Decimals of a column: about four figures of its greatest number. None for whole numbers and words."""
+    """Decimals of a column, so that its greatest number has about four digits. None for whole numbers and words."""
     sizes = [abs(cell) for cell in cells if _is_number(cell) and not isinstance(cell, int)]
     if not sizes:
         return None
@@ -76,7 +76,7 @@ def _cell(row: Sequence[Any], column: _Column) -> str:
     value = row[column.at]
     if column.name == "keep rate" and _is_number(value):
         return f"{value:g}"
-    # Rows of one table may be of several units, which the first cell tells.
+    # Rows of one table may have different units; the first cell names them.
     digits = 1 if isinstance(row[0], str) and row[0].endswith("%") and _is_number(value) else column.digits
     text = number(value, column.scale, digits)
     if column.spread is None or text == NOTHING or (around := row[column.spread]) is None:
@@ -85,7 +85,7 @@ def _cell(row: Sequence[Any], column: _Column) -> str:
 
 
 def number(value: Any, scale: float = 1.0, digits: int | None = None) -> str:
-    """None, NaN → "–"; True → "yes"; 1234 → "1,234"; 0.741 at scale 100 with one digit → "74.1"; words as they are."""
+    """Text of a cell: None, NaN → "–"; True → "yes"; 1234 → "1,234"; 0.741 × 100 with one digit → "74.1"."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NOTHING
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Which patches stay, by their mean and variation, and by cluster of intensity."""
+"""Patches that stay, by mean and variation, and by cluster of intensity."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from .observe import Block, Observation
-from .question import Answer, Table, listed, percent
+from .question import Finding, Table, join_words, percent
 from .survey import CLUSTERS, RunningSums, Spread, ratio
 
 BINS = 40
 
 
 class MeanVariation:
-    """Patches by mean × standard deviation, before pruning and after each stage; and the share of each cluster's
-    patches that is still there.
+    """Histograms of patches by mean × standard deviation, and the share of each cluster's patches that is left.
 
-    cluster_of: of a `Survey`, which tells so many `clusters` apart. intensity_range, variation_range: of the
-    histograms, as the survey tells; what lies outside counts in the outermost bins. A clip without patches of a cluster
-    does not count for it. A choice at random would keep K of N patches of each.
+    Both are taken before pruning and after each stage. A clip without patches of a cluster does not count for it. A
+    random choice would keep K of N patches of each cluster.
+
+    Args:
+        cluster_of: patch means → cluster numbers; see `Survey.cluster_of`.
+        intensity_range: range of the histograms, from the survey; values outside count in the outermost bins.
+        variation_range: the same for the standard deviation.
+        clusters: number of clusters that the survey separates.
 
     values: intensity_edges, variation_edges (41 each); clusters: ["C1", …]; rates: {keep rate as text: {layers:
     0-based, of the stages; histograms: numbers of patches by (before pruning, after each stage), mean and variation,
@@ -35,7 +39,7 @@ class MeanVariation:
 
     name = "mean_variation"
     title = "Which patches stay?"
-    how = "Each map tells how many patches of such a mean (across) and standard deviation (up) are there at a stage."
+    how = "Each map shows the number of patches by mean (across) and standard deviation (up) at a stage."
 
     def __init__(
         self,
@@ -69,19 +73,19 @@ class MeanVariation:
                 shift=torch.stack([_mean(_take(features, patches)) - _mean(features) for patches in kept], 1),
             )
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self.histograms:
-            return Answer(note="No clips were observed.")
-        edges = (np.linspace(*of, BINS + 1).tolist() for of in self.ranges)
+            return Finding(note="No clips were observed.")
+        edges = (np.linspace(*limits, BINS + 1).tolist() for limits in self.ranges)
         values = {
             **dict(zip(("intensity_edges", "variation_edges"), edges, strict=True)),
             "clusters": self._names(),
             "rates": {str(rate): self._values(rate) for rate in sorted(self.histograms, reverse=True)},
         }
         if not self.sums.rates:
-            return Answer(values=values, note="No tokens were pruned.")
-        found = tuple(sentence for rate in self.sums.rates for sentence in self._found(rate))
-        return Answer(found, (self._table(),), values, self._note())
+            return Finding(values=values, note="No tokens were pruned.")
+        sentences = tuple(sentence for rate in self.sums.rates for sentence in self._sentences(rate))
+        return Finding(sentences, (self._table(),), values, self._note())
 
     def state(self) -> dict[str, Any]:
         return {
@@ -99,11 +103,11 @@ class MeanVariation:
         return [f"C{i + 1}" for i in range(self.clusters)]
 
     def _values(self, rate: float) -> dict[str, Any]:
-        found: dict[str, Any] = {"layers": self.layers[rate], "histograms": self.histograms[rate].tolist()}
+        values: dict[str, Any] = {"layers": self.layers[rate], "histograms": self.histograms[rate].tolist()}
         if rate not in self.sums.by_rate:
-            return found
+            return values
         lists = {name: moments.lists() for name, moments in self.sums[rate].items()}
-        return {**found, **lists, "random": lists["random"]["mean"]}
+        return {**values, **lists, "random": lists["random"]["mean"]}
 
     def _table(self) -> Table:
         def row(rate: float, stage: int) -> tuple[Any, ...]:
@@ -125,11 +129,11 @@ class MeanVariation:
             tuple(row(rate, i) for rate in self.sums.rates for i in range(len(self.layers[rate]))),
         )
 
-    def _found(self, rate: float) -> Iterator[str]:
+    def _sentences(self, rate: float) -> Iterator[str]:
         sums, last = self.sums[rate], len(self.layers[rate]) - 1
         shares = [f"{name} {percent(sums['kept'].at(last, i).mean)}" for i, name in enumerate(self._names())]
         chance = percent(sums["random"].at(last).mean)
-        left = f"{listed(shares)} of the patches are left, where a choice at random would leave {chance}"
+        left = f"{join_words(shares)} of the patches are left; a random choice would leave {chance}"
         yield f"At keep rate {rate:g}, {left}: {_loudness(sums['louder'].at(last), self._names())}."
         for i, feature in enumerate(("intensity", "variation")):
             yield f"At keep rate {rate:g}, {_tendency(sums['shift'].at(last, i), feature)}."
@@ -142,28 +146,28 @@ class MeanVariation:
 
 
 def _patches(stage: Block) -> Tensor:
-    """(clips, K), the patches that a stage keeps."""
+    """Patches that a stage keeps, (clips, K)."""
     assert stage.kept is not None
     return stage.patch.gather(1, stage.kept)
 
 
 def _take(values: Tensor, patches: Tensor) -> Tensor:
-    """(clips, patches, width) → (clips, K, width)."""
+    """Values of some patches: (clips, patches, width) → (clips, K, width)."""
     return values.gather(1, patches[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _mean(values: Tensor) -> Tensor:
-    """(clips, n, width) → (clips, width)."""
+    """Mean over tokens: (clips, n, width) → (clips, width)."""
     return values.double().mean(1)
 
 
 def _rows(values: list[float], clips: int) -> np.ndarray:
-    """(n,) → (clips, n)."""
+    """The same row for every clip: (n,) → (clips, n)."""
     return np.tile(np.array(values), (clips, 1))
 
 
 def _bins(features: Tensor, ranges: tuple[tuple[float, float], ...]) -> Tensor:
-    """(clips, patches, 2) → (clips, patches), number of each patch's bin, mean · 40 + variation."""
+    """Bin number of each patch, mean · 40 + variation: (clips, patches, 2) → (clips, patches)."""
     low, high = torch.tensor(ranges, dtype=torch.float64).T
     width = torch.where(high > low, high - low, 1.0) / BINS
     mean, variation = ((features.double() - low) / width).long().clamp(0, BINS - 1).unbind(2)
@@ -171,17 +175,17 @@ def _bins(features: Tensor, ranges: tuple[tuple[float, float], ...]) -> Tensor:
 
 
 def _histogram(bins: Tensor) -> np.ndarray:
-    """(clips, n) → (40, 40)."""
+    """Counts by mean and variation: (clips, n) bin numbers → (40, 40)."""
     return torch.bincount(bins.flatten(), minlength=BINS * BINS).view(BINS, BINS).numpy()
 
 
 def _loudness(louder: Spread, names: list[str]) -> str:
-    """What the share kept of the loudest cluster, minus that of the quietest, tells."""
+    """Sentence part on the kept share of the loudest cluster minus that of the quietest."""
     loudest, quietest = names[-1], names[0]
     if louder.mean is None or len(names) == 1:
         return "no clip has both the quietest and the loudest patches"
     if louder.error is None:
-        return f"one clip with both {quietest} and {loudest} is too few to say"
+        return f"one clip with both {quietest} and {loudest} is too few for a statement"
     by = f"{100 * louder.mean:+.1f} ± {100 * louder.error:.1f} points over {louder.n} clips that have both"
     return {
         1: f"more of the loudest ({loudest}) than of the quietest ({quietest}) patches are kept ({by})",
@@ -191,12 +195,12 @@ def _loudness(louder: Spread, names: list[str]) -> str:
 
 
 def _tendency(shift: Spread, feature: str) -> str:
-    """What the kept patches' mean minus that of all tells."""
+    """Sentence part on the mean of the kept patches minus the mean of all."""
     if shift.mean is None or shift.error is None:
-        return f"one clip is too few to say whether kept patches are of higher {feature}"
+        return f"one clip is too few to say whether kept patches have a higher {feature}"
     by = f"{shift.mean:+.3f} ± {shift.error:.3f} over {shift.n} clips"
     return {
-        1: f"kept patches are of higher {feature} than the clip's average ({by})",
-        -1: f"kept patches are of lower {feature} than the clip's average ({by})",
+        1: f"kept patches have a higher {feature} than the clip's average ({by})",
+        -1: f"kept patches have a lower {feature} than the clip's average ({by})",
         0: f"kept patches do not clearly differ in {feature} from the clip's average ({by})",
     }[shift.side() or 0]

@@ -1,4 +1,4 @@
-"""The models of an analysis: one at all keep rates, or one that was fine-tuned for each."""
+"""The models of an analysis: one model for all keep rates, or one that was fine-tuned for each."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from .batches import FULL
 
 DEFAULT_RATES = (0.9, 0.7, 0.5)
 SCORES = ("attention", "cls")
-"""By which an analysis can prune: the statistics tell what attention does."""
+"""Scores by which an analysis can prune. There is no other, because the statistics describe attention."""
 
-Opened = tuple[Any, LogMel]
+ModelAndFrontEnd = tuple[Any, LogMel]
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """What is analysed.
+    """The models to analyse, with the method of each.
 
-    sources: model of each keep rate as it was named, 1.0 (unpruned) first. by_rate: the same, loaded; one model may
-    serve several. methods: how each is pruned. front: the log-mel that all take. tuned: whether each keep rate has a
-    model of its own. multi_label: whether a clip may have several labels.
+    Args:
+        sources: keep rate → name of its model; 1.0 (unpruned) comes first.
+        by_rate: keep rate → loaded model; several rates may share one model.
+        methods: keep rate → pruning method.
+        front: the log-mel front end that all models share.
+        tuned: whether each keep rate has a model of its own.
+        multi_label: whether a clip may have several labels.
     """
 
     sources: Mapping[float, str]
@@ -45,7 +49,7 @@ class ModelSet:
 
     @property
     def keep_rates(self) -> tuple[float, ...]:
-        """Those that prune, from the highest."""
+        """Keep rates below 1.0, highest first."""
         return tuple(rate for rate in self.by_rate if rate < FULL)
 
     @property
@@ -54,18 +58,18 @@ class ModelSet:
 
     @property
     def how(self) -> str:
-        """A sentence on which model was pruned at which rate."""
+        """Sentence that says which model was pruned at which rate."""
         names = {rate: source for rate, source in self.sources.items() if rate < FULL}
         if not self.tuned:
             return f"One model, {self.sources[FULL]}, was pruned at every keep rate without fine-tuning for it."
         each = ", ".join(f"{source} at {rate:g}" for rate, source in names.items())
         unpruned = self.sources[FULL]
-        own = "" if unpruned not in names.values() else ", the one of the highest keep rate, as no other was given"
-        return f"Each keep rate has a model of its own: {each}. The unpruned model is {unpruned}{own}."
+        own = "" if unpruned not in names.values() else ", that of the highest keep rate, because no other was given"
+        return f"Each keep rate has its own model: {each}. The unpruned model is {unpruned}{own}."
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state belongs to: models with their weights, and how they are pruned and fed."""
+        """Identity of a saved state: the models and their weights, the methods and the front end."""
         prints = {id(model): weights_fingerprint(model) for model in self.by_rate.values()}
         front = self.front
         return {
@@ -78,33 +82,36 @@ class ModelSet:
 
 
 def parse_models(given: Sequence[str], keep_rates: Sequence[float] | None = None) -> tuple[dict[float, str], bool]:
-    """["M"], or ["1.0=U", "0.9=A", "0.5=C"] → model of each keep rate, 1.0 first and then from the highest; and whether
-    each has its own.
+    """Models by keep rate, from --model options: ["M"], or ["1.0=U", "0.9=A", "0.5=C"].
 
-    keep_rates: asked for, None for the default or those of the models. Without 1.0=… the unpruned model is that of the
-    highest keep rate. Raises `ValueError` where it cannot be told which model is meant.
+    keep_rates: the requested rates; None means the default, or the rates of the models. Without 1.0=…, the model of the
+    highest keep rate is also the unpruned model. Returns the models, 1.0 first and then by falling rate, and whether
+    each rate has its own. Raises `ValueError` if the options do not say which model belongs to which rate.
     """
     wanted = None if keep_rates is None else _below_one(keep_rates, "--keep-rates")
     pairs = [_split(one) for one in given]
     if all(rate is None for rate, _ in pairs):
         if len(pairs) != 1:
-            raise ValueError(f"--model names {len(pairs)} models; write RATE=MODEL, the keep rate that each is for")
+            raise ValueError(f"--model names {len(pairs)} models; write RATE=MODEL, with the keep rate of each")
         return dict.fromkeys((FULL, *(wanted or DEFAULT_RATES)), pairs[0][1]), False
-    found: dict[float, str] = {}
+    by_rate: dict[float, str] = {}
     for rate, source in pairs:
         if rate is None:
-            raise ValueError(f"--model {source!r} has no keep rate, and others have; write RATE=MODEL for each")
-        if rate in found:
-            raise ValueError(f"--model names two models for keep rate {rate:g}; give each keep rate one")
-        found[rate] = source
-    own = _below_one(list(found), "--model")
+            raise ValueError(f"--model {source!r} has no keep rate, but others have one; write RATE=MODEL for each")
+        if rate in by_rate:
+            raise ValueError(f"--model names two models for keep rate {rate:g}; give one for each rate")
+        by_rate[rate] = source
+    own = _below_one(list(by_rate), "--model")
     if wanted is not None and wanted != own:
-        raise ValueError(f"--keep-rates are {_listed(wanted)}, but --model has models for {_listed(own)}; leave it out")
-    return {FULL: found.get(FULL, found[own[0]])} | {rate: found[rate] for rate in own}, True
+        raise ValueError(
+            f"--keep-rates are {_join_rates(wanted)}, but --model has models for {_join_rates(own)}; leave out "
+            "--keep-rates"
+        )
+    return {FULL: by_rate.get(FULL, by_rate[own[0]])} | {rate: by_rate[rate] for rate in own}, True
 
 
 def _split(given: str) -> tuple[float | None, str]:
-    """RATE=MODEL → both; a model alone has no rate."""
+    """Split RATE=MODEL into both parts; the rate is None for a model alone."""
     match = re.fullmatch(r"([0-9.eE+-]+)=(.+)", given)
     if match is None:
         return None, given
@@ -115,23 +122,28 @@ def _split(given: str) -> tuple[float | None, str]:
 
 
 def _below_one(keep_rates: Sequence[float], option: str) -> list[float]:
-    """Those that prune, from the highest."""
+    """Keep rates below 1.0, highest first; raise `ValueError` if there is none."""
     for rate in keep_rates:
-        TopK(rate)  # a rate that is none is a mistake
-    found = sorted({rate for rate in keep_rates if rate < FULL}, reverse=True)
-    if not found:
-        raise ValueError(f"{option} has no keep rate below 1.0; give one at least, such as 0.7, to see what it prunes")
-    return found
+        TopK(rate)  # raises if the number is not a keep rate
+    below = sorted({rate for rate in keep_rates if rate < FULL}, reverse=True)
+    if not below:
+        raise ValueError(f"{option} has no keep rate below 1.0; give at least one, such as 0.7")
+    return below
 
 
 def open_models(
-    sources: Mapping[float, str], score: str | None, open_model: Callable[[str], Opened], tuned: bool
+    sources: Mapping[float, str], score: str | None, open_model: Callable[[str], ModelAndFrontEnd], tuned: bool
 ) -> ModelSet:
-    """Load models and see that they fit together.
+    """Load the models and check that they can be compared.
 
-    score: "attention", "cls", or None for what the model pools by. open_model: a model and its front end, by name.
-    tuned: whether each keep rate has a model that was trained for it. Raises `ValueError` where the models take other
-    spectrograms or answer in other labels than each other, or were trained to be pruned in another way.
+    Args:
+        sources: keep rate → name of its model.
+        score: "attention", "cls", or None for the score that fits the model's pooling.
+        open_model: loads a model and its front end by name.
+        tuned: whether each keep rate has a model that was trained for it.
+
+    Raises `ValueError` if the models take different spectrograms, have different labels, or were trained with another
+    pruning method.
     """
     opened = {source: open_model(source) for source in dict.fromkeys(sources.values())}
     first = sources[FULL]
@@ -144,17 +156,17 @@ def open_models(
 
 
 def with_labels(models: ModelSet, multi_label: bool) -> ModelSet:
-    """The models, on sounds of one label each or of several."""
+    """The same models, for clips with several labels (`multi_label`) or with one."""
     return replace(models, multi_label=multi_label)
 
 
 def default_score(model: Any) -> str:
-    """ "cls" for an AST that answers by its CLS token, otherwise "attention"."""
+    """Default score: "cls" if the model classifies from its CLS token, otherwise "attention"."""
     return "cls" if find_blocks(model).reads_cls else "attention"
 
 
 def weights_fingerprint(model: Any) -> str:
-    """The same for the same weights, in hex."""
+    """SHA-256 prefix of all weights, in hex."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -163,20 +175,20 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def clips_fingerprint(rows: Sequence[ClipRow]) -> str:
-    """The same for the same clips of the same files, by their paths, sizes and times, in hex."""
+    """SHA-256 prefix of the clips and of their files' paths, sizes and times, in hex."""
     digest = hashlib.sha256()
     for row in rows:
-        found = os.stat(row.path)
-        digest.update(repr((str(row.path), row.labels, row.start, row.end, found.st_size, found.st_mtime_ns)).encode())
+        stat = os.stat(row.path)
+        digest.update(repr((str(row.path), row.labels, row.start, row.end, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()[:16]
 
 
 def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:
-    """At most `limit` rows at even distances, so that all classes of a sorted data set are there."""
+    """At most `limit` rows at even distances, so that all classes of a sorted data set are included."""
     if limit is None or limit >= len(rows):
         return tuple(rows)
     if limit < 1:
-        raise ValueError(f"--limit is {limit}; it is a number of clips, at least 1")
+        raise ValueError(f"--limit is {limit}; it must be a number of clips, at least 1")
     return tuple(rows[i * len(rows) // limit] for i in range(limit))
 
 
@@ -195,41 +207,41 @@ def _methods(
     for rate, method in trained.items():
         if method is not None and method != base.with_keep_rate(rate):
             raise ValueError(
-                f"{sources[rate]}: was fine-tuned with {method}, which its {SETTINGS} says, not with "
-                f"{base.with_keep_rate(rate)}; give models of one kind, and --score {method.score}"
+                f"{sources[rate]}: its {SETTINGS} says that it was fine-tuned with {method}, not with "
+                f"{base.with_keep_rate(rate)}; give models that share one method, and --score {method.score}"
             )
     return {rate: base.with_keep_rate(rate) for rate in sources}
 
 
 def _trained(source: str, rate: float) -> TopK | None:
-    """How a model was trained to be pruned, where its folder says so."""
+    """Method that a model was fine-tuned with, read from its folder; None if the folder has no settings."""
     path = Path(source) / SETTINGS
     if not path.exists():
         return None
     method = read_method(path)
     if type(method) is not TopK or replace(method, keep_rate=rate, layers=None, score="attention") != TopK(rate):
         raise ValueError(
-            f"{source}: was fine-tuned with {method}; an analysis is of TopK, where every token is kept or forgotten"
+            f"{source}: was fine-tuned with {method}; an analysis needs TopK, which keeps or drops every token"
         )
     if method.keep_rate != rate:
-        raise ValueError(f"{source}: was fine-tuned at keep rate {method.keep_rate}, and is given for {rate:g}")
+        raise ValueError(f"{source}: was fine-tuned at keep rate {method.keep_rate}, but is given for {rate:g}")
     return method
 
 
-def _check_alike(first: str, one: Opened, second: str, other: Opened) -> None:
+def _check_alike(first: str, one: ModelAndFrontEnd, second: str, other: ModelAndFrontEnd) -> None:
     keys = ("max_length", "mean", "std", "num_mel_bins", "padding")
     fronts = [[getattr(front, key) for key in keys] for _, front in (one, other)]
     if fronts[0] != fronts[1]:
         differ = next(i for i, pair in enumerate(zip(*fronts)) if pair[0] != pair[1])
         raise ValueError(
-            f"{second}: takes a log-mel with {keys[differ]} {fronts[1][differ]}, {first} one with "
-            f"{fronts[0][differ]}; models that are compared must hear the same"
+            f"{second}: takes a log-mel with {keys[differ]} {fronts[1][differ]}, but {first} one with "
+            f"{fronts[0][differ]}; compared models must take the same spectrograms"
         )
     if find_adapter(one[0]).grid != find_adapter(other[0]).grid:
-        raise ValueError(f"{second}: cuts a spectrogram into other patches than {first}; analyse them one by one")
+        raise ValueError(f"{second}: has another patch grid than {first}; analyse the models one by one")
     if one[0].config.id2label != other[0].config.id2label:
-        raise ValueError(f"{second}: answers in other labels than {first}; both must be trained for the same")
+        raise ValueError(f"{second}: has other labels than {first}; both must be trained for the same labels")
 
 
-def _listed(rates: Sequence[float]) -> str:
+def _join_rates(rates: Sequence[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in rates)

@@ -1,4 +1,4 @@
-"""What every block of a pruned model saw of a batch of clips, from one forward."""
+"""Tokens and scores of every block of a pruned model for a batch of clips, from one forward."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
 
 BARELY = math.nextafter(1.0, 0.0)
-"""A keep rate at which every token stays, but at which the method is asked."""
+"""A keep rate that keeps every token, but at which the method still runs."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block of the model. n tokens entered its attention, K of them left it.
+    """One block of the model. n tokens enter its attention, and K of them leave it.
 
-    layer: 0-based. patch: (clips, n), the input patch of each token. attention: (clips, n), received from the other
-    patches (eq. 2a); cls: (clips, n), from the CLS token (eq. 2b), None where the model has none. score: the one of the
-    two by which the method ranks. kept: (clips, K), positions among the n that stayed, ascending, None where the block
-    does not prune. residual, attended: (clips,), Frobenius norms of the block's input and of its attention's output,
-    special tokens included.
+    Args:
+        layer: 0-based.
+        patch: (clips, n), the input patch of each token.
+        attention: (clips, n), attention received from the other patches (eq. 2a).
+        cls: (clips, n), attention from the CLS token (eq. 2b); None if the model has no CLS token.
+        score: the one of these two by which the method ranks.
+        kept: (clips, K), positions of the kept tokens among the n, ascending; None if the block does not prune.
+        residual: (clips,), Frobenius norm of the block's input, special tokens included.
+        attended: (clips,), Frobenius norm of its attention's output, special tokens included.
     """
 
     layer: int
@@ -41,7 +45,7 @@ class Block:
 
     @property
     def stays(self) -> Tensor:
-        """(clips, n) booleans: which tokens go on."""
+        """Mask of the tokens that stay, (clips, n)."""
         if self.kept is None:
             return torch.ones_like(self.patch, dtype=torch.bool)
         return torch.zeros_like(self.patch, dtype=torch.bool).scatter(1, self.kept, True)
@@ -49,11 +53,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Observation:
-    """A batch of clips through a model at one keep rate, on the CPU in float32.
+    """Results of a batch of clips at one keep rate, on the CPU in float32.
 
-    keep_rate: 1.0 for the unpruned model. clips: (batch,) numbers of the clips in the data set. labels, logits:
-    (batch, classes). log_mel: (batch, frames, mels), as the model takes it. intensity, variation: (batch, patches),
-    mean and standard deviation of each patch. blocks: of the whole depth.
+    Args:
+        keep_rate: 1.0 for the unpruned model.
+        clips: (batch,), numbers of the clips in the data set.
+        labels: (batch, classes).
+        logits: (batch, classes).
+        log_mel: (batch, frames, mels), the model's input.
+        intensity: (batch, patches), mean of each patch.
+        variation: (batch, patches), standard deviation of each patch.
+        blocks: all blocks of the model.
     """
 
     keep_rate: float
@@ -72,7 +82,7 @@ class Observation:
 
 
 @dataclass
-class _Seen:
+class _BlockRecord:
     layer: int
     patch: Tensor
     evidence: Evidence
@@ -80,51 +90,51 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class Observed(Method):
-    """Another method, looked at in every block: it reduces as ever where it prunes, and elsewhere all tokens stay.
+class ObservedMethod(Method):
+    """Wraps a method and records every block. Blocks that prune reduce as before; in the others all tokens stay.
 
-    of: the method. special: whether the model has a CLS token. seen: what it was asked, in order, each forward's after
-    the last's.
+    wrapped: the method. special: whether the model has a CLS token. records: one for each block, in the order of the
+    forwards.
     """
 
-    of: Method | None = None
+    wrapped: Method | None = None
     special: bool = False
-    seen: list[_Seen] = field(default_factory=list, compare=False)
+    records: list[_BlockRecord] = field(default_factory=list, compare=False)
 
     @classmethod
-    def watching(cls, method: Method, special: bool) -> Observed:
-        """A method under observation."""
-        return cls(method.keep_rate, method.layers, of=method, special=special)
+    def wrap(cls, method: Method, special: bool) -> ObservedMethod:
+        """Wrap a method."""
+        return cls(method.keep_rate, method.layers, wrapped=method, special=special)
 
     @property
     def needs(self) -> frozenset[str]:
-        assert self.of is not None
+        assert self.wrapped is not None
         own = {"attention", "cls"} if self.special else {"attention"}
-        return self.of.needs | own
+        return self.wrapped.needs | own
 
     def schedule(self, depth: int) -> dict[int, float]:
-        assert self.of is not None
+        assert self.wrapped is not None
         return dict.fromkeys(range(depth), BARELY) | {
-            layer: min(rate, BARELY) for layer, rate in self.of.schedule(depth).items()
+            layer: min(rate, BARELY) for layer, rate in self.wrapped.schedule(depth).items()
         }
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
-        assert self.of is not None
+        assert self.wrapped is not None
         n = tokens.count
         if keep_rate == BARELY:
             everything = torch.arange(n, device=tokens.patch.device).expand(len(tokens.patch), -1)
-            self.seen.append(_Seen(evidence.layer, tokens.patch, evidence, None))
+            self.records.append(_BlockRecord(evidence.layer, tokens.patch, evidence, None))
             return Reduction(tokens, everything, torch.zeros_like(tokens.patch, dtype=torch.float32))
-        reduction = self.of.reduce(tokens, evidence, keep_rate)
-        self.seen.append(_Seen(evidence.layer, tokens.patch, evidence, reduction.kept))
+        reduction = self.wrapped.reduce(tokens, evidence, keep_rate)
+        self.records.append(_BlockRecord(evidence.layer, tokens.patch, evidence, reduction.kept))
         return reduction
 
 
 class Observer:
-    """A classifier of spectrograms, pruned by a method, under observation: `with Observer(…) as observer`.
+    """Prunes a spectrogram classifier and records its blocks: `with Observer(…) as observer`.
 
-    method: one that keeps or forgets tokens (`TopK` and its like), since a merged token is no patch; at keep rate 1.0
-    it prunes nothing. score: "attention" or "cls", by which the statistics rank where the method has no say.
+    method: one that keeps or drops tokens, such as `TopK`, because a merged token is not a patch. At keep rate 1.0 it
+    prunes nothing. score: "attention" or "cls", the score that `Block.score` contains.
     """
 
     def __init__(self, model: Any, method: Method, score: str = "attention") -> None:
@@ -132,9 +142,9 @@ class Observer:
         self._norms: dict[str, list[Tensor]] = {"residual": [], "attended": []}
 
     def __enter__(self) -> Observer:
-        self._observed = Observed.watching(self.method, find_blocks(self.model).has_cls)
+        self._observed = ObservedMethod.wrap(self.method, find_blocks(self.model).has_cls)
         self._handle: Pruned = prune(self.model, self._observed)
-        self._hooks = list(self._watch_norms())
+        self._hooks = list(self._norm_hooks())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,14 +154,14 @@ class Observer:
 
     @torch.inference_mode()
     def __call__(self, log_mel: Tensor, clips: Tensor, labels: Tensor) -> Observation:
-        """log_mel: (batch, frames, mels); clips: (batch,); labels: (batch, classes)."""
-        self._observed.seen.clear()
+        """Run one forward. log_mel: (batch, frames, mels); clips: (batch,); labels: (batch, classes)."""
+        self._observed.records.clear()
         for norms in self._norms.values():
             norms.clear()
         adapter = find_blocks(self.model)
-        given = log_mel.to(self.model.device, self.model.dtype)
-        logits = self.model(given).logits
-        intensity, variation = adapter.patch_statistics({adapter.encoder.main_input_name: given})
+        inputs = log_mel.to(self.model.device, self.model.dtype)
+        logits = self.model(inputs).logits
+        intensity, variation = adapter.patch_statistics({adapter.encoder.main_input_name: inputs})
         rate = self.method.keep_rate
         return Observation(
             keep_rate=float(rate if not isinstance(rate, Sequence) else rate[0]),
@@ -161,37 +171,37 @@ class Observer:
             log_mel=log_mel.float().cpu(),
             intensity=intensity.float().cpu(),
             variation=variation.float().cpu(),
-            blocks=tuple(self._block(i, seen) for i, seen in enumerate(self._observed.seen)),
+            blocks=tuple(self._block(i, records) for i, records in enumerate(self._observed.records)),
         )
 
-    def _block(self, index: int, seen: _Seen) -> Block:
-        attention, cls = (getattr(seen.evidence, name) for name in ("attention", "cls"))
+    def _block(self, index: int, record: _BlockRecord) -> Block:
+        attention, cls = (getattr(record.evidence, name) for name in ("attention", "cls"))
         score = cls if self._score == "cls" else attention
         assert attention is not None
         if score is None:
-            raise ValueError('score="cls": this model has no CLS token; use "attention"')
+            raise ValueError('score is "cls", but this model has no CLS token; use "attention"')
         return Block(
-            layer=seen.layer,
-            patch=seen.patch.cpu(),
+            layer=record.layer,
+            patch=record.patch.cpu(),
             attention=attention.float().cpu(),
             cls=None if cls is None else cls.float().cpu(),
             score=score.float().cpu(),
-            kept=None if seen.kept is None else seen.kept.cpu(),
+            kept=None if record.kept is None else record.kept.cpu(),
             residual=self._norms["residual"][index],
             attended=self._norms["attended"][index],
         )
 
-    def _watch_norms(self) -> Iterator[Any]:
+    def _norm_hooks(self) -> Iterator[Any]:
         adapter = find_blocks(self.model)
 
-        def into(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def record_input(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             self._norms["residual"].append(hidden.float().flatten(1).norm(dim=1).cpu())
 
-        def out_of(attention: nn.Module, args: tuple, output: Any) -> None:
+        def record_output(attention: nn.Module, args: tuple, output: Any) -> None:
             attended = output[0] if isinstance(output, tuple) else output
             self._norms["attended"].append(attended.float().flatten(1).norm(dim=1).cpu())
 
         for layer in adapter.layers:
-            yield layer.register_forward_pre_hook(into, with_kwargs=True)
-            yield adapter.attention_of(layer).register_forward_hook(out_of)
+            yield layer.register_forward_pre_hook(record_input, with_kwargs=True)
+            yield adapter.attention_of(layer).register_forward_hook(record_output)

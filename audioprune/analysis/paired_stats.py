@@ -1,7 +1,7 @@
-"""Which clips several settings get right, and how far their scores differ: the same clips, so differences are paired.
+"""Scores of several settings on the same clips, and their paired differences with standard errors.
 
-Accuracy needs counts alone: how many clips two settings get right together. From these come a share, a mean over seeds,
-a difference of two settings, and the standard error of each. The mAP needs every clip's logits.
+For accuracy, counts are enough: the number of clips that two settings both classify correctly. They give a share, a
+mean over seeds, a difference of two settings, and the standard error of each. The mAP needs the logits of every clip.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 from torch import Tensor
 
 Weights = Mapping[str, float]
-"""Setting → weight: {"a": 1} is its score, {"a": 1, "b": -1} a difference, {"a": ½, "b": ½} a mean over seeds."""
+"""Setting → weight: {"a": 1} is one score, {"a": 1, "b": -1} a difference, {"a": ½, "b": ½} a mean over seeds."""
 
 
 FEW = 4
-"""A difference that no more clips make is not clear: of few clips all may differ alike, without any spread."""
+"""A difference of at most so many clips is never clear: a few clips may all differ alike, without any spread."""
 
 
 class Estimate(NamedTuple):
-    """A share in [0, 1], or a difference of shares, and its standard error; None where there is nothing to take it of.
+    """A share in [0, 1], or a difference of shares, with its standard error; None without data.
 
-    The error is over clips, of an mAP over classes. least: what it must exceed to be told from 0 at all.
+    The error is over clips; for an mAP, over classes. least: smaller means are never clear.
     """
 
     mean: float | None
@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether it lies more than two standard errors from 0, and beyond `least`."""
+        """Whether the mean is more than two standard errors, and more than `least`, away from 0."""
         return self.mean is not None and self.error is not None and abs(self.mean) > max(2 * self.error, self.least)
 
     def as_dict(self) -> dict[str, float | None]:
@@ -44,10 +44,10 @@ NOTHING = Estimate(None, None)
 
 
 class Outcomes:
-    """What some settings made of the same clips.
+    """Scores of several settings on the same clips.
 
-    names: of the settings. multi_label: whether a clip may have several labels: the score is the mAP then, otherwise
-    the accuracy. Memory: settings², and for the mAP clips × classes of every setting.
+    names: names of the settings. multi_label: whether a clip may have several labels; if so, the score is the mAP,
+    otherwise the accuracy. Memory: settings², and for the mAP clips × classes of every setting.
     """
 
     def __init__(self, names: Sequence[str], multi_label: bool = False) -> None:
@@ -60,8 +60,10 @@ class Outcomes:
         self._precisions: np.ndarray | None = None
 
     def update(self, logits: Mapping[str, Tensor], labels: Tensor, full: Tensor) -> None:
-        """Take in a batch. logits: (batch, classes) of each setting; labels: (batch, classes), ones and zeros; full:
-        (batch, classes), the unpruned model's logits."""
+        """Add a batch.
+
+        logits: (batch, classes) of each setting. labels: (batch, classes), ones and zeros. full: (batch, classes), the
+        unpruned model's logits."""
         every = np.stack([logits[name].numpy() for name in self.names])
         top = every.argmax(axis=2)
         agree = (top == full.numpy().argmax(axis=1)).astype(np.int64)
@@ -76,7 +78,7 @@ class Outcomes:
             self._right += right @ right.T
 
     def score(self, weights: Weights | str) -> Estimate:
-        """Accuracy or mAP of a setting, or a weighted sum of several."""
+        """Accuracy or mAP of a setting, or a weighted sum over several settings."""
         if not self.multi_label:
             return self._contrast(self._right, weights)
         precisions = self._vector(weights) @ self._average_precisions()
@@ -86,14 +88,14 @@ class Outcomes:
         return Estimate(float(precisions.mean()), _error(float(precisions.var()), count))
 
     def agreement(self, weights: Weights | str) -> Estimate:
-        """Share of clips with the unpruned model's top label, or a weighted sum of several settings' shares."""
+        """Share of clips with the unpruned model's top label, or a weighted sum over several settings."""
         return self._contrast(self._agree, weights)
 
     def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"clips": self.clips, "right": self._right, "agree": self._agree}
+        state: dict[str, Any] = {"clips": self.clips, "right": self._right, "agree": self._agree}
         if self._logits:
-            found |= {"logits": np.concatenate(self._logits, axis=1), "labels": np.concatenate(self._labels)}
-        return found
+            state |= {"logits": np.concatenate(self._logits, axis=1), "labels": np.concatenate(self._labels)}
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
         self.clips, self._right, self._agree = int(state["clips"]), state["right"], state["agree"]
@@ -106,7 +108,7 @@ class Outcomes:
         return np.array([weights.get(name, 0.0) for name in self.names])
 
     def _contrast(self, both: np.ndarray, weights: Weights | str) -> Estimate:
-        """Mean over clips of Σ wᵢxᵢ, where xᵢ is 1 or 0, and its error, from how often two of them are 1 together."""
+        """Mean over clips of Σ wᵢxᵢ with xᵢ 1 or 0, and its error, from the counts of clips where two xᵢ are both 1."""
         if self.clips == 0:
             return NOTHING
         vector = self._vector(weights)
@@ -115,7 +117,7 @@ class Outcomes:
         return Estimate(mean, _error(square - mean * mean, self.clips), FEW / self.clips)
 
     def _average_precisions(self) -> np.ndarray:
-        """(settings, classes that occur)."""
+        """Average precisions, (settings, classes that occur)."""
         if self._precisions is None:
             from sklearn.metrics import average_precision_score
 
@@ -130,12 +132,12 @@ class Outcomes:
 
 
 def _error(variance: float, count: int) -> float | None:
-    """√(p(1 − p)/n) where the values are 1 or 0; None of a single one, of which there is no spread."""
+    """Standard error √(variance / n); None for a single value, because it has no spread."""
     return None if count < 2 else math.sqrt(max(0.0, variance) / count)
 
 
 def points(estimate: Estimate, digits: int = 1) -> str:
-    """-0.012 ± 0.004 → "-1.2 ± 0.4 points"."""
+    """Difference as text: -0.012 ± 0.004 → "-1.2 ± 0.4 points"."""
     if estimate.mean is None:
         return "–"
     error = "" if estimate.error is None else f" ± {100 * estimate.error:.{digits}f}"
@@ -143,7 +145,7 @@ def points(estimate: Estimate, digits: int = 1) -> str:
 
 
 def share(estimate: Estimate, digits: int = 1) -> str:
-    """0.987 ± 0.004 → "98.7 ± 0.4 %"."""
+    """Share as text: 0.987 ± 0.004 → "98.7 ± 0.4 %"."""
     if estimate.mean is None:
         return "–"
     error = "" if estimate.error is None else f" ± {100 * estimate.error:.{digits}f}"
@@ -151,5 +153,5 @@ def share(estimate: Estimate, digits: int = 1) -> str:
 
 
 def hundredths(value: float | None) -> float | None:
-    """0.12345 → 12.35, for tables in percent."""
+    """Percentage for a table: 0.12345 → 12.35."""
     return None if value is None else round(100 * value, 2)

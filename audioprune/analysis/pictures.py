@@ -1,4 +1,4 @@
-"""Pictures of pruned sounds: Figs. 2, 12 and 16 to 23, one row a clip and one column a stage."""
+"""Pictures of pruned clips: Figs. 2, 12 and 16 to 23, one row for each clip and one column for each stage."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from ..core.pruning import prune
 from ..core.trace import Trace, trace
 from ..methods import Method
-from ..plots import _draw_tokens, _finish, _shown, _spectrogram, moments_figure
+from ..plots import _draw_tokens, _finish, _spectrogram, _stages_to_draw, moments_figure
 
 WIDTH, HEIGHT = 11.0, 1.75
-"""Inches: of a picture, and of a row in it."""
+"""Width of a picture and height of a row, in inches."""
 
 
 def picture(
@@ -32,24 +32,29 @@ def picture(
     *,
     unpruned: Any = None,
 ) -> Figure:
-    """What each stage keeps of clips: the spectrogram, and after each stage the patches that are left, the others
-    veiled. Of many stages three are drawn.
+    """Draw clips and what each stage keeps of them: the spectrogram, then the kept patches, with the others veiled.
 
-    model: a classifier that is not pruned; it is so again afterwards. log_mel: (clips, frames, mels), or one clip's
-    (frames, mels), as the model takes it. labels: true label of each clip, and its name, if you like. unpruned: the
-    model whose answer stands beside, where each keep rate has one of its own.
+    If there are many stages, three are drawn.
+
+    Args:
+        model: a classifier that is not pruned; it is pruned for this call only.
+        log_mel: (clips, frames, mels), or (frames, mels) of one clip, the model's input.
+        method: the pruning method.
+        title: title of the figure.
+        labels: true label of each clip, with its name if you like.
+        unpruned: the unpruned model to compare with, if each keep rate has its own model.
     """
     clips = log_mel[None] if log_mel.ndim == 2 else log_mel
-    whole = [_answer(unpruned if unpruned is not None else model, clip) for clip in clips]
+    whole = [_top_label(unpruned if unpruned is not None else model, clip) for clip in clips]
     with prune(model, method) as handle:
-        stages = _shown(len(handle.layers), most=3)
+        stages = _stages_to_draw(len(handle.layers), most=3)
         figure, axes = _panels(len(clips), 1 + len(stages))
         for i, clip in enumerate(clips):
             with trace(model) as record:
-                said = _answer(model, clip)
+                top_label = _top_label(model, clip)
             _row(axes[i], clip.float().cpu().numpy(), record, stages)
             true = f"{labels[i]} · " if i < len(labels) else ""
-            _headline(axes[i, 0], f"{true}unpruned: {whole[i]} · pruned: {said}")
+            _headline(axes[i, 0], f"{true}unpruned: {whole[i]} · pruned: {top_label}")
     _bare(axes)
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
@@ -62,8 +67,8 @@ def _panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 @torch.inference_mode()
-def _answer(model: Any, clip: Tensor) -> str:
-    """The top label and how sure the model is. clip: (frames, mels)."""
+def _top_label(model: Any, clip: Tensor) -> str:
+    """Top label and its probability. clip: (frames, mels)."""
     logits = model(clip[None].to(model.device, model.dtype)).logits[0].float()
     share, top = logits.softmax(0).max(0)
     return f"{model.config.id2label[int(top)]} {float(share):.2f}"
@@ -79,15 +84,15 @@ def _row(axes: Sequence[Axes], log_mel: np.ndarray, record: Trace, stages: Seque
 
 
 def _headline(axes: Axes, text: str) -> None:
-    """Across the whole row, in room that two empty lines take."""
+    """Write a headline across the whole row, in the space of two empty lines."""
     axes.set_title(" \n ", fontsize=9)
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    said = axes.annotate(text, (0, 1), (0, 19), fontsize=9, fontweight="bold", parse_math=False, **place)
-    said.set_in_layout(False)
+    annotation = axes.annotate(text, (0, 1), (0, 19), fontsize=9, fontweight="bold", parse_math=False, **place)
+    annotation.set_in_layout(False)
 
 
 def _bare(axes: np.ndarray) -> None:
-    """Numbers and names along the outer axes only."""
+    """Leave ticks and labels on the outer axes only."""
     for i, row in enumerate(axes):
         for j, one in enumerate(row):
             one.tick_params(labelsize=7, labelbottom=i == len(axes) - 1, labelleft=j == 0)
@@ -96,14 +101,25 @@ def _bare(axes: np.ndarray) -> None:
 
 
 def moments(model: Any, processor: Any, clip: Path, method: Method, title: str = "") -> Figure:
-    """As `picture`, of an audio-language model: the moments of a clip that its language model reads. Scores do not
-    depend on what is asked. Raises `AudioError` where the clip cannot be used."""
+    """Draw the moments of a clip that the language model reads, of an audio-language model.
+
+    The scores do not depend on the question.
+
+    Args:
+        model: the audio-language model; it is pruned for this call only.
+        processor: its processor.
+        clip: path of the clip.
+        method: the pruning method.
+        title: title of the figure.
+
+    Raises `AudioError` if the clip cannot be used.
+    """
     from ..audio.files import SAMPLE_RATE, load_audio
     from ..lm.generate import answer
     from ..lm.loading import sampling_rate
 
     waveform = load_audio(clip, sample_rate=sampling_rate(processor)).waveform
     with prune(model, method):
-        said = answer(model, processor, waveform, "what was heard ?", max_new_tokens=1)
-    heard = load_audio(clip).waveform[: math.ceil(said.heard_seconds * SAMPLE_RATE)]
-    return moments_figure(heard, said.record, title=title)
+        generated = answer(model, processor, waveform, "what was heard ?", max_new_tokens=1)
+    samples = load_audio(clip).waveform[: math.ceil(generated.heard_seconds * SAMPLE_RATE)]
+    return moments_figure(samples, generated.record, title=title)

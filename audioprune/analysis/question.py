@@ -1,4 +1,4 @@
-"""What a question of the papers is: a statistic that grows with every batch, and its answer."""
+"""The interface of a question: a statistic that is updated with every batch, and its finding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .observe import Observation
 
 @dataclass(frozen=True)
 class Table:
-    """name: of its files. rows: cells in the columns' order, numbers, words or None. caption: one sentence."""
+    """A table of numbers, words or None.
+
+    name: name of its files. caption: one sentence. rows: cells in the order of the columns."""
 
     name: str
     caption: str
@@ -20,11 +22,14 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a question found.
+class Finding:
+    """The result of a question.
 
-    found: sentences that say what came out, from the numbers. tables: to print. values: whatever figures need, of
-    plain numbers, lists and dicts, so that it can be saved as JSON. note: why there is nothing, where there is nothing.
+    Args:
+        found: sentences that state the result, built from the numbers.
+        tables: tables to print.
+        values: data of the figures, as plain numbers, lists and dicts that JSON can save.
+        note: the reason if something is missing.
     """
 
     found: tuple[str, ...] = ()
@@ -34,34 +39,34 @@ class Answer:
 
 
 class Question(Protocol):
-    """A statistic over observations, in one pass: memory does not grow with the number of clips.
+    """A statistic over observations, in one pass. Its memory does not grow with the number of clips.
 
-    Batches of several keep rates come in turn. `state` and `load` make an interrupted analysis resumable: plain
-    numbers, lists, dicts and numpy arrays.
+    Batches of several keep rates come in turn. With `state` and `load`, an interrupted analysis can continue; a state
+    consists of plain numbers, lists, dicts and numpy arrays.
     """
 
     name: str
-    """Of its files and of its chapter's anchor."""
+    """Name of its files, and anchor of its chapter."""
     title: str
-    """Of its chapter."""
+    """Title of its chapter."""
     how: str
-    """One sentence that says how to read its figure."""
+    """Explanation of its figure."""
 
     def update(self, observation: Observation) -> None:
-        """Take in a batch."""
+        """Add a batch to the statistic."""
 
-    def answer(self) -> Answer:
-        """What was found so far."""
+    def answer(self) -> Finding:
+        """Finding from the batches so far."""
 
     def state(self) -> dict[str, Any]:
-        """All that `update` has gathered."""
+        """Everything that `update` has collected."""
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
 
 
 def mean_std(total: float, squares: float, count: float) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation from sums; None where there is nothing to take them of."""
+    """Mean and sample standard deviation from sums; None if there are too few values."""
     if count == 0:
         return None, None
     mean = total / count
@@ -71,10 +76,10 @@ def mean_std(total: float, squares: float, count: float) -> tuple[float | None, 
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """0.123 → "12.3 %"; "–" for None."""
+    """Percentage as text: 0.123 → "12.3 %"; "–" for None."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def listed(words: Sequence[str]) -> str:
-    """ "a, b and c"."""
+def join_words(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

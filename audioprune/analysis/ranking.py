@@ -1,4 +1,4 @@
-"""Is loudness enough? Tokens ranked by attention, by their patch's statistics, and at random, side by side."""
+"""Comparison of rankings: tokens ranked by attention, by their patch's statistics, and at random."""
 
 from __future__ import annotations
 
@@ -8,47 +8,53 @@ from typing import Any
 from ..methods import TopK
 from .batches import AnalysisBatch, metric_name
 from .paired_stats import Estimate, Outcomes, Weights, hundredths, points, share
-from .question import Answer, Table, listed
+from .question import Finding, Table, join_words
 
 SEEDS = range(5)
-"""Of the random ranking, whose figures are means over them."""
+"""Seeds of the random ranking; its numbers are means over them."""
 
 
 class Ranking:
     """Accuracy of Top-K by each score at each keep rate, on the same clips."""
 
     name = "ranking"
-    title = "Would loudness have told as much as attention?"
+    title = "Is loudness as good a score as attention?"
     how = (
-        "Each line is a score by which tokens are kept: the higher at a low keep rate, the better it knows which "
-        "tokens matter; whiskers are standard errors over the clips. "
-        "What is clear is more than two of them, and more than four clips."
+        "Each line is a score that ranks tokens: the higher it is at a low keep rate, the better it finds the tokens "
+        "that matter. Whiskers are standard errors over the clips. "
+        "A difference is clear if it is more than two of them, and more than four clips."
     )
 
     def __init__(self, keep_rates: Sequence[float], score: str, cls: bool, multi_label: bool = False) -> None:
-        """keep_rates: those that prune. score: the one that the models are pruned by, "attention" or "cls". cls:
-        whether the model has a CLS token."""
+        """Prepare the statistic.
+
+        Args:
+            keep_rates: the rates below 1.0.
+            score: the score by which the models are pruned, "attention" or "cls".
+            cls: whether the model has a CLS token.
+            multi_label: whether a clip may have several labels.
+        """
         self.keep_rates, self.score, self.multi_label = tuple(keep_rates), score, multi_label
         self.scores = ("attention", *(("cls",) if cls else ()), "intensity", "variation", "random")
         single = [name for name in self.scores if name != "random"]
         self._names = (*single, *map(_seeded, SEEDS))
         self._outcomes = {rate: Outcomes(self._names, multi_label) for rate in keep_rates}
 
-    def update(self, heard: AnalysisBatch) -> None:
+    def update(self, batch: AnalysisBatch) -> None:
         for rate, outcomes in self._outcomes.items():
-            logits = {self.score: heard.logits[rate]}
-            for name, method in self._methods(heard.methods[rate]).items():
-                logits[name] = heard.forward(rate, method)
-            outcomes.update(logits, heard.labels, heard.full)
+            logits = {self.score: batch.logits[rate]}
+            for name, method in self._methods(batch.methods[rate]).items():
+                logits[name] = batch.forward(rate, method)
+            outcomes.update(logits, batch.labels, batch.full)
 
-    def _methods(self, of: TopK) -> dict[str, TopK]:
-        found: dict[str, Any] = {name: {"score": name} for name in self.scores if name not in (self.score, "random")}
-        found |= {_seeded(seed): {"score": "random", "seed": seed} for seed in SEEDS}
-        return {name: TopK(of.keep_rate, of.layers, **settings) for name, settings in found.items()}
+    def _methods(self, base: TopK) -> dict[str, TopK]:
+        options: dict[str, Any] = {name: {"score": name} for name in self.scores if name not in (self.score, "random")}
+        options |= {_seeded(seed): {"score": "random", "seed": seed} for seed in SEEDS}
+        return {name: TopK(base.keep_rate, base.layers, **settings) for name, settings in options.items()}
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not any(outcomes.clips for outcomes in self._outcomes.values()):
-            return Answer(note="no clip was heard at a keep rate below 1.0, so that there was nothing to rank")
+            return Finding(note="no clip was analysed at a keep rate below 1.0, so there was nothing to rank")
         values = {
             "metric": metric_name(self.multi_label),
             "clips": next(iter(self._outcomes.values())).clips,
@@ -56,8 +62,8 @@ class Ranking:
             "seeds": len(SEEDS),
             "rates": [self._values(rate) for rate in self.keep_rates],
         }
-        found = [sentence for rate in self.keep_rates for sentence in self._sentences(rate)]
-        return Answer(tuple(found), (self._table(),), values)
+        sentences = [sentence for rate in self.keep_rates for sentence in self._sentences(rate)]
+        return Finding(tuple(sentences), (self._table(),), values)
 
     def state(self) -> dict[str, Any]:
         return {"outcomes": [one.state() for one in self._outcomes.values()]}
@@ -74,20 +80,20 @@ class Ranking:
         return self._weights(name) | self._weights(other, -1.0)
 
     def _values(self, rate: float) -> dict[str, Any]:
-        outcomes, found = self._outcomes[rate], {}
+        outcomes, scores = self._outcomes[rate], {}
         for name in self.scores:
             weights = self._weights(name)
-            found[name] = {
+            scores[name] = {
                 "score": outcomes.score(weights).as_dict(),
                 "agreement": outcomes.agreement(weights).as_dict(),
             }
             if name != self.score:
                 change = self._against(name, self.score)
-                found[name]["change"] = outcomes.score(change).as_dict()
-                found[name]["agreement_change"] = outcomes.agreement(change).as_dict()
+                scores[name]["change"] = outcomes.score(change).as_dict()
+                scores[name]["agreement_change"] = outcomes.agreement(change).as_dict()
         each = [outcomes.score(_seeded(seed)).mean for seed in SEEDS]
-        found["random"]["each"] = each  # type: ignore[assignment]
-        return {"keep_rate": rate, "scores": found}
+        scores["random"]["each"] = each  # type: ignore[assignment]
+        return {"keep_rate": rate, "scores": scores}
 
     def _sentences(self, rate: float) -> list[str]:
         outcomes, what = self._outcomes[rate], metric_name(self.multi_label)
@@ -97,7 +103,7 @@ class Ranking:
         parts = [f"{points(change)} with {name}" for name, change in changes.items()]
         return [
             f"At keep rate {rate:g}, ranked by {self.score}, {what} is {share(outcomes.score(self.score))}; on the "
-            f"same clips it differs by {listed(parts)}. {_verdict(what, self.score, changes)} "
+            f"same clips it differs by {join_words(parts)}. {_verdict(what, self.score, changes)} "
             f"{_verdict('agreement with the unpruned model', self.score, agrees)}"
         ]
 
@@ -123,14 +129,14 @@ def _seeded(seed: int) -> str:
 
 
 def _verdict(what: str, score: str, changes: dict[str, Estimate]) -> str:
-    """Which scores lose or gain clearly against the one that the model is pruned by."""
+    """Sentence on the scores that are clearly worse or better than the one that prunes the model."""
     worse = [name for name, change in changes.items() if change.clear and (change.mean or 0) < 0]
     better = [name for name, change in changes.items() if change.clear and (change.mean or 0) > 0]
     if not worse and not better:
         return f"In {what} none clearly differs from {score}."
     parts = []
     if worse:
-        parts.append(f"{listed(worse)} {'loses' if len(worse) == 1 else 'lose'}")
+        parts.append(f"{join_words(worse)} {'loses' if len(worse) == 1 else 'lose'}")
     if better:
-        parts.append(f"{listed(better)} {'gains' if len(better) == 1 else 'gain'}")
+        parts.append(f"{join_words(better)} {'gains' if len(better) == 1 else 'gain'}")
     return f"In {what} {' and '.join(parts)} clearly against {score}."

@@ -22,15 +22,15 @@ _NAMES = {
 }
 
 RATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Of Tables 1, 4 (without the first) and 7."""
+"""Keep rates of Tables 1, 4 (without the first) and 7."""
 THREE_RATES = (0.9, 0.7, 0.5)
-"""Of Tables 2, 3 and 5."""
+"""Keep rates of Tables 2, 3 and 5."""
 
 TAU = {"SPC-2": -0.65, "ESC-50": -0.65, "VoxCeleb-1": -1.25, "AS-20K": -1.0}
 SIGNAL_SHARE = {"SPC-2": 63, "ESC-50": 81, "VoxCeleb-1": 65, "AS-20K": 90}
-"""Of Fig. 4's caption."""
+"""Share of signal patches in percent, from the caption of Fig. 4."""
 
-# Table 1: by keep rate, top-1 accuracy in percent (of AS-20K mAP, here in percent too), and multiply-accumulates in
+# Table 1, by keep rate: top-1 accuracy in percent (for AS-20K the mAP, also in percent), and multiply-accumulates in
 # billions.
 SCORES = {
     "SPC-2": (97.95, 97.79, 97.67, 97.64, 97.59, 97.28),
@@ -127,12 +127,12 @@ CLS_B: dict[str, dict[str, Rows]] = {
 
 
 def paper_set(data: str) -> str | None:
-    """The paper's name of a data set, None where the paper has none such."""
+    """The paper's name of a data set; None if the paper does not use it."""
     return _NAMES.get("".join(letter for letter in data.lower() if letter.isalnum()))
 
 
 def nearest(data: str) -> tuple[str, ...]:
-    """The paper's own data set, or the two that are most like it, the nearer first: speech for digits and voices."""
+    """The paper's data set of this name, or its two most similar ones, nearest first: speech for digits and voices."""
     own = paper_set(data)
     if own is not None:
         return (own,)
@@ -140,5 +140,5 @@ def nearest(data: str) -> tuple[str, ...]:
 
 
 def at(rates: tuple[float, ...], numbers: tuple[float, ...], rate: float) -> float | None:
-    """The number of a keep rate, None where the paper has not measured it."""
+    """The number at a keep rate; None if the paper has not measured it."""
     return dict(zip(rates, numbers, strict=True)).get(round(rate, 6))

@@ -1,4 +1,4 @@
-"""The report of an analysis: one page that needs nothing beside it, and the figures and tables as files."""
+"""The report of an analysis: one self-contained page, and the figures and tables as files."""
 
 from __future__ import annotations
 
@@ -19,28 +19,36 @@ from matplotlib.figure import Figure
 
 from . import reference
 from .figures import CAPTIONS, draw
-from .formatting import Shown, shown
-from .question import Answer, Table
+from .formatting import TextTable, format_table
+from .question import Finding, Table
 from .run_info import head
-from .versus_paper import beside, note
+from .versus_paper import comparison_note, comparison_table
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 LONG = 15
-"""Tables of more rows are folded."""
+"""Tables with more rows are folded."""
 DPI = 160
-"""Of PNG files."""
+"""Dots per inch of PNG files."""
 SIZES = ((90, 128), (90, 48), (75, 32), (60, 16), (50, 8))
-"""Dots per inch and colours of a picture within the page: the first that fits."""
+"""Dots per inch and number of colours of a picture in the page; the first that fits is used."""
 PICTURE_BYTES, PICTURES_BYTES = 200_000, 1_000_000
-"""The most of one, and of all, within the page, before they are a third longer in base64."""
+"""Largest size of one picture, and of all, in the page. Base64 then makes them a third longer."""
 SVG_MOST = 150_000
-"""Bytes from which on a figure goes into the page as PNG."""
+"""Number of bytes from which a figure goes into the page as PNG."""
 
 
 @dataclass(frozen=True)
 class _Image:
-    """src: a data URI. alt: for who cannot see it. caption: below it. width, height: in CSS pixels."""
+    """An image of the page.
+
+    Args:
+        src: a data URI.
+        alt: text for readers who cannot see it.
+        caption: text below it.
+        width: in CSS pixels.
+        height: in CSS pixels.
+    """
 
     src: str
     alt: str
@@ -50,9 +58,9 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _ShownTable:
+class _PageTable:
     caption: str
-    shown: Shown
+    shown: TextTable
     file: str
     data: str
     long: bool
@@ -66,22 +74,29 @@ class _Chapter:
     images: tuple[_Image, ...]
     found: tuple[str, ...]
     note: str | None
-    tables: tuple[_ShownTable, ...]
+    tables: tuple[_PageTable, ...]
 
 
-PICTURES_HOW = "Left, a clip as the model takes it; then what is left after each stage, the dropped patches veiled."
+PICTURES_HOW = (
+    "Left: a clip, as the model's input. Then: the patches left after each stage; dropped patches are veiled."
+)
 
 
 def write(
     out: Path,
-    chapters: Sequence[tuple[Any, Answer]],
+    chapters: Sequence[tuple[Any, Finding]],
     about: Mapping[str, Any],
     pictures: Sequence[tuple[str, Figure]] = (),
 ) -> Path:
     """Write OUT/report.html, OUT/figures/*.png and *.svg, and OUT/tables/*.csv and *.json.
 
-    chapters: each question and its answer. about: of the run: `command`, `models`, `data_name` or `data`, `clips` and
-    whatever else is known; see `head`. pictures: name and figure of pruned clips. Returns the page's path.
+    Args:
+        out: folder to write to.
+        chapters: each question and its finding.
+        about: facts about the run: `command`, `models`, `data_name` or `data`, `clips` and more; see `head`.
+        pictures: name and figure of each picture of pruned clips.
+
+    Returns the page's path.
     """
     data = str(about.get("data_name") or about.get("data") or "these sounds")
     score = str(about.get("score") or "attention")
@@ -94,7 +109,7 @@ def write(
             (name, _picture(out, f"picture-{i}-{name}", figure, most)) for i, (name, figure) in enumerate(pictures, 1)
         ],
         "pictures_how": about.get("pictures_how") or PICTURES_HOW,
-        "paper_note": note(data),
+        "paper_note": comparison_note(data),
         "paper": {"source": reference.SOURCE, "link": reference.LINK},
     }
     return _write(out / REPORT, _render(context))
@@ -103,7 +118,7 @@ def write(
 def _render(context: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Names of clips, labels and folders are anybody's text: all is escaped.
+    # Names of clips, labels and folders may contain any text, so everything is escaped.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -114,10 +129,10 @@ def _render(context: dict[str, Any]) -> str:
     return environment.get_template("report.html.j2").render(context)
 
 
-def _chapter(out: Path, question: Any, answer: Answer, data: str, score: str) -> _Chapter:
+def _chapter(out: Path, question: Any, answer: Finding, data: str, score: str) -> _Chapter:
     figures = draw(question.name, answer.values)
     images = tuple(_figure(out, name, figure) for name, figure in figures.items())
-    paper = beside(question.name, answer, data, score)
+    paper = comparison_table(question.name, answer, data, score)
     tables = (*filter(None, [paper]), *answer.tables)
     return _Chapter(
         _slug(question.name),
@@ -141,11 +156,11 @@ def _figure(out: Path, name: str, figure: Figure) -> _Image:
 
 def _picture(out: Path, name: str, figure: Figure, most: int) -> _Image:
     _, png = _save(out, name, figure)
-    return _image(figure, _few_colours(png, most), "png", "", "a spectrogram, and what was left after each stage")
+    return _image(figure, _few_colours(png, most), "png", "", "a spectrogram, and what is left of it after each stage")
 
 
 def _save(out: Path, name: str, figure: Figure) -> tuple[bytes, bytes]:
-    """The figure's files: SVG and PNG."""
+    """Write a figure as SVG and PNG, and return both contents."""
     svg, png = _bytes(figure, "svg"), _bytes(figure, "png")
     for suffix, content in (("svg", svg), ("png", png)):
         _write(out / "figures" / f"{_slug(name)}.{suffix}", content)
@@ -153,14 +168,14 @@ def _save(out: Path, name: str, figure: Figure) -> tuple[bytes, bytes]:
 
 
 def _few_colours(png: bytes, most: int) -> bytes:
-    """In few colours, which the eye hardly sees, and of `most` bytes, or as few as can be."""
+    """Reduce resolution and colours of a PNG until it has at most `most` bytes, or as few as possible."""
     from PIL import Image
 
     whole = Image.open(io.BytesIO(png)).convert("RGB")
     for dpi, colours in SIZES:
         buffer = io.BytesIO()
-        found = whole.resize([side * dpi // DPI for side in whole.size], Image.Resampling.LANCZOS)
-        found.quantize(colours, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        scaled = whole.resize([side * dpi // DPI for side in whole.size], Image.Resampling.LANCZOS)
+        scaled.quantize(colours, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
         if len(buffer.getvalue()) <= most:
             break
     return buffer.getvalue()
@@ -174,47 +189,47 @@ def _image(figure: Figure, content: bytes, kind: str, caption: str, alt: str = "
 
 
 def _bytes(figure: Figure, suffix: str) -> bytes:
-    """The same bytes for the same figure: no date, no random names."""
+    """A figure as bytes. The same figure gives the same bytes: no date, no random names."""
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "audioprune"}):
         figure.savefig(buffer, format=suffix, dpi=DPI, metadata={"Date": None} if suffix == "svg" else None)
-    # The panels have found their places, which takes half of the time.
+    # The layout is done. Doing it again for the next file would take half of the time.
     figure.set_layout_engine("none")
     return buffer.getvalue()
 
 
 def _slim(svg: bytes) -> bytes:
-    """Paths to a hundredth of a point, nothing between the tags."""
+    """Shorten an SVG: paths to a hundredth of a point, nothing between the tags."""
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg.decode(), flags=re.DOTALL)
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     return re.sub(r">\s+<", "><", text).encode()
 
 
-def _table(out: Path, table: Table) -> _ShownTable:
-    """A table as files, whole numbers and all, and as it is shown."""
+def _table(out: Path, table: Table) -> _PageTable:
+    """Write a table as files with all digits, and return it as shown in the page."""
     name = _slug(table.name)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
     _write(out / "tables" / f"{name}.csv", buffer.getvalue())
     content = {"name": table.name, "caption": table.caption, "columns": table.columns, "rows": table.rows}
     _write(out / "tables" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    # In the page itself, which is then whole wherever it goes.
+    # Also inside the page, so that the page is complete without the other files.
     data = "data:text/csv;charset=utf-8;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
-    return _ShownTable(table.caption, shown(table), f"{name}.csv", data, len(table.rows) > LONG)
+    return _PageTable(table.caption, format_table(table), f"{name}.csv", data, len(table.rows) > LONG)
 
 
 def _typeset(sentence: str) -> str:
-    """Minus signs as in the figures and tables."""
+    """The sentence with the same minus signs as in the figures and tables."""
     return re.sub(r"(?<![\w.-])-(?=\d)", "−", sentence)
 
 
 def _slug(name: str) -> str:
-    """Of a file and of an anchor."""
+    """Name that is safe for a file and an anchor."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
 
 
 def _write(path: Path, content: str | bytes) -> Path:
-    """Whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

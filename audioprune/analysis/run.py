@@ -1,4 +1,4 @@
-"""A whole analysis: a pass over the sounds alone, one over the sounds with the models, and all answers."""
+"""A complete analysis: one pass over the sounds alone, one pass with the models, and all findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .cluster_drop import ClusterDrop
 from .models import ModelSet
 from .observe import Observation, Observer
 from .perturbation import Perturbation
-from .question import Answer, Question
+from .question import Finding, Question
 from .ranking import Ranking
 from .survey import Survey
 from .tradeoff import Tradeoff
@@ -33,20 +33,26 @@ if TYPE_CHECKING:
 STATE = "state/progress.npz"
 ANSWERS = "answers.json"
 INTERVENTIONS = ("tradeoff", "ranking", "perturbation", "cluster_drop")
-"""Questions that run forwards of their own, and can be left out."""
+"""Questions that run their own forwards. They can be left out."""
 EVERY = 4
-"""Batches between two writings of the state, at least."""
+"""Least number of batches between two writes of the state."""
 COST = 20.0
-"""At most one part in so many of the time goes into writing the state."""
+"""Writing the state takes at most 1 / COST of the time."""
 
 Advance = Callable[[int], Any]
-Chapter = tuple[Any, Answer]
+Chapter = tuple[Any, Finding]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """tau: mean above which a patch is signal, None for the survey's. skip: of `INTERVENTIONS`. batch_size: clips a
-    forward. bench_seconds: of timing a keep rate, 0 for none."""
+    """Settings of an analysis.
+
+    Args:
+        tau: patches with a higher mean are signal; None takes the threshold from the survey.
+        skip: the `INTERVENTIONS` to leave out.
+        batch_size: clips per forward.
+        bench_seconds: seconds to time each keep rate; 0 to time nothing.
+    """
 
     tau: float | None = None
     skip: tuple[str, ...] = ()
@@ -56,13 +62,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.skip:
             if name not in INTERVENTIONS:
-                raise ValueError(f"--skip is {name!r}; there are {', '.join(INTERVENTIONS)}")
+                raise ValueError(f"--skip is {name!r}; it must be one of {', '.join(INTERVENTIONS)}")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
 
 
 def statistics(survey: Survey, tau: float) -> list[Question]:
-    """The questions that one observed forward a keep rate answers."""
+    """Questions that need only one observed forward for each keep rate."""
     from .attention_ratio import AttentionRatio
     from .correlation import RankCorrelation
     from .heat import MeanVariation
@@ -75,11 +81,20 @@ def statistics(survey: Survey, tau: float) -> list[Question]:
 
 
 class Analysis:
-    """Streams clips through models. What it gathers is written to OUT/state again and again, so that the same call goes
-    on where a killed one stopped, to the same numbers.
+    """Runs all clips through the models and collects the statistics.
 
-    clips: spectrograms, each (frames, mels), as the models take them. labels: (clips,) class indices, or (clips,
-    classes) of ones and zeros. data: what identifies them. Raises `StateError` where OUT holds another analysis.
+    Its state is saved to OUT/state from time to time. If a run is stopped, the same call continues from there and gives
+    the same numbers.
+
+    Args:
+        models: the models to analyse.
+        clips: spectrograms, each (frames, mels), the models' inputs.
+        labels: (clips,) class indices, or (clips, classes) ones and zeros.
+        out: folder to write to.
+        settings: settings of the analysis.
+        data: identity of the clips.
+
+    Raises `StateError` if OUT contains another analysis.
     """
 
     def __init__(
@@ -91,35 +106,39 @@ class Analysis:
         self.models, self.clips, self.settings = models, clips, settings
         self.labels = (F.one_hot(labels, classes) if labels.ndim == 1 else labels).float()
         self.survey = Survey()
-        self.surveyed = self.heard = 0
+        self.surveyed = self.analysed = 0
         self.statistics: list[Question] = []
         self.interventions: list[Intervention] = []
         self._path = out / STATE
-        self._belongs = self._identity(data)
+        self._run_identity = self._identity(data)
         self._begun = False
-        self._saved = self._took = 0.0
-        self._since = 0
+        self._save_time = self._save_seconds = 0.0
+        self._batches_since_save = 0
         self._resume()
 
     @property
     def questions(self) -> list[Any]:
-        """The survey, what was observed, and what was tried, in the order of the chapters."""
+        """The survey, the statistics and the interventions, in the order of the chapters."""
         return [self.survey, *self.statistics, *self.interventions]
 
     @property
     def tau(self) -> float:
-        """Mean of a patch above which it is signal."""
+        """Threshold: patches with a higher mean are signal."""
         return float(self.survey.tau if self.settings.tau is None else self.settings.tau)
 
-    def run(self, surveyed: Advance = lambda _: None, heard: Advance = lambda _: None) -> list[Chapter]:
-        """All that is left to do. Both are called with the clips of each batch, at first with those done before."""
+    def run(self, surveyed: Advance = lambda _: None, analysed: Advance = lambda _: None) -> list[Chapter]:
+        """Do all remaining work and return the findings.
+
+        surveyed, analysed: called after each batch of a pass with its number of clips, and at the start with the number
+        of clips done before.
+        """
         self._survey(surveyed)
         if not self._begun:
             self._begin()
-        heard(self.heard)
-        while self.heard < len(self.clips):
-            heard(self._hear())
-            self._save(done=self.heard == len(self.clips))
+        analysed(self.analysed)
+        while self.analysed < len(self.clips):
+            analysed(self._analyse())
+            self._save(done=self.analysed == len(self.clips))
         self._time()
         return [(question, question.answer()) for question in self.questions]
 
@@ -135,24 +154,24 @@ class Analysis:
             self._save(done=self.surveyed == len(self.clips))
 
     def _begin(self) -> None:
-        """Ask the questions, which need to know the sounds."""
+        """Create the questions, which need the results of the survey."""
         models, skip, tau = self.models, self.settings.skip, self.tau
         rates, several = models.keep_rates, self.models.multi_label
         model = models.by_rate[FULL]
         self.statistics = statistics(self.survey, tau)
         depth = find_blocks(model).depth
-        made: dict[str, Callable[[], Intervention]] = {
+        factories: dict[str, Callable[[], Intervention]] = {
             "tradeoff": lambda: Tradeoff(rates, several),
             "ranking": lambda: Ranking(rates, models.score, has_cls(model), several),
             "perturbation": lambda: Perturbation(rates, tau, several),
             "cluster_drop": lambda: ClusterDrop(self.survey.boundaries.tolist(), depth, several),
         }
-        self.interventions = [make() for name, make in made.items() if name not in skip]
+        self.interventions = [make() for name, make in factories.items() if name not in skip]
         self._begun = True
 
-    def _hear(self) -> int:
-        """Take in the next batch, of so many clips."""
-        numbers, log_mel = self._batch(self.heard)
+    def _analyse(self) -> int:
+        """Run the next batch through the models; returns its number of clips."""
+        numbers, log_mel = self._batch(self.analysed)
         labels, logits = self.labels[numbers], {}
         intensity = torch.empty(0)
         for observation in self._observations(log_mel, numbers, labels):
@@ -160,10 +179,10 @@ class Analysis:
                 question.update(observation)
             logits[observation.keep_rate] = observation.logits
             intensity = observation.intensity
-        heard = AnalysisBatch(log_mel, labels, intensity, self.models.by_rate, self.models.methods, logits)
+        batch = AnalysisBatch(log_mel, labels, intensity, self.models.by_rate, self.models.methods, logits)
         for intervention in self.interventions:
-            intervention.update(heard)
-        self.heard += len(log_mel)
+            intervention.update(batch)
+        self.analysed += len(log_mel)
         return len(log_mel)
 
     def _observations(self, log_mel: Tensor, numbers: Tensor, labels: Tensor) -> Iterator[Observation]:
@@ -172,7 +191,7 @@ class Analysis:
                 yield observer(log_mel, numbers, labels)
 
     def _batch(self, first: int) -> tuple[Tensor, Tensor]:
-        """Numbers (batch,) and spectrograms (batch, frames, mels) of the clips from `first` on."""
+        """Numbers (batch,) and spectrograms (batch, frames, mels) of the clips that start at `first`."""
         numbers = range(first, min(first + self.settings.batch_size, len(self.clips)))
         return torch.tensor(list(numbers)), torch.stack([self.clips[i] for i in numbers])
 
@@ -192,33 +211,33 @@ class Analysis:
     def _resume(self) -> None:
         if not self._path.exists():
             return
-        found = files.load(self._path)
-        files.check_same(self._path, found["belongs"], self._belongs)
-        self.survey.load(found["survey"])
-        self.surveyed, self.heard = found["surveyed"], found["heard"]
-        if found["begun"]:
+        state = files.load_state(self._path)
+        files.check_same(self._path, state["belongs"], self._run_identity)
+        self.survey.load(state["survey"])
+        self.surveyed, self.analysed = state["surveyed"], state["heard"]
+        if state["begun"]:
             self._begin()
-            for question, gathered in zip(self.questions[1:], found["questions"], strict=True):
-                question.load(gathered)
+            for question, question_state in zip(self.questions[1:], state["questions"], strict=True):
+                question.load(question_state)
 
     def _save(self, done: bool) -> None:
-        """Write the state after some batches, not so often that writing would take the time, and when all is done."""
-        self._since += 1
+        """Write the state at the end, and before that only as often as `EVERY` and `COST` allow."""
+        self._batches_since_save += 1
         now = time.monotonic()
-        if not done and (self._since < EVERY or now - self._saved < COST * self._took):
+        if not done and (self._batches_since_save < EVERY or now - self._save_time < COST * self._save_seconds):
             return
         questions = [question.state() for question in self.questions[1:]]
-        counts = {"surveyed": self.surveyed, "heard": self.heard, "begun": self._begun}
-        files.save(
+        counts = {"surveyed": self.surveyed, "heard": self.analysed, "begun": self._begun}
+        files.save_state(
             self._path,
-            counts | {"belongs": self._belongs, "survey": self.survey.state(), "questions": questions},
+            counts | {"belongs": self._run_identity, "survey": self.survey.state(), "questions": questions},
         )
-        self._saved, self._since = time.monotonic(), 0
-        self._took = self._saved - now
+        self._save_time, self._batches_since_save = time.monotonic(), 0
+        self._save_seconds = self._save_time - now
 
 
 def write_answers(out: Path, chapters: Sequence[Chapter], about: dict[str, Any]) -> Path:
-    """OUT/answers.json, whole or not at all: {"about", "answers": {question: {"title", "how", "found", …}}}."""
+    """Write OUT/answers.json atomically: {"about", "answers": {question: {"title", "how", "found", …}}}."""
     answers = {
         question.name: {"title": question.title, "how": question.how} | asdict(answer) for question, answer in chapters
     }

@@ -1,4 +1,4 @@
-"""What a report says of the run itself."""
+"""Facts about the run, for the head of a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .formatting import number
 PACKAGES = ("audioprune", "torch", "transformers", "numpy", "matplotlib")
 
 About = Mapping[str, Any]
-_TOLD = {
+_HEAD_KEYS = {
     "how", "model", "models", "tuned", "data", "data_name", "clips", "folds", "split", "limit", "keep_rates", "score",
     "tau", "tau_given", "boundaries", "clusters", "metric", "skipped", "command", "date", "machine", "versions",
     "seconds",
@@ -20,28 +20,33 @@ _TOLD = {
 
 
 def head(about: About) -> list[tuple[str, str]]:
-    """Name and text of all that is known of a run, in order.
+    """Name and text of each known fact about a run, in order.
 
-    about: `models` (a name, a list, or {keep rate: name}) or `model`; `how`, a sentence on them; `tuned`, whether each
-    keep rate has its own; `data_name` or `data`; `clips`, `folds`, `split`, `limit`; `keep_rates`; `score`; `tau`,
+    about: `models` (a name, a list, or {keep rate: name}) or `model`; `how`, a sentence about them; `tuned`, whether
+    each keep rate has its own; `data_name` or `data`; `clips`, `folds`, `split`, `limit`; `keep_rates`; `score`; `tau`,
     `tau_given`; `boundaries` of the clusters; `metric`; `skipped`; `command`; `date`; `seconds`; `machine`;
-    `versions`. Whatever else there is comes last, under its own name.
+    `versions`. All other entries come last, under their own names.
     """
-    told = [(name, text) for name, text in _lines(about) if text]
-    return told + [(_worded(name), _text(value)) for name, value in about.items() if name not in _TOLD and _some(value)]
+    lines = [(name, text) for name, text in _lines(about) if text]
+    return lines + [
+        (_worded(name), _text(value)) for name, value in about.items() if name not in _HEAD_KEYS and _some(value)
+    ]
 
 
 def _lines(about: About) -> Iterator[tuple[str, str]]:
     yield "Model", str(about.get("how") or _models(about.get("models") or about.get("model")))
     if "tuned" in about:
-        yield "Fine-tuned", "for each keep rate" if about["tuned"] else "not for the keep rates: pruned as it is"
+        yield (
+            "Fine-tuned",
+            "for each keep rate" if about["tuned"] else "not for the keep rates: pruned without fine-tuning",
+        )
     yield "Sounds", _sounds(about)
     yield "Keep rates", _text(about.get("keep_rates"))
     score = {"attention": "attention received from all patches", "cls": "attention of the CLS token"}
     yield "Tokens ranked by", score.get(str(about.get("score")), _text(about.get("score")))
     if (tau := about.get("tau")) is not None:
-        origin = {True: ", as given", False: ", from the sounds' histogram"}.get(about.get("tau_given"), "")  # type: ignore[arg-type]
-        yield "Threshold τ", f"{number(float(tau), digits=2)}{origin}: patches with a greater mean are signal"
+        origin = {True: ", as given", False: ", from the histogram of the data set"}.get(about.get("tau_given"), "")  # type: ignore[arg-type]
+        yield "Threshold τ", f"{number(float(tau), digits=2)}{origin}: patches with a higher mean are signal"
     yield "Clusters", _clusters(about)
     yield "Metric", _text(about.get("metric"))
     yield "Left out", _text(about.get("skipped"))
@@ -53,17 +58,17 @@ def _lines(about: About) -> Iterator[tuple[str, str]]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def _models(models: Any) -> str:
-    """A model, or that of each keep rate."""
+    """Name of the model, or names of the models of each keep rate."""
     if isinstance(models, Mapping):
         if len(set(models.values())) == 1:
             return str(next(iter(models.values())))
@@ -86,7 +91,7 @@ def _clusters(about: About) -> str:
     if not boundaries:
         return _text(about.get("clusters"))
     edges = ", ".join(number(float(edge)) for edge in boundaries)
-    return f"C1, the quietest, to C{len(boundaries) + 1}; patches' means between them: {edges}"
+    return f"C1, the quietest, to C{len(boundaries) + 1}; boundaries between them: {edges}"
 
 
 def _some(value: Any) -> bool:
@@ -97,7 +102,7 @@ def _text(value: Any) -> str:
     if not _some(value):
         return ""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(of)}" for name, of in value.items())
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""How much of the signal survives pruning (section 4.1; Tables 2 and 5; Figs. 5, 11 and 14)."""
+"""Share of the signal that survives pruning (section 4.1; Tables 2 and 5; Figs. 5, 11 and 14)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .observe import Block, Observation
-from .question import Answer, Table, percent
+from .question import Finding, Table, percent
 from .survey import RunningSums, Spread, ratio
 
 BINS = 20
@@ -19,12 +19,12 @@ PER_STAGE = ("a", "b", "kept", "random_a", "random_b", "excess")
 class RetainedSignal:
     """Ratios A and B of retained signal tokens, at each pruning stage i and keep rate.
 
-    A = |R_sⁱ| / (tokens before stage i), B = |R_sⁱ| / |N_s|, with R_sⁱ the signal tokens that stage i keeps and N_s
-    those of the input. A token is signal where its patch's mean is above τ (section 4.1). A clip without signal has no
-    B. A choice at random would keep K of N patches of either kind: A = |N_s| · K / (N · n), B = K / N.
+    A = |R_sⁱ| / (tokens before stage i), B = |R_sⁱ| / |N_s|. R_sⁱ are the signal tokens that stage i keeps; N_s are
+    those of the input. A token is signal if its patch's mean is above τ (section 4.1). A clip without signal has no
+    B. A random choice would keep K of N patches of both kinds: A = |N_s| · K / (N · n), B = K / N.
 
     values: tau; edges (21) of the distributions; rates: {keep rate as text: {layers: 0-based, of the stages;
-    a, b: Tables 2 and 5; kept: share of signal among the kept; random_a, random_b: A and B of a choice at random;
+    a, b: Tables 2 and 5; kept: share of signal among the kept; random_a, random_b: A and B of a random choice;
     excess: kept minus the input's share, over clips that have both signal and background: each {mean, std, n}, lists
     by stage; input: {mean, std, n}, share of signal among the clip's patches; distribution_a, distribution_b: (stages)
     lists of 20 numbers of clips}}.
@@ -33,8 +33,8 @@ class RetainedSignal:
     name = "retained_signal"
     title = "Do the kept tokens hold the signal?"
     how = (
-        "Each curve tells in how many clips the retained signal is such a share of the tokens before a stage (A) or of "
-        "the clip's signal (B)."
+        "Each curve shows how many clips have a given share of retained signal among the tokens before a stage (A) or "
+        "among the clip's signal (B)."
     )
 
     def __init__(self, tau: float) -> None:
@@ -48,22 +48,22 @@ class RetainedSignal:
             return
         rate = observation.keep_rate
         signal = observation.intensity > self.tau
-        of_stages = [self._of_stage(stage, signal) for stage in observation.stages]
-        per_stage = {name: torch.stack([stage[name] for stage in of_stages], 1) for name in PER_STAGE}
+        stage_ratios = [self._stage_ratios(stage, signal) for stage in observation.stages]
+        per_stage = {name: torch.stack([stage[name] for stage in stage_ratios], 1) for name in PER_STAGE}
         self.sums.add(rate, input=signal.double().mean(1), **per_stage)
         counts = np.stack([_counts(per_stage["a"]), _counts(per_stage["b"])])
         self.distributions[rate] = self.distributions.get(rate, 0) + counts
         self.layers[rate] = [stage.layer for stage in observation.stages]
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self.sums.rates:
-            return Answer(note="No tokens were pruned.")
+            return Finding(note="No tokens were pruned.")
         values = {
             "tau": self.tau,
             "edges": np.linspace(0, 1, BINS + 1).tolist(),
             "rates": {str(rate): self._values(rate) for rate in self.sums.rates},
         }
-        return Answer(tuple(self._found(rate) for rate in self.sums.rates), (self._table(),), values, self._note())
+        return Finding(tuple(self._sentence(rate) for rate in self.sums.rates), (self._table(),), values, self._note())
 
     def state(self) -> dict[str, Any]:
         return {
@@ -77,21 +77,21 @@ class RetainedSignal:
         self.distributions = {float(rate): np.array(it, dtype=np.int64) for rate, it in state["distributions"].items()}
         self.layers = {float(rate): list(layers) for rate, layers in state["layers"].items()}
 
-    def _of_stage(self, stage: Block, signal: Tensor) -> dict[str, Tensor]:
-        """(clips,) each. signal: (clips, patches)."""
+    def _stage_ratios(self, stage: Block, signal: Tensor) -> dict[str, Tensor]:
+        """Ratios of one stage, (clips,) each. signal: (clips, patches)."""
         assert stage.kept is not None
         before, kept = stage.patch.shape[1], stage.kept.shape[1]
         retained = signal.gather(1, stage.patch.gather(1, stage.kept)).sum(1).double()
-        of_input, patches = signal.sum(1).double(), signal.shape[1]
+        input_signal, patches = signal.sum(1).double(), signal.shape[1]
         share = retained / kept
-        mixed = (of_input > 0) & (of_input < patches)
+        mixed = (input_signal > 0) & (input_signal < patches)
         return {
             "a": retained / before,
-            "b": ratio(retained, of_input),
+            "b": ratio(retained, input_signal),
             "kept": share,
-            "random_a": of_input * kept / (patches * before),
-            "random_b": ratio(of_input * kept, of_input * patches),
-            "excess": torch.where(mixed, share - of_input / patches, torch.nan),
+            "random_a": input_signal * kept / (patches * before),
+            "random_b": ratio(input_signal * kept, input_signal * patches),
+            "excess": torch.where(mixed, share - input_signal / patches, torch.nan),
         }
 
     def _values(self, rate: float) -> dict[str, Any]:
@@ -114,10 +114,13 @@ class RetainedSignal:
         numbers = (a.mean, a.std, b.mean, b.std, random_a.mean, random_b.mean, kept.mean, kept.std)
         return (rate, stage + 1, self.layers[rate][stage] + 1, *numbers, self.sums[rate]["input"].at().mean, a.n, b.n)
 
-    def _found(self, rate: float) -> str:
+    def _sentence(self, rate: float) -> str:
         sums, last = self.sums[rate], len(self.layers[rate]) - 1
         kept, before = (percent(spread.mean) for spread in (sums["kept"].at(last), sums["input"].at()))
-        shares = f"At keep rate {rate:g}, {kept} of what the last stage keeps is signal, against {before} of the input"
+        shares = (
+            f"At keep rate {rate:g}, {kept} of the tokens that the last stage keeps are signal, against {before} of "
+            "the input"
+        )
         return f"{shares}: {_verdict(sums['excess'].at(last))}."
 
     def _note(self) -> str | None:
@@ -125,24 +128,24 @@ class RetainedSignal:
         if sums["b"].at(0).n == 0:
             return f"No clip has a patch above τ = {self.tau:.2f}: there is no signal to retain."
         if sums["excess"].at(0).n == 0:
-            return f"No clip has patches on both sides of τ = {self.tau:.2f}: nothing can be told apart."
+            return f"No clip has patches on both sides of τ = {self.tau:.2f}: there is nothing to compare."
         return None
 
 
 def _verdict(excess: Spread) -> str:
-    """What the share of signal among the kept, minus its share of the input, tells."""
+    """Sentence part on the share of signal among the kept tokens minus its share of the input."""
     if excess.mean is None:
-        return "no clip has both signal and background, so nothing can be said"
+        return "no clip has both signal and background, so there is no statement"
     if excess.error is None:
-        return "one clip with both signal and background is too few to say"
+        return "one clip with both signal and background is too few for a statement"
     by = f"{100 * excess.mean:+.1f} ± {100 * excess.error:.1f} points over {excess.n} clips that have both"
     return {
         1: f"kept tokens follow intensity ({by})",
-        -1: f"kept tokens turn away from intensity ({by})",
-        0: f"kept tokens do not clearly differ from a choice at random ({by})",
+        -1: f"kept tokens avoid intensity ({by})",
+        0: f"kept tokens do not clearly differ from a random choice ({by})",
     }[excess.side() or 0]
 
 
 def _counts(values: Tensor) -> np.ndarray:
-    """(clips, stages) in [0, 1] or NaN → (stages, 20) numbers of clips."""
+    """Numbers of clips by share: (clips, stages) in [0, 1] or NaN → (stages, 20)."""
     return np.stack([np.histogram(column[np.isfinite(column)], BINS, (0, 1))[0] for column in values.numpy().T])

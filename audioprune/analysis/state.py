@@ -1,4 +1,4 @@
-"""What an analysis has gathered, in one file that is whole or not there: arrays and JSON, nothing that runs code."""
+"""State of an analysis in one file: arrays and JSON, no code. The file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TREE = "tree"
 
 
 class StateError(ValueError):
-    """A state that cannot be gone on with. The message names it and the remedy."""
+    """A state from which the analysis cannot continue. The message names the file and the remedy."""
 
 
-def save(path: Path, tree: Any) -> None:
-    """Write numbers, words, None, lists, tuples, dicts of any keys, numpy arrays and CPU tensors, atomically."""
+def save_state(path: Path, tree: Any) -> None:
+    """Write atomically: numbers, words, None, lists, tuples, dicts with any keys, numpy arrays and CPU tensors."""
     arrays: list[np.ndarray] = []
     text = json.dumps(_encode(tree, arrays))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,15 +34,15 @@ def save(path: Path, tree: Any) -> None:
         part.unlink(missing_ok=True)
 
 
-def load(path: Path) -> Any:
-    """What `save` wrote; tensors come back as arrays. Raises `StateError` for a file that is none of its own."""
+def load_state(path: Path) -> Any:
+    """Read what `save_state` wrote; tensors become arrays. Raises `StateError` for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return _decode(json.loads(str(arrays[_TREE])), arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StateError(
-            f"{path}: not the state of an analysis ({error}); delete it to begin anew, or choose another --out"
+            f"{path}: not the state of an analysis ({error}); delete it to start again, or choose another --out"
         ) from error
 
 
@@ -51,13 +51,13 @@ def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
         value = value.numpy()
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
-            raise TypeError("an array of objects cannot be saved; state is of plain numbers")
+            raise TypeError("an array of objects cannot be saved; a state must contain plain numbers")
         arrays.append(value)
         return {"$array": f"a{len(arrays) - 1}"}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        # JSON turns keys into words: keep rates must come back as numbers.
+        # JSON turns keys into words, but keep rates must stay numbers.
         return {"$items": [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]}
     if isinstance(value, tuple):
         return {"$tuple": [_encode(one, arrays) for one in value]}
@@ -65,7 +65,7 @@ def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
         return [_encode(one, arrays) for one in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a {type(value).__name__} cannot be saved; state is of numbers, lists, dicts and arrays")
+    raise TypeError(f"a {type(value).__name__} cannot be saved; a state must contain numbers, lists, dicts and arrays")
 
 
 def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -82,7 +82,7 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def check_same(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `StateError` where a state belongs to another model, data set or setting, and say to which."""
+    """Raise `StateError` if a state belongs to another model, data set or setting, and say which."""
     other = [
         f"{key} {_shown(was.get(key))} (now {_shown(now.get(key))})"
         for key in dict.fromkeys((*was, *now))
@@ -90,7 +90,7 @@ def check_same(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if other:
         raise StateError(
-            f"{path}: this analysis was begun with {'; '.join(other)}; give the same to go on, or another --out"
+            f"{path}: this analysis was begun with {'; '.join(other)}; use the same to continue, or another --out"
         )
 
 
@@ -100,7 +100,7 @@ def _shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """For JSON that others read: tuples as lists, arrays as nested lists, keys as words, what is not finite as null."""
+    """Value for standard JSON: tuples and arrays as lists, keys as words, infinite and NaN as null."""
     if isinstance(value, Tensor | np.ndarray):
         return plain(value.tolist())
     if isinstance(value, np.generic):

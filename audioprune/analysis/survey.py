@@ -1,4 +1,4 @@
-"""What the sounds themselves look like, before any model runs; and the running sums that all questions keep."""
+"""Statistics of the sounds before any model runs, and the running sums that all questions use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .question import Answer, Table, listed, mean_std, percent
+from .question import Finding, Table, join_words, mean_std, percent
 
 
 class Spread(NamedTuple):
-    """Of a value over clips: mean, sample standard deviation and number of clips; None where there are too few."""
+    """Mean, sample standard deviation and number of clips of a value; None if there are too few clips."""
 
     mean: float | None
     std: float | None
@@ -24,37 +24,41 @@ class Spread(NamedTuple):
         """Standard error of the mean."""
         return None if self.std is None else self.std / math.sqrt(self.n)
 
-    def side(self, of: float = 0.0) -> int | None:
-        """1, -1: the mean lies more than two standard errors above, below `of`; 0: it does not; None: too few clips."""
+    def side(self, reference: float = 0.0) -> int | None:
+        """Side of `reference` on which the mean lies: 1 above, -1 below, 0 not clear, None for too few clips.
+
+        Clear means more than two standard errors.
+        """
         if self.mean is None or self.error is None:
             return None
-        return _side(self.mean - of, self.error)
+        return _side(self.mean - reference, self.error)
 
 
-def apart(one: Spread, other: Spread) -> int | None:
-    """1, -1: one mean is above, below the other by more than two standard errors of their difference; 0, None as in
-    `side`. The error is that of independent clips, which is too large, never too small, for values of the same clips
-    that rise and fall together."""
+def compare_means(one: Spread, other: Spread) -> int | None:
+    """Comparison of two means: 1 if `one` is clearly greater, -1 if it is clearly less, 0 and None as in `side`.
+
+    Clear means more than two standard errors of the difference. The error assumes independent clips. For values of the
+    same clips that rise and fall together, it is too large, never too small."""
     if one.mean is None or other.mean is None or one.error is None or other.error is None:
         return None
     return _side(one.mean - other.mean, math.hypot(one.error, other.error))
 
 
 def _side(gap: float, error: float) -> int:
-    # All values are of the order of 1: what is below 1e-9 is rounding.
+    # All values are of the order of 1, so a difference below 1e-9 is rounding.
     return 0 if abs(gap) <= max(2 * error, 1e-9) else (1 if gap > 0 else -1)
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below in float64, NaN ("no value") where below is 0."""
+    """Quotient above / below in float64; NaN ("no value") if below is 0."""
     below = below.double()
     return torch.where(below == 0, math.nan, above.double() / torch.where(below == 0, 1.0, below))
 
 
 class Moments:
-    """Running sums of a value per clip, of any one shape. A clip without a value (NaN) is left out.
+    """Running sums of a value per clip, of any fixed shape. A clip without a value (NaN) is left out.
 
-    sums: (3, …), how many clips, sum, sum of squares. seen: clips in all, with those left out.
+    sums: (3, …): number of clips, sum, sum of squares. seen: number of all clips, with those left out.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,7 @@ class Moments:
         self.seen = 0
 
     def add(self, values: Tensor | np.ndarray) -> None:
-        """values: (clips, …)."""
+        """Add values of clips, (clips, …)."""
         values = np.asarray(values, dtype=np.float64)
         there = np.isfinite(values)
         known = np.where(there, values, 0.0)
@@ -72,42 +76,42 @@ class Moments:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the value of one clip."""
+        """Shape of the value of one clip."""
         return () if self.sums is None else self.sums.shape[1:]
 
-    def at(self, *where: int) -> Spread:
+    def at(self, *index: int) -> Spread:
         """The spread of one number of the value."""
         if self.sums is None:
             return Spread(None, None, 0)
-        count, total, squares = (float(part[where]) for part in self.sums)
+        count, total, squares = (float(part[index]) for part in self.sums)
         return Spread(*mean_std(total, squares, count), int(count))
 
     def lists(self) -> dict[str, Any]:
-        """{"mean", "std", "n"}, each nested lists of the value's shape, with None where there are too few clips."""
+        """{"mean", "std", "n"}, each as nested lists in the value's shape; None if there are too few clips."""
 
-        def nested(part: str, where: tuple[int, ...]) -> Any:
-            if len(where) == len(self.shape):
-                return getattr(self.at(*where), part)
-            return [nested(part, (*where, i)) for i in range(self.shape[len(where)])]
+        def nested(part: str, index: tuple[int, ...]) -> Any:
+            if len(index) == len(self.shape):
+                return getattr(self.at(*index), part)
+            return [nested(part, (*index, i)) for i in range(self.shape[len(index)])]
 
         return {part: nested(part, ()) for part in ("mean", "std", "n")}
 
 
 class RunningSums:
-    """The moments of several named values per clip, for each keep rate apart."""
+    """Moments of several named values per clip, separately for each keep rate."""
 
     def __init__(self) -> None:
         self.by_rate: dict[float, dict[str, Moments]] = {}
 
     def add(self, keep_rate: float, **values: Tensor | np.ndarray) -> None:
-        """values: (clips, …) each."""
+        """Add values of clips, (clips, …) each."""
         moments = self.by_rate.setdefault(keep_rate, {})
         for name, value in values.items():
             moments.setdefault(name, Moments()).add(value)
 
     @property
     def rates(self) -> list[float]:
-        """The keep rates, the highest first, as in the paper's tables."""
+        """Keep rates, highest first, as in the paper's tables."""
         return sorted(self.by_rate, reverse=True)
 
     def __getitem__(self, keep_rate: float) -> dict[str, Moments]:
@@ -128,13 +132,13 @@ class RunningSums:
 
 
 LIMIT, FINE, BINS, CLUSTERS = 4.0, 8192, 10, 5
-"""The fine histograms reach from -LIMIT to LIMIT in FINE bins; the figure has BINS; patches fall into CLUSTERS."""
+"""The fine histograms go from -LIMIT to LIMIT in FINE bins; the figure has BINS; patches are divided into CLUSTERS."""
 
 CENTERS = -LIMIT + 2 * LIMIT / FINE * (np.arange(FINE) + 0.5)
 
 
 class FineHistogram:
-    """How often each value came, to 2 · LIMIT / FINE, and the least and the greatest exactly."""
+    """Histogram of values with bins of width 2 · LIMIT / FINE, and the exact least and greatest value."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(FINE, dtype=np.int64)
@@ -143,7 +147,7 @@ class FineHistogram:
     def add(self, values: Tensor) -> None:
         values = values.double().flatten()
         if not values.isfinite().all():
-            raise ValueError("log-mel values must be finite numbers; some are infinite or NaN")
+            raise ValueError("some log-mel values are infinite or NaN; all must be finite numbers")
         bins = ((values + LIMIT) * (FINE / (2 * LIMIT))).long().clamp(0, FINE - 1)
         self.counts += torch.bincount(bins, minlength=FINE).numpy()
         self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
@@ -153,7 +157,7 @@ class FineHistogram:
         return int(self.counts.sum())
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """(k,) values that came, from low to high, and (k,) how often."""
+        """Values that occur, (k,), ascending, and their counts, (k,)."""
         some = self.counts > 0
         return CENTERS[some].clip(self.low, self.high), self.counts[some]
 
@@ -166,26 +170,27 @@ class FineHistogram:
 
 
 class Survey:
-    """The values of all spectrograms in one pass, and what follows from them: the threshold τ between background and
-    signal patches, and the clusters C1 (quietest) to C5 of patches by their mean intensity.
+    """Threshold τ between background and signal patches, and clusters of patches by mean intensity, in one pass.
 
-    τ is the lower edge of the second of the histogram's ten bins (Fig. 4: "we pick τ from the 2nd bin"), which run
-    from the least to the greatest value, as matplotlib's do. The floor of a log-mel, ln(2⁻²³) = −15.94, normalised as
-    (x − mean) / (2 · std), is −0.82, −0.87, −1.56 and −1.28 for SPC-2, ESC-50, VoxCeleb-1 and AS-20K; a tenth of a
-    range of 1.7 to 3.1 above it are the paper's −0.65, −0.65, −1.25 and −1.0. Where all values are equal, τ lies above
+    The clusters are C1 (quietest) to C5.
+
+    τ is the lower edge of the second of the histogram's ten bins (Fig. 4: "we pick τ from the 2nd bin"). As in
+    matplotlib, the bins go from the least to the greatest value. The floor of a log-mel, ln(2⁻²³) = −15.94, normalised
+    as (x − mean) / (2 · std), is −0.82, −0.87, −1.56 and −1.28 for SPC-2, ESC-50, VoxCeleb-1 and AS-20K. The paper's
+    −0.65, −0.65, −1.25 and −1.0 are a tenth of a range of 1.7 to 3.1 above it. If all values are equal, τ is above
     them: silence is background.
 
-    Clusters are those of k-means over all patch means, of which this keeps the fine histogram.
+    The clusters come from k-means over the fine histogram of all patch means.
 
     values: edges (11), counts (10) and shares (10) of the histogram of log-mel values; minimum, maximum; tau;
-    signal_share, of all patches; clips, patches: numbers of; centers (5), boundaries (4) and cluster_shares (5) of the
-    clusters, from C1 on, fewer where patches have fewer different means; patch_centers (k), patch_counts (k): the fine
-    histogram of patch means where it is not 0.
+    signal_share, of all patches; clips, patches: their numbers; centers (5), boundaries (4) and cluster_shares (5) of
+    the clusters, from C1 on, fewer if patches have fewer different means; patch_centers (k), patch_counts (k): the
+    nonzero bins of the fine histogram of patch means.
     """
 
     name = "survey"
-    title = "What the sounds look like"
-    how = "Each bar is a tenth of the range of log-mel values; patches whose mean lies right of τ count as signal."
+    title = "What do the sounds look like?"
+    how = "Each bar is a tenth of the range of log-mel values. Patches with a mean to the right of τ count as signal."
 
     def __init__(self) -> None:
         self.log_mel, self.patch_means = FineHistogram(), FineHistogram()
@@ -193,7 +198,7 @@ class Survey:
         self._centers: np.ndarray | None = None
 
     def update(self, log_mel: Tensor, intensity: Tensor) -> None:
-        """log_mel: (clips, frames, mels), as the model takes it; intensity: (clips, patches), their patches' means."""
+        """Add a batch. log_mel: (clips, frames, mels), the model's input. intensity: (clips, patches), patch means."""
         self.log_mel.add(log_mel)
         self.patch_means.add(intensity)
         self.clips += len(log_mel)
@@ -201,7 +206,7 @@ class Survey:
 
     @property
     def edges(self) -> np.ndarray:
-        """(11,), of the histogram's bins."""
+        """Edges of the histogram's bins, (11,)."""
         self._check()
         low, high = self.log_mel.low, self.log_mel.high
         return np.linspace(low, high, BINS + 1) if low < high else np.linspace(low - 0.5, high + 0.5, BINS + 1)
@@ -219,13 +224,13 @@ class Survey:
 
     @property
     def signal_share(self) -> float:
-        """Of all patches, to within a bin of the fine histogram."""
+        """Share of signal among all patches, to within a bin of the fine histogram."""
         points, counts = self.patch_means.points()
         return float(counts[points > self.tau].sum() / counts.sum())
 
     @property
     def centers(self) -> np.ndarray:
-        """(5,) or fewer, mean intensity of each cluster, ascending."""
+        """Mean intensity of each cluster, ascending, (5,) or fewer."""
         self._check()
         if self._centers is None:
             from sklearn.cluster import KMeans
@@ -237,32 +242,32 @@ class Survey:
 
     @property
     def boundaries(self) -> np.ndarray:
-        """(4,) or fewer, half-way between neighbouring clusters."""
+        """Midpoints between neighbouring clusters, (4,) or fewer."""
         return (self.centers[1:] + self.centers[:-1]) / 2
 
     def cluster_of(self, intensity: Tensor) -> Tensor:
-        """(…) patch means → (…) clusters, 0 for C1, the quietest."""
+        """Cluster of each patch mean, in the same shape; 0 is C1, the quietest."""
         return torch.bucketize(intensity.double(), torch.from_numpy(self.boundaries))
 
     @property
     def intensity_range(self) -> tuple[float, float]:
-        """The least and the greatest mean of a patch."""
+        """Least and greatest patch mean."""
         self._check()
         return self.patch_means.low, self.patch_means.high
 
     @property
     def variation_range(self) -> tuple[float, float]:
-        """No standard deviation is above half the range of the values (Popoviciu)."""
+        """Range of patch standard deviations: none exceeds half the range of the values (Popoviciu)."""
         self._check()
         return 0.0, (self.log_mel.high - self.log_mel.low) / 2
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self.clips:
-            return Answer(note="No sounds were surveyed.")
+            return Finding(note="No sounds were surveyed.")
         edges, counts = self.edges, self._counts()
         shares = (counts / counts.sum()).tolist()
         cluster_shares = self._cluster_shares()
-        points, often = self.patch_means.points()
+        points, counts_of_points = self.patch_means.points()
         values = {
             "edges": edges.tolist(),
             "counts": counts.tolist(),
@@ -277,7 +282,7 @@ class Survey:
             "boundaries": self.boundaries.tolist(),
             "cluster_shares": cluster_shares,
             "patch_centers": points.tolist(),
-            "patch_counts": often.tolist(),
+            "patch_counts": counts_of_points.tolist(),
         }
         bounds = [self.patch_means.low, *self.boundaries.tolist(), self.patch_means.high]
         tables = (
@@ -300,7 +305,7 @@ class Survey:
                 ),
             ),
         )
-        return Answer(self._found(cluster_shares), tables, values, self._note())
+        return Finding(self._sentences(cluster_shares), tables, values, self._note())
 
     def state(self) -> dict[str, Any]:
         return {"log_mel": self.log_mel.state(), "patch_means": self.patch_means.state(), "clips": self.clips}
@@ -313,10 +318,10 @@ class Survey:
 
     def _check(self) -> None:
         if not self.clips:
-            raise ValueError("nothing was surveyed yet: call `update` with every batch first")
+            raise ValueError("nothing was surveyed yet; call `update` with every batch first")
 
     def _counts(self) -> np.ndarray:
-        """(10,), of the histogram's bins."""
+        """Counts of the histogram's bins, (10,)."""
         points, counts = self.log_mel.points()
         return np.histogram(points, self.edges, weights=counts)[0].astype(np.int64)
 
@@ -325,12 +330,12 @@ class Survey:
         which = self.cluster_of(torch.from_numpy(points)).numpy()
         return (np.bincount(which, weights=counts, minlength=len(self.centers)) / counts.sum()).tolist()
 
-    def _found(self, cluster_shares: list[float]) -> tuple[str, ...]:
+    def _sentences(self, cluster_shares: list[float]) -> tuple[str, ...]:
         if self.silent:
             return (f"All values of {self.clips} clips are the same ({self.log_mel.low:.2f}): there is no signal.",)
-        clusters = listed([f"C{i + 1} {percent(share)}" for i, share in enumerate(cluster_shares)])
+        clusters = join_words([f"C{i + 1} {percent(share)}" for i, share in enumerate(cluster_shares)])
         return (
-            f"Values reach from {self.log_mel.low:.2f} to {self.log_mel.high:.2f}; the threshold τ between background "
+            f"Values go from {self.log_mel.low:.2f} to {self.log_mel.high:.2f}; the threshold τ between background "
             f"and signal is {self.tau:.2f}.",
             f"{percent(self.signal_share)} of the {self.patch_means.total} patches of {self.clips} clips are signal.",
             f"Clusters of patches by intensity: {clusters}.",
@@ -340,5 +345,7 @@ class Survey:
         if self.silent:
             return "All values are the same: no patch is signal, and there is nothing to cluster."
         if len(self.centers) < CLUSTERS:
-            return f"Patches have only {len(self.centers)} different means, hence fewer than {CLUSTERS} clusters."
+            return (
+                f"Patches have only {len(self.centers)} different means, so there are fewer than {CLUSTERS} clusters."
+            )
         return None

@@ -1,4 +1,4 @@
-"""What pruning costs and what it saves: accuracy or mAP against multiply-accumulates and throughput (Tables 1, 7)."""
+"""Costs and savings of pruning: accuracy or mAP against multiply-accumulates and throughput (Tables 1, 7)."""
 
 from __future__ import annotations
 
@@ -14,51 +14,58 @@ from ..core.pruning import prune
 from ..methods import TopK
 from .batches import FULL, AnalysisBatch, metric_name
 from .paired_stats import Outcomes, hundredths, points, share
-from .question import Answer, Table
+from .question import Finding, Table
 
 
 class Tradeoff:
-    """Accuracy at each keep rate beside what a clip costs."""
+    """Accuracy and cost of a clip, at each keep rate."""
 
     name = "tradeoff"
     title = "What does pruning cost, and what does it save?"
     how = (
-        "Up is more accurate, left is cheaper: a point that lies left of another and no lower saves work for nothing; "
-        "whiskers are standard errors over the clips. "
-        "What is clear is more than two of them, and more than four clips."
+        "Up is more accurate, left is cheaper. A point that is left of another and not lower saves work without loss. "
+        "Whiskers are standard errors over the clips. "
+        "A difference is clear if it is more than two of them, and more than four clips."
     )
 
     def __init__(self, keep_rates: Sequence[float], multi_label: bool = False) -> None:
-        """keep_rates: those that prune; the unpruned model comes first of itself."""
+        """keep_rates: the rates below 1.0; the unpruned model is added first."""
         self.keep_rates, self.multi_label = (FULL, *keep_rates), multi_label
         self._outcomes = Outcomes(tuple(map(_name, self.keep_rates)), multi_label)
         self._macs: dict[float, int] = {}
         self._timing: dict[str, Any] | None = None
 
-    def update(self, heard: AnalysisBatch) -> None:
+    def update(self, batch: AnalysisBatch) -> None:
         if not self._macs:
             for rate in self.keep_rates:
-                with prune(heard.models[rate], heard.methods[rate]):
-                    self._macs[rate] = macs(heard.models[rate])
-        self._outcomes.update({_name(rate): heard.logits[rate] for rate in self.keep_rates}, heard.labels, heard.full)
+                with prune(batch.models[rate], batch.methods[rate]):
+                    self._macs[rate] = macs(batch.models[rate])
+        self._outcomes.update({_name(rate): batch.logits[rate] for rate in self.keep_rates}, batch.labels, batch.full)
 
     @property
     def timed(self) -> bool:
         return self._timing is not None
 
     def time(self, models: Mapping[float, Any], methods: Mapping[float, TopK], clips: Tensor, seconds: float) -> None:
-        """Measure throughput, all keep rates in turn. clips: (batch, frames, mels). seconds: of a keep rate."""
+        """Measure the throughput of all keep rates in turn.
+
+        Args:
+            models: keep rate → model.
+            methods: keep rate → pruning method.
+            clips: (batch, frames, mels).
+            seconds: time for each keep rate.
+        """
         settings = []
         for rate in self.keep_rates:
             model = models[rate]
-            given = clips.to(model.device, model.dtype)
-            settings.append((model, None if rate == FULL else methods[rate], given))
+            inputs = clips.to(model.device, model.dtype)
+            settings.append((model, None if rate == FULL else methods[rate], inputs))
         medians = [statistics.median(times) for times in in_turn(settings, seconds)]
         self._timing = {"batch_size": len(clips), "seconds": dict(zip(self.keep_rates, medians, strict=True))}
 
-    def answer(self) -> Answer:
+    def answer(self) -> Finding:
         if not self._outcomes.clips:
-            return Answer(note="no clip was heard")
+            return Finding(note="no clip was analysed")
         rows = [self._values(rate) for rate in self.keep_rates]
         values = {
             "metric": metric_name(self.multi_label),
@@ -66,8 +73,8 @@ class Tradeoff:
             "batch_size": self._timing and self._timing["batch_size"],
             "rates": rows,
         }
-        found = [self._sentence(rate, row) for rate, row in zip(self.keep_rates, rows, strict=True)]
-        return Answer(tuple(found), (self._table(rows),), values)
+        sentences = [self._sentence(rate, row) for rate, row in zip(self.keep_rates, rows, strict=True)]
+        return Finding(tuple(sentences), (self._table(rows),), values)
 
     def state(self) -> dict[str, Any]:
         return {"outcomes": self._outcomes.state(), "macs": self._macs, "timing": self._timing}
@@ -78,7 +85,7 @@ class Tradeoff:
 
     def _values(self, rate: float) -> dict[str, Any]:
         name, outcomes = _name(rate), self._outcomes
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "keep_rate": rate,
             "score": outcomes.score(name).as_dict(),
             "agreement": outcomes.agreement(name).as_dict(),
@@ -90,9 +97,9 @@ class Tradeoff:
         }
         if self._timing:
             seconds = self._timing["seconds"]
-            found["clips_per_second"] = self._timing["batch_size"] / seconds[rate]
-            found["speed_up"] = seconds[FULL] / seconds[rate]
-        return found
+            values["clips_per_second"] = self._timing["batch_size"] / seconds[rate]
+            values["speed_up"] = seconds[FULL] / seconds[rate]
+        return values
 
     def _sentence(self, rate: float, row: dict[str, Any]) -> str:
         what, cost = metric_name(self.multi_label), f"{row['macs'] / 1e9:.3g} GMACs a clip"
@@ -130,7 +137,7 @@ class Tradeoff:
             if self._timing:
                 cell += (round(row["clips_per_second"], 1), round(row["speed_up"], 2))
             cells.append(cell)
-        caption = "What a clip costs and what the model gets right; agreement is with the unpruned model's top label."
+        caption = "Score and cost of a clip; agreement is with the unpruned model's top label."
         return Table("tradeoff", caption, columns, tuple(cells))
 
 

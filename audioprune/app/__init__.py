@@ -1,4 +1,5 @@
-"""The page of `audioprune app`: hear a sound with and without pruning, and see what was kept.
+"""The page of `audioprune app`: predictions for a sound with and without pruning, and the kept patches.
 
-`answer` computes and knows no page, `page` lays out and computes nothing. Only `page` and `server` need Gradio.
+`answer` computes and does not know the page. `page` does the layout and computes nothing. Only `page` and `server` need
+Gradio.
 """

@@ -1,4 +1,4 @@
-"""What the page says of a sound: a model's labels with and without pruning, their cost, and what each stage kept."""
+"""Content of the page: a model's labels with and without pruning, their cost, and what each stage kept."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from ..tagging.tagger import Tagger
 from .remarks import remarks
 
 SECONDS = 0.3
-"""Time for which each of the two forwards is measured."""
+"""Time for which each of the two settings is measured."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """A model's answer to one clip, pruned or not.
+class Prediction:
+    """A model's prediction for one clip, pruned or not, with its cost.
 
-    labels: probabilities, likeliest first. tokens: how many leave each block. macs: multiply-accumulates.
-    milliseconds: median of the forwards that were measured.
+    Args:
+        labels: label → probability, most likely first.
+        tokens: number of tokens that leave each block.
+        macs: multiply-accumulates.
+        milliseconds: median of the measured forwards.
     """
 
     labels: dict[str, float]
@@ -42,16 +45,25 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Both sides, and what there is to draw.
+class Comparison:
+    """The predictions with and without pruning, and the data to draw.
 
-    log_mel: (frames, mels), what the model heard, and `heard_seconds` of it are sound. measured: on what, in words.
+    Args:
+        name: name of the sound.
+        method: the pruning method, as text.
+        unpruned: prediction without pruning.
+        pruned: prediction with pruning.
+        notes: remarks about the sound.
+        measured: name of the device of the measurement.
+        log_mel: (frames, mels), input of the model.
+        heard_seconds: seconds of sound in it, without padding.
+        record: trace of the pruned forward.
     """
 
     name: str
     method: str
-    unpruned: Side
-    pruned: Side
+    unpruned: Prediction
+    pruned: Prediction
     notes: tuple[str, ...]
     measured: str
     log_mel: np.ndarray
@@ -60,20 +72,26 @@ class Answer:
 
     @property
     def agrees(self) -> bool:
-        """Whether pruning left the top label as it was."""
+        """Whether the top label is the same with and without pruning."""
         return self.unpruned.top == self.pruned.top
 
     @property
     def stages(self) -> int:
-        """How often tokens were reduced."""
+        """Number of stages that reduced tokens."""
         return len(self.record.layers)
 
 
-def hear(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS) -> Answer:
-    """A model's answer to a sound with this method and without. The model is as it was afterwards.
+def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS) -> Comparison:
+    """Predict the labels of a sound with a method and without. The model is unchanged afterwards.
 
-    Raises `AudioError` where the sound cannot be used, `ValueError` where the method does not fit the model or the
-    answer is not finite.
+    Args:
+        tagger: the model with its front end.
+        path: path of the sound.
+        method: the pruning method.
+        seconds: time to measure each of the two.
+
+    Raises `AudioError` if the sound cannot be used, and `ValueError` if the method does not fit the model or the
+    output is not finite.
     """
     model: Any = tagger.model
     clip = load_audio(path, max_seconds=tagger.front.max_seconds)
@@ -88,13 +106,13 @@ def hear(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS
     times = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
     slow, fast = (1000 * statistics.median(each) for each in times)
     patches = record.grid[0] * record.grid[1]
-    return Answer(
+    return Comparison(
         name=path.name,
         method=str(method),
-        unpruned=Side(full, (patches,) * depth, full_macs, slow),
-        pruned=Side(labels, _tokens(record, patches, depth), macs, fast),
+        unpruned=Prediction(full, (patches,) * depth, full_macs, slow),
+        pruned=Prediction(labels, _tokens(record, patches, depth), macs, fast),
         notes=remarks(path, clip, tagger.front.max_seconds),
-        measured=_where(model.device),
+        measured=_device_name(model.device),
         log_mel=tagger.front([clip.waveform])[0].float().cpu().numpy(),
         heard_seconds=clip.heard_seconds,
         record=record,
@@ -102,31 +120,31 @@ def hear(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS
 
 
 def _labels(tagger: Tagger, waveform: np.ndarray) -> dict[str, float]:
-    """All labels, likeliest first."""
+    """All labels with their probabilities, most likely first."""
     probabilities: Tensor = tagger.probabilities([waveform])[0]
     if not torch.isfinite(probabilities).all():
-        raise ValueError("the model's answer is not finite; if it runs in float16, try float32")
+        raise ValueError("the model's output is not finite; if it runs in float16, try float32")
     names = tagger.model.config.id2label or {}
     order = probabilities.argsort(descending=True).tolist()
     return {str(names.get(index, index)): float(probabilities[index]) for index in order}
 
 
 def _tokens(record: Trace, patches: int, depth: int) -> tuple[int, ...]:
-    """How many tokens leave each block: what really stayed, where the sound decides it."""
-    after = {layer: held(record, stage) for stage, layer in enumerate(record.layers)}
+    """Number of tokens that leave each block, as counted in this forward."""
+    after = {layer: kept_tokens(record, stage) for stage, layer in enumerate(record.layers)}
     counts = [patches]
     for layer in range(depth):
         counts.append(after.get(layer, counts[-1]))
     return tuple(counts[1:])
 
 
-def held(record: Trace, stage: int) -> int:
-    """Tokens that hold any patch after a stage, of a trace of one clip."""
+def kept_tokens(record: Trace, stage: int) -> int:
+    """Number of tokens that contain at least one patch after a stage, in the trace of one clip."""
     holders = record.holders[stage][0]
     return len(holders[holders >= 0].unique())
 
 
-def _where(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

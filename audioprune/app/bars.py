@@ -1,16 +1,16 @@
-"""Tokens, multiply-accumulates and milliseconds as bars, in HTML."""
+"""HTML bars of tokens, multiply-accumulates and milliseconds."""
 
 from __future__ import annotations
 
-from .answer import Answer, Side
+from .answer import Comparison, Prediction
 
 MOST_NUMBERED = 16
-"""Blocks up to which each column of the tokens has room for its number."""
+"""Most blocks for which every column of the tokens has a number."""
 
 
-def bars(answer: Answer) -> str:
-    """Three panels; the classes are those of page.css. All text is ours, so nothing needs escaping but `measured`."""
-    full, pruned = answer.unpruned, answer.pruned
+def bars(comparison: Comparison) -> str:
+    """Three panels, with the classes of page.css. All texts are our own, so none needs escaping."""
+    full, pruned = comparison.unpruned, comparison.pruned
     panels = [
         _panel("Tokens that leave each block", _columns(full.tokens, pruned.tokens)),
         _panel(
@@ -31,7 +31,7 @@ def bars(answer: Answer) -> str:
 
 
 def magnitude(macs: int) -> str:
-    """Three digits with their unit: 803 M, 51.5 G."""
+    """Number with three digits and its unit: 803 M, 51.5 G."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if macs >= 0.9995 * unit:
             return f"{float(f'{macs / unit:.3g}'):g} {name}"
@@ -43,13 +43,13 @@ def duration(milliseconds: float) -> str:
 
 
 def faster(ratio: float) -> str:
-    """Of the unpruned time to the pruned."""
+    """Speed-up as text. ratio: unpruned time / pruned time."""
     if 0.98 < ratio < 1.02:
         return "no difference"
     return f"{ratio:.2f}× faster" if ratio > 1 else f"{1 / ratio:.2f}× slower"
 
 
-def _share(full: Side, pruned: Side) -> str:
+def _share(full: Prediction, pruned: Prediction) -> str:
     return f"{100 * pruned.macs / full.macs:.0f} %"
 
 
@@ -67,8 +67,8 @@ def _panel(title: str, inside: str) -> str:
 def _columns(full: tuple[int, ...], pruned: tuple[int, ...]) -> str:
     columns = []
     for block, (all_, some) in enumerate(zip(full, pruned, strict=True), start=1):
-        shown = len(full) <= MOST_NUMBERED or block in (1, len(full))
-        number, name = (some, block) if shown else ("", "")
+        numbered = len(full) <= MOST_NUMBERED or block in (1, len(full))
+        number, name = (some, block) if numbered else ("", "")
         columns.append(
             f'<div class="ap-column" title="block {block}: {some} of {all_} tokens">'
             f'<div>{number}</div><div class="ap-well"><div class="ap-some" style="height:{100 * some / all_:.1f}%">'

@@ -1,4 +1,4 @@
-"""The page's layout and what its controls do. Nothing is computed here."""
+"""Layout of the page and actions of its controls. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ..models.loading import resolve
-from .answer import Answer
+from .answer import Comparison
 from .bars import bars
 from .pictures import picture
 from .studio import Choice, Studio
@@ -28,7 +28,7 @@ SHOWN_LABELS = 4
 LEAST = 0.1
 YEAR = 365 * 24 * 3600
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
-"""What the library raises where the listener can mend it."""
+"""Errors of the library that the visitor can correct."""
 TITLE = "Hear a sound with fewer tokens"
 INTRO = (
     "An audio transformer cuts a spectrogram into patches, its tokens. Pruning lets it forget most of them as it runs. "
@@ -39,7 +39,7 @@ HINT = "Record a sound, upload one, or choose an example: the answers of the unp
 
 @dataclass(frozen=True)
 class Parts:
-    """The components that change."""
+    """The components of the page that change."""
 
     message: gr.HTML
     hint: gr.HTML
@@ -50,31 +50,34 @@ class Parts:
     bars: gr.HTML
     stage: gr.Slider
     picture: gr.HTML
-    heard: gr.State
+    state: gr.State
 
 
 @dataclass(frozen=True)
-class Heard:
-    """The latest answer of a visitor, and what was asked: sound, model, method, keep rate and score."""
+class PageState:
+    """The latest comparison of a visitor, and its request: sound, model, method, keep rate and score."""
 
-    asked: tuple[str, str, str, float, str]
-    answer: Answer
+    request: tuple[str, str, str, float, str]
+    comparison: Comparison
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the system: nothing is fetched."""
+    """Theme with system fonts, so that nothing is downloaded."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
     look = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=fonts)
     return look.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")
 
 
 def page(studio: Studio, models: Sequence[str], choices: Sequence[Choice], *, any_model: bool) -> gr.Blocks:
-    """The page over a studio.
+    """Build the page.
 
-    models: those to choose from, the first to begin with; with `any_model` others may be typed, folders of this
-    machine among them. choices: the methods, the first to begin with.
+    Args:
+        studio: computes the comparisons.
+        models: models to choose from; the first is selected at the start.
+        choices: methods to choose from; the first is selected at the start.
+        any_model: whether visitors may type other models, also folders of this machine.
     """
-    # What was uploaded is deleted when the server ends. By age Gradio would delete the examples as well.
+    # Uploads are deleted when the server ends. Deletion by age would also delete the examples.
     with gr.Blocks(title="audioprune", analytics_enabled=False, fill_width=True, delete_cache=(YEAR, YEAR)) as blocks:
         gr.HTML(f'<h1>{TITLE}</h1><p class="ap-intro">{INTRO}</p>', elem_classes="ap-head")
         message = gr.HTML(elem_id="message", visible=False)
@@ -90,7 +93,7 @@ def page(studio: Studio, models: Sequence[str], choices: Sequence[Choice], *, an
 def _controls(
     models: Sequence[str], choices: Sequence[Choice], any_model: bool
 ) -> tuple[gr.Audio, list[Any], gr.Button]:
-    # Gradio's own button for sharing would send the sound to the hub.
+    # Gradio's share button would send the sound to the hub.
     sound = gr.Audio(
         sources=["upload", "microphone"], type="filepath", label="Sound", buttons=["download"], elem_id="sound"
     )
@@ -120,7 +123,7 @@ def _controls(
         visible=first.scored,
         elem_id="score",
     )
-    # The bounds stay what they are, whatever a method takes: what was sent before they moved would be refused.
+    # The bounds are the same for all methods: if they changed, Gradio would refuse a value that was sent before.
     keep_rate = gr.Slider(
         LEAST,
         1.0,
@@ -130,8 +133,8 @@ def _controls(
         info="share of tokens that each pruned block keeps",
         elem_id="keep-rate",
     )
-    # A number that no method takes gets the page's words, not Gradio's. (A subclass would make Gradio write a file
-    # beside this one.)
+    # A number that no method accepts gets the page's own message, not Gradio's. (With a subclass, Gradio would write a
+    # file next to this one.)
     keep_rate.preprocess = lambda payload: payload  # type: ignore[method-assign]
     model = gr.Dropdown(
         list(models),
@@ -149,10 +152,10 @@ def _results(message: gr.HTML) -> Parts:
     with gr.Column(visible=False, elem_id="results") as results:
         verdict = gr.HTML(elem_id="verdict")
         with gr.Row():
-            shown: dict[str, Any] = {"num_top_classes": SHOWN_LABELS, "min_width": 200}
-            unpruned = gr.Label(label="Without pruning", elem_id="unpruned", **shown)
-            pruned = gr.Label(label="With pruning", elem_id="pruned", **shown)
-        drawn = gr.HTML(elem_id="picture")
+            label_options: dict[str, Any] = {"num_top_classes": SHOWN_LABELS, "min_width": 200}
+            unpruned = gr.Label(label="Without pruning", elem_id="unpruned", **label_options)
+            pruned = gr.Label(label="With pruning", elem_id="pruned", **label_options)
+        image = gr.HTML(elem_id="picture")
         stage = gr.Slider(
             0,
             1,
@@ -163,7 +166,7 @@ def _results(message: gr.HTML) -> Parts:
             elem_id="stage",
         )
         costs = gr.HTML(elem_id="bars")
-    return Parts(message, hint, results, verdict, unpruned, pruned, costs, stage, drawn, gr.State(None))
+    return Parts(message, hint, results, verdict, unpruned, pruned, costs, stage, image, gr.State(None))
 
 
 def _wire(
@@ -171,40 +174,40 @@ def _wire(
 ) -> None:
     model, method, keep_rate, score = settings
 
-    def listen(*words: Any) -> dict[Any, Any]:
-        return _listen(studio, parts, *words, again=False)
+    def update(*words: Any) -> dict[Any, Any]:
+        return _update(studio, parts, *words, again=False)
 
-    def listen_again(*words: Any) -> dict[Any, Any]:
-        return _listen(studio, parts, *words, again=True)
+    def update_again(*words: Any) -> dict[Any, Any]:
+        return _update(studio, parts, *words, again=True)
 
-    # Not the stage: Gradio complains where one comes in that the answer before had and the latest has not.
-    inputs = [sound, *settings, parts.heard]
+    # Not the stage: Gradio raises an error for a stage of the previous comparison that the latest does not have.
+    inputs = [sound, *settings, parts.state]
     outputs = list(vars(parts).values())
-    # Of what came in while the model was busy only the latest is answered.
+    # Of the requests that came while the model was busy, only the latest is computed.
     turn: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "model"}
     turn |= {"show_progress": "minimal", "show_progress_on": [parts.verdict], "api_visibility": "private"}
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    drawn: dict[str, Any] = {"fn": _drawn, "inputs": [parts.heard, parts.stage], "outputs": parts.picture, **quick}
+    draw: dict[str, Any] = {"fn": _image, "inputs": [parts.state, parts.stage], "outputs": parts.picture, **quick}
     triggers = [sound.change, model.input, score.input, keep_rate.input]
-    gr.on(triggers, listen, inputs, outputs, **turn).then(**drawn)
-    run.click(listen_again, inputs, outputs, **turn).then(**drawn)
-    adjusted = method.input(
-        lambda name, rate: _adjusted(choices[name], rate, [choice.keep_rate for choice in choices.values()]),
+    gr.on(triggers, update, inputs, outputs, **turn).then(**draw)
+    run.click(update_again, inputs, outputs, **turn).then(**draw)
+    adjustment = method.input(
+        lambda name, rate: _adjust(choices[name], rate, [choice.keep_rate for choice in choices.values()]),
         [method, keep_rate],
         [keep_rate, score],
         **quick,
     )
-    adjusted.then(listen, inputs, outputs, **turn).then(**drawn)
-    parts.stage.input(trigger_mode="always_last", **drawn)
+    adjustment.then(update, inputs, outputs, **turn).then(**draw)
+    parts.stage.input(trigger_mode="always_last", **draw)
 
 
-def _adjusted(choice: Choice, keep_rate: float, defaults: Sequence[float]) -> tuple[float, Any]:
-    """Keep rate and score as this method takes them: a rate that nobody chose gives way to the method's own."""
+def _adjust(choice: Choice, keep_rate: float, defaults: Sequence[float]) -> tuple[float, Any]:
+    """Keep rate and score for a method. A rate that the visitor did not choose is replaced by the method's default."""
     chosen = keep_rate not in defaults and keep_rate >= choice.least
     return keep_rate if chosen else choice.keep_rate, gr.update(visible=choice.scored, value=OWN_SCORE)
 
 
-def _listen(
+def _update(
     studio: Studio,
     parts: Parts,
     path: str | None,
@@ -212,91 +215,100 @@ def _listen(
     method: str,
     keep_rate: float,
     score: str,
-    before: Heard | None,
+    before: PageState | None,
     *,
     again: bool,
 ) -> dict[Any, Any]:
-    """What changes on the page. Where a sound or a setting cannot be used, only the message does.
+    """Changes of the page for a request. If a sound or a setting cannot be used, only the message changes.
 
-    again: answer even what was answered just now. Gradio tells of some changes twice.
+    Args:
+        studio: computes the comparison.
+        parts: components of the page.
+        path: path of the sound, or None.
+        model: name of the model.
+        method: name of the method.
+        keep_rate: the keep rate.
+        score: the score, or `OWN_SCORE`.
+        before: state of the page, or None.
+        again: whether to repeat the latest request. Gradio reports some changes twice.
     """
     if path is None:
         return {parts.message: gr.update(visible=False)}
-    asked = (path, model, method, keep_rate, score)
-    if before is not None and before.asked == asked and not again:
-        return {parts.message: _noted(before.answer)}
+    request = (path, model, method, keep_rate, score)
+    if before is not None and before.request == request and not again:
+        return {parts.message: _notes(before.comparison)}
     try:
-        answer = studio.answer(Path(path), model, method, keep_rate, None if score == OWN_SCORE else score)
+        comparison = studio.compare(Path(path), model, method, keep_rate, None if score == OWN_SCORE else score)
     except Exception as error:
-        return {parts.message: _message(_failed(_reason(error, Path(path), model), before), "ap-error")}
+        return {parts.message: _message(_failure(_reason(error, Path(path), model), before), "ap-error")}
     return {
-        parts.message: _noted(answer),
+        parts.message: _notes(comparison),
         parts.hint: gr.update(visible=False),
         parts.results: gr.update(visible=True),
-        parts.verdict: _verdict(answer, model),
-        parts.unpruned: answer.unpruned.labels,
-        parts.pruned: answer.pruned.labels,
-        parts.bars: bars(answer) + _measured(answer),
-        parts.stage: _slider(answer.stages, None if before is None else before.answer.stages),
-        parts.heard: Heard(asked, answer),
+        parts.verdict: _verdict(comparison, model),
+        parts.unpruned: comparison.unpruned.labels,
+        parts.pruned: comparison.pruned.labels,
+        parts.bars: bars(comparison) + _measurement(comparison),
+        parts.stage: _slider(comparison.stages, None if before is None else before.comparison.stages),
+        parts.state: PageState(request, comparison),
     }
 
 
 def _slider(stages: int, before: int | None) -> Any:
-    """The listener's own stage is left alone while there are as many; else the last is shown."""
+    """Update of the stage slider: no change if the number of stages is the same, otherwise the last stage."""
     if stages == before:
         return gr.skip()
     return gr.update(maximum=max(stages, 1), value=stages, interactive=stages > 0)
 
 
 def _reason(error: Exception, path: Path, model: str) -> str:
-    """What went wrong, in words for the page: no folders that nobody chose, and options without their dashes."""
+    """Text of an error for the page, without folders that the visitor did not choose, and without option dashes."""
     if not isinstance(error, EXPECTED):
         traceback.print_exception(error)
-        return "Something went wrong here that should not; the terminal that serves this page has the details."
-    said = re.sub(r"Error opening b?'.*?': ", "", str(error)).replace(str(path), path.name)
-    with suppress(OSError):  # a model that is not there has no folder to hide
-        said = said.replace(str(resolve(model)), model)
-    return re.sub(r"--(?=[a-z])", "", said)
+        return "An unexpected error occurred; the terminal that serves this page shows the details."
+    text = re.sub(r"Error opening b?'.*?': ", "", str(error)).replace(str(path), path.name)
+    with suppress(OSError):  # a model that does not exist has no folder to hide
+        text = text.replace(str(resolve(model)), model)
+    return re.sub(r"--(?=[a-z])", "", text)
 
 
-def _failed(said: str, before: Heard | None) -> list[str]:
-    shown = [] if before is None else [f"What is shown below is still the answer to {escape(before.answer.name)}."]
-    return [f"<b>{escape(said)}</b>", *shown]
+def _failure(text: str, before: PageState | None) -> list[str]:
+    hint = [] if before is None else [f"The result below is still the answer to {escape(before.comparison.name)}."]
+    return [f"<b>{escape(text)}</b>", *hint]
 
 
-def _noted(answer: Answer) -> Any:
-    return _message([escape(note) for note in answer.notes], "ap-note")
+def _notes(comparison: Comparison) -> Any:
+    return _message([escape(note) for note in comparison.notes], "ap-note")
 
 
 def _message(lines: Sequence[str], kind: str) -> Any:
-    """Lines of HTML, or nothing at all."""
+    """Message of some lines of HTML; hidden if there are no lines."""
     text = "".join(f"<div>{line}</div>" for line in lines)
     return gr.update(visible=bool(lines), value=f'<div class="ap-message {kind}" role="status">{text}</div>')
 
 
-def _verdict(answer: Answer, model: str) -> str:
-    if answer.agrees:
-        kind, said = "ap-same", f"Both hear <b>{escape(answer.pruned.top)}</b>"
+def _verdict(comparison: Comparison, model: str) -> str:
+    if comparison.agrees:
+        kind, text = "ap-same", f"Both hear <b>{escape(comparison.pruned.top)}</b>"
     else:
-        said = f"They differ: <b>{escape(answer.unpruned.top)}</b> → <b>{escape(answer.pruned.top)}</b>"
+        text = f"They differ: <b>{escape(comparison.unpruned.top)}</b> → <b>{escape(comparison.pruned.top)}</b>"
         kind = "ap-different"
-    setting = escape(" · ".join((answer.name, model, answer.method)))
-    return f'<div class="ap-verdict {kind}">{said}</div><div class="ap-setting">{setting}</div>'
+    setting = escape(" · ".join((comparison.name, model, comparison.method)))
+    return f'<div class="ap-verdict {kind}">{text}</div><div class="ap-setting">{setting}</div>'
 
 
-def _measured(answer: Answer) -> str:
+def _measurement(comparison: Comparison) -> str:
     return (
-        f'<div class="ap-measured">Milliseconds: medians of forwards taken in turn, of this one clip, on '
-        f"{escape(answer.measured)}, just now. Fewer multiply-accumulates are not always less time: short clips gain "
-        "less than the count says, and they may lose.</div>"
+        f'<div class="ap-measured">Milliseconds: medians of forwards of this clip, taken in turn, on '
+        f"{escape(comparison.measured)}. Fewer multiply-accumulates do not always take less time: short clips save "
+        "less than the count suggests, and may even take longer.</div>"
     )
 
 
-def _drawn(heard: Heard | None, stage: float) -> Any:
-    if heard is None:
+def _image(state: PageState | None, stage: float) -> Any:
+    if state is None:
         return gr.skip()
-    # The slider may still be at a stage of the answer before.
-    png, said = picture(heard.answer, min(int(stage), heard.answer.stages))
+    # The slider may still be at a stage of the previous comparison.
+    png, caption = picture(state.comparison, min(int(stage), state.comparison.stages))
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img src="{source}" alt="{escape(said)}"><figcaption>{escape(said)}</figcaption></figure>'
+    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'

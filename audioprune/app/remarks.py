@@ -1,4 +1,4 @@
-"""What a listener should know of a sound before believing the answer."""
+"""Remarks about a sound that a visitor should know when reading the prediction."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..audio.files import SAMPLE_RATE, Clip
 
 
 def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:
-    """Sentences on a sound's length, loudness and format. window: seconds that the model hears at once."""
-    found = [_silence(clip), _length(clip, window), *_format(path)]
-    return tuple(sentence for sentence in found if sentence)
+    """Sentences on a sound's length, loudness and format. window: length of the model's input in seconds."""
+    sentences = [_silence(clip), _length(clip, window), *_format(path)]
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _silence(clip: Clip) -> str:
     if not clip.is_silent:
         return ""
     part = "The part that was heard" if clip.seconds > clip.heard_seconds + 0.01 else "This sound"
-    return f"{part} is silent: the model has to name something all the same, and its answer means nothing."
+    return f"{part} is silent: the model still has to name a label, and its answer means nothing."
 
 
 def _length(clip: Clip, window: float) -> str:
@@ -34,10 +34,10 @@ def _length(clip: Clip, window: float) -> str:
 
 def _format(path: Path) -> list[str]:
     info = soundfile.info(path)
-    found = [f"{info.channels} channels, heard as their mean."] if info.channels > 1 else []
+    sentences = [f"{info.channels} channels; the model gets their mean."] if info.channels > 1 else []
     if info.samplerate < SAMPLE_RATE:
-        found.append(
-            f"Sampled at {info.samplerate / 1000:g} kHz: above {info.samplerate / 2000:g} kHz there is nothing to "
-            f"hear, and the model was made for {SAMPLE_RATE / 1000:g} kHz."
+        sentences.append(
+            f"Sampled at {info.samplerate / 1000:g} kHz: the sound has nothing above {info.samplerate / 2000:g} kHz, "
+            f"but the model was trained with {SAMPLE_RATE / 1000:g} kHz."
         )
-    return found
+    return sentences

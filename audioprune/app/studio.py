@@ -1,4 +1,4 @@
-"""The models of the page, and one sound at a time through them."""
+"""The models of the page, which process one sound at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from transformers import PreTrainedModel
 
 from ..methods import Method
 from ..tagging.tagger import Tagger
-from .answer import Answer, hear
+from .answer import Comparison, compare
 
 MODELS = 2
-"""How many models are kept in memory: those used last."""
+"""Number of models kept in memory, the last used ones."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """A method that the page offers.
 
-    name: as `Build` takes it. keep_rate: where its slider starts. least: the least keep rate that it takes. scored:
-    whether it takes a score.
+    Args:
+        name: name for `Build`.
+        title: title on the page.
+        keep_rate: default keep rate.
+        least: lowest keep rate that it accepts.
+        scored: whether it accepts a score.
     """
 
     name: str
@@ -34,11 +38,11 @@ class Choice:
 
 
 Build = Callable[[str, float, str | None, PreTrainedModel], Method]
-"""A method of a choice's name, keep rate and score, for a model."""
+"""Builds a method from a choice's name, a keep rate and a score, for a model."""
 
 
 class Studio:
-    """Answers sounds. Pruning changes a model in place, and the page is served by many threads: they take turns."""
+    """Compares predictions for sounds. The page has many threads but pruning changes a model, so they take turns."""
 
     def __init__(self, open_model: Callable[[str], Tagger], build: Build) -> None:
         self._open = lru_cache(maxsize=MODELS)(open_model)
@@ -46,12 +50,22 @@ class Studio:
         self._turn = Lock()
 
     def open(self, model: str) -> Tagger:
-        """Load a model, or find it loaded. Raises what loading raises."""
+        """Load a model, or return it if it is loaded. Raises the errors of loading."""
         with self._turn:
             return self._open(model)
 
-    def answer(self, path: Path, model: str, name: str, keep_rate: float, score: str | None) -> Answer:
-        """As `hear`, by names. Raises what loading a model, building a method and `hear` raise."""
+    def compare(self, path: Path, model: str, name: str, keep_rate: float, score: str | None) -> Comparison:
+        """Compare predictions, like `compare`, from names.
+
+        Args:
+            path: path of the sound.
+            model: name of the model.
+            name: name of the method.
+            keep_rate: the keep rate.
+            score: the score; None for the method's own.
+
+        Raises the errors of loading a model, building a method, and `compare`.
+        """
         with self._turn:
             tagger = self._open(model)
-            return hear(tagger, path, self._build(name, keep_rate, score, tagger.model))
+            return compare(tagger, path, self._build(name, keep_rate, score, tagger.model))

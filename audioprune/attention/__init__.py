@@ -1,1 +1,1 @@
-"""Attention that also tells what each token received, its kernel for GPUs, and weights laid out for CPUs."""
+"""Attention with scores of the attention that each token receives, its GPU kernels, and packed weights for CPUs."""

@@ -1,13 +1,13 @@
-"""Weights laid out once for the matrix kernels of a CPU, instead of at every product.
+"""Packing: weights are arranged once for the matrix kernels of a CPU, instead of at every product.
 
-PyTorch multiplies float32 matrices by MKL, which lays a weight out anew for every product and, on processors that are
-not Intel's, leaves their widest instructions unused. oneDNN, which comes with PyTorch too, does neither.
-`docs/performance.md` has the figures.
+PyTorch multiplies float32 matrices with MKL. MKL arranges a weight again for every product and, on processors of other
+makers than Intel, does not use the widest instructions. oneDNN, which is also part of PyTorch, avoids both.
+`docs/performance.md` has the numbers.
 
-A packed layer keeps its class, its weight and its state dict. Only `forward` is set on the instance, and it computes
-with the weight that the layer has now: before each product every number of the weight is compared with what was packed.
-So it does not matter who changes a weight, or how: an optimiser, `.data`, an average of weights, an
-adapter that is merged, another thread or process.
+A packed layer keeps its class, its weight and its state dict. Only `forward` is set on the instance, and it uses the
+current weight of the layer: before each product, every number of the weight is compared with the packed copy. So any
+change of a weight is detected: by an optimiser, by `.data`, by an average of weights, by a merged adapter, by another
+thread or process.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 @dataclass(frozen=True)
 class _Copy:
-    """A weight in oneDNN's layout, and what tells whether it is still the layer's.
+    """A weight in oneDNN's layout, with the data to check that it is still current.
 
-    values: the weight as it was packed, None if it is frozen. source, version: the tensor, and how often PyTorch has
-    seen it written to.
+    Args:
+        packed: the weight in oneDNN's layout.
+        values: copy of the weight when it was packed; None if it is frozen.
+        source: the weight's tensor.
+        version: PyTorch's count of writes to it.
     """
 
     packed: Tensor
@@ -38,9 +41,9 @@ class _Copy:
 
 
 class PackedForward:
-    """What a packed linear layer's `forward` is, (…, in_features) → (…, out_features).
+    """The `forward` of a packed linear layer, (…, in_features) → (…, out_features).
 
-    If gradients are on, under autocast, in graphs and on other devices, the layer computes as it always did.
+    With gradients, under autocast, in graphs and on other devices, the layer's original forward runs.
     """
 
     def __init__(self, layer: nn.Linear, frozen: bool) -> None:
@@ -49,18 +52,18 @@ class PackedForward:
         self.active = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The packed layout is this process's own: copies and pickles make it again.
+        # The packed layout belongs to this process; copies and pickles make it again.
         return PackedForward, (self.layer, self.frozen), {"active": self.active}
 
     def __call__(self, input: Tensor) -> Tensor:
         layer = self.layer
-        if not (self.active and _servable(layer, input)):
-            self.copy = None  # where gradients are on, an optimiser may write what no version tells
+        if not (self.active and _is_supported(layer, input)):
+            self.copy = None  # with gradients, an optimiser may change the weight without a new version
             return type(layer).forward(layer, input)
         return torch.ops.mkldnn._linear_pointwise(input, self._packed(layer.weight), layer.bias, "none", [], "")
 
     def _packed(self, weight: Tensor) -> Tensor:
-        # Read once and written at once: other threads may be here too.
+        # Read once and written in one step, because other threads may run this too.
         copy = self.copy
         if copy is None or not _is_of(copy, weight):
             version = 0 if weight.is_inference() else weight._version
@@ -71,18 +74,18 @@ class PackedForward:
 
 
 def _is_of(copy: _Copy, weight: Tensor) -> bool:
-    """Whether a packed copy was made of this weight, as it is now."""
+    """Whether a packed copy equals the current weight."""
     if copy.values is not None:
         return weight.dtype == copy.values.dtype and torch.equal(weight, copy.values)
     return weight is copy.source and not weight.is_inference() and weight._version == copy.version
 
 
-def _servable(layer: nn.Linear, x: Tensor) -> bool:
+def _is_supported(layer: nn.Linear, x: Tensor) -> bool:
     weight = layer.weight
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        # Quantised weights and those of wrappers are tensors of other classes, with products of their own.
+        # Quantised weights and weights of wrappers are tensors of other classes, with their own products.
         and type(weight) in (nn.Parameter, Tensor)
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype
@@ -93,7 +96,7 @@ def _servable(layer: nn.Linear, x: Tensor) -> bool:
 
 
 class Packed:
-    """Handle of a packed model. Usable as a context manager: the model is restored at its end."""
+    """Handle of a packed model. As a context manager, it restores the model at its end."""
 
     def __init__(self, model: nn.Module, frozen: bool = False) -> None:
         self.model = model
@@ -102,9 +105,9 @@ class Packed:
             setattr(packed.layer, "forward", packed)  # noqa: B010 (mypy knows it as a method)
 
     def remove(self) -> None:
-        """Restore the model exactly. Doing it twice does nothing the second time."""
+        """Restore the model exactly. A second call does nothing."""
         for packed in self._forwards:
-            # Whoever wrapped a layer's `forward` since then still calls this one.
+            # If someone wrapped a layer's `forward` since then, the wrapper still calls this one.
             packed.active, packed.copy = False, None
             if packed.layer.__dict__.get("forward") is packed:
                 del packed.layer.forward
@@ -118,36 +121,36 @@ class Packed:
 
 
 def packable(model: nn.Module) -> list[nn.Linear]:
-    """The layers of a model that can be packed: plain linear ones whose `forward` nobody replaced."""
+    """Layers of a model that can be packed: plain linear layers with their own `forward`."""
     return [module for module in model.modules() if type(module) is nn.Linear and "forward" not in module.__dict__]
 
 
 def pack(model: nn.Module, *, frozen: bool = False) -> Packed:
-    """Lay the weights of a model's linear layers out for this CPU's fastest kernels, until `handle.remove()`.
+    """Arrange the weights of a model's linear layers for this CPU's fastest kernels, until `handle.remove()`.
 
-    For inference in float32 and bfloat16: what is computed is the same to rounding. Pack and prune a model in either
-    order. From the first forward on it takes twice as much memory again as the layers' weights (once, if they are
-    frozen). Whether it is faster depends on the processor (on an AMD EPYC with AVX-512 twice as fast in float32):
-    measure.
+    For inference in float32 and bfloat16; results are equal up to rounding. A model can be packed and pruned in either
+    order. From the first forward on, packing needs additional memory of twice the layers' weights (once, if they are
+    frozen). Whether it is faster depends on the processor (on an AMD EPYC with AVX-512, float32 is twice as fast), so
+    measure it.
 
     Args:
-        model: any model, with linear layers on the CPU.
-        frozen: a promise that while the model is packed nobody changes a weight in a way that PyTorch does not count:
-            through `.data`, NumPy, shared memory or a fused optimiser without a forward in between. It saves a
-            copy of the weights, and reading both before each product, which few tokens spend much of their time on.
-            Without the promise a changed weight is always seen.
+        model: any model with linear layers on the CPU.
+        frozen: a promise that, while the model is packed, no weight changes in a way that PyTorch does not count:
+            through `.data`, NumPy, shared memory, or a fused optimiser without a forward in between. It saves a copy of
+            the weights, and the comparison before each product, which takes much of the time if there are few tokens.
+            Without the promise, every change of a weight is detected.
 
     Raises `ValueError` if there is nothing to pack or the model is packed already, and `RuntimeError` if this PyTorch
-    was built without oneDNN.
+    has no oneDNN.
     """
     if not available():
-        raise RuntimeError("this PyTorch has no oneDNN, by which weights are packed; run without packing")
+        raise RuntimeError("this PyTorch has no oneDNN, which packing needs; run without packing")
     if any(isinstance(module.__dict__.get("forward"), PackedForward) for module in model.modules()):
         raise ValueError("this model is packed already; call remove() on its handle first")
     devices = {module.weight.device.type for module in packable(model)}
     if devices != {"cpu"}:
-        where = f"they are on {', '.join(sorted(devices))}" if devices else "there are none"
-        raise ValueError(f"packing is for linear layers on the CPU, and {where}")
+        state = f"they are on {', '.join(sorted(devices))}" if devices else "there are none"
+        raise ValueError(f"packing is for linear layers on the CPU, but {state}; run without packing")
     return Packed(model, frozen)
 
 
@@ -160,7 +163,7 @@ def available() -> bool:
 
 
 def flops() -> dict[Any, Callable[..., int]]:
-    """How to count the packed product, for `FlopCounterMode`: it knows only PyTorch's own."""
+    """Formulas for `FlopCounterMode`, which does not know the packed product."""
 
     def count(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
         return 2 * int(torch.Size(out_shape).numel()) * int(x[-1])

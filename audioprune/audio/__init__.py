@@ -1,1 +1,1 @@
-"""Sounds: files and arrays to waveforms, and waveforms to log-mel features."""
+"""Audio input: files and arrays to waveforms, and waveforms to log-mel features."""

@@ -1,4 +1,4 @@
-"""`LogMel` in the form of a transformers feature extractor, saved and loaded with a model."""
+"""`LogMel` as a transformers feature extractor, saved and loaded with a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .waveforms import Sound
 
 
 class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
-    """Waveforms at 16 kHz to `input_values` of (batch, max_length, num_mel_bins).
+    """Feature extractor from 16 kHz waveforms to `input_values`, (batch, max_length, num_mel_bins).
 
-    The parameters are `LogMel`'s. `padding` of `LogMel` is called `pad_with` here, because transformers gives
-    `padding` another meaning.
+    The parameters are those of `LogMel`. Its `padding` has the name `pad_with` here, because transformers uses
+    `padding` for something else.
     """
 
     model_input_names: ClassVar = ["input_values"]
@@ -35,18 +35,18 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         kwargs.pop("padding_value", None)
         super().__init__(feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=0.0, **kwargs)
         if sampling_rate != SAMPLE_RATE:
-            raise ValueError(f"sampling_rate is {sampling_rate} Hz; the filter bank is made for {SAMPLE_RATE} Hz")
+            raise ValueError(f"sampling_rate is {sampling_rate} Hz; the filter bank needs {SAMPLE_RATE} Hz")
         self.max_length, self.mean, self.std = max_length, mean, std
         self.num_mel_bins, self.pad_with = num_mel_bins, pad_with
 
     @classmethod
     def of(cls, front: LogMel) -> Self:
-        """The extractor that makes what `front` makes."""
+        """Extractor with the settings of `front`."""
         return cls(front.max_length, front.mean, front.std, front.num_mel_bins, front.padding)
 
     @property
     def log_mel(self) -> LogMel:
-        """The front end as a module, to be moved to any device."""
+        """The front end as a module, which can be moved to any device."""
         return LogMel(
             self.max_length,
             self.mean,
@@ -62,13 +62,14 @@ class AudioMAEFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = None,
         **_: Any,
     ) -> BatchFeature:
-        """raw_speech: (samples,), (batch, samples), or a list of sounds, as `LogMel` takes them.
+        """Extract features. raw_speech: (samples,), (batch, samples), or a list of sounds, as for `LogMel`.
 
-        Raises `ValueError` if `sampling_rate` is not 16 kHz, as transformers' extractors do, and for what is no sound.
+        Raises `ValueError` if `sampling_rate` is not 16 kHz, as transformers' extractors do, or if an input is not a
+        sound.
         """
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
-                f"the sound has {sampling_rate} Hz and the model hears {self.sampling_rate} Hz; resample it first "
+                f"the sound has {sampling_rate} Hz, but the model needs {self.sampling_rate} Hz; resample it first "
                 "(audioprune.load_audio does)"
             )
         features = self.log_mel(raw_speech).numpy()

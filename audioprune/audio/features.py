@@ -44,24 +44,25 @@ PRESETS = {
     "audioset": Preset(1024, -4.268, 4.569),
     "fsdd": Preset(64, -11.196, 5.550),
 }
-"""Token Pruning in Audio Transformers (arXiv 2504.01690), Table 6; FSDD's figures are ours, of
-its training split at 64 mel channels."""
+"""Presets from Token Pruning in Audio Transformers (arXiv 2504.01690), Table 6. Those of FSDD are ours, from its
+training split at 64 mel channels."""
 
 
 class LogMel(nn.Module):
-    """Kaldi-compatible log-mel filter bank, as AST and AudioMAE use it.
+    """Kaldi-compatible log-mel filter bank of AST and AudioMAE.
 
-    25 ms Hann windows every 10 ms, pre-emphasis 0.97, 512-point power spectrum, `num_mel_bins` triangular filters
-    from 20 Hz to 8 kHz, natural log. The waveform's mean is removed, and then each frame's. A clip with fewer frames
-    than `max_length` is padded on the right, a longer one is cut; then `(x − mean) / (2·std)`.
+    It has 25 ms Hann windows every 10 ms, pre-emphasis 0.97, a 512-point power spectrum, `num_mel_bins` triangular
+    filters from 20 Hz to 8 kHz, and the natural log. First the waveform's mean is removed, then each frame's. A clip
+    with fewer frames than `max_length` is padded on the right, a longer one is cut. Then `(x − mean) / (2·std)`.
 
     Args:
         max_length: frames of 10 ms in the output.
-        mean, std: of the log-mel cells of the training data.
-        num_mel_bins: mel channels.
-        padding: value of the padded cells *before* normalising. `"minimum"` is the clip's own minimum (the papers'
-            choice); a number is taken as it is (transformers' AST extractor pads with 0.0, which shows up as
-            bright patches).
+        mean: mean of the log-mel cells of the training data.
+        std: standard deviation of the log-mel cells of the training data.
+        num_mel_bins: number of mel channels.
+        padding: value of the padded cells *before* normalisation. `"minimum"` is the clip's own minimum (the papers'
+            choice). A number is used directly (transformers' AST extractor pads with 0.0, which looks like bright
+            patches).
     """
 
     window: Tensor
@@ -82,23 +83,23 @@ class LogMel(nn.Module):
         if not std > 0:
             raise ValueError(f"std is {std}; the normalisation divides by it, so it must be positive")
         if padding != "minimum" and not isinstance(padding, int | float):
-            raise ValueError(f"padding is {padding!r}; it is 'minimum' or a number")
+            raise ValueError(f"padding is {padding!r}; it must be 'minimum' or a number")
         self.max_length, self.mean, self.std = max_length, mean, std
         self.num_mel_bins, self.padding = num_mel_bins, padding
-        # Constants of the front end, not weights: they stay out of state dicts.
+        # Constants of the front end, not weights, so they are not part of state dicts.
         window, filters = _constants(num_mel_bins)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A model that holds this may be cast as a whole; rounded filters would no longer be Kaldi's.
+        # A model that contains this may be cast as a whole, but rounded filters would differ from Kaldi's.
         super()._apply(fn, recurse)
         self.window, self.filters = _constants(self.num_mel_bins, self.window.device)
         return self
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> LogMel:
-        """Length, mean and std of a data set: one of `PRESETS`. Raises `ValueError` for any other name."""
+        """Front end with length, mean and std from `PRESETS`. Raises `ValueError` for an unknown name."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name].__dict__, **overrides})
@@ -122,14 +123,14 @@ class LogMel(nn.Module):
 
         Args:
             waveforms: (batch, samples), (samples,), one sound, or a sequence of sounds of different lengths. A sound
-                is whatever `audioprune.audio.waveforms.waveform_of` takes: what `load_audio` gives, an array of floats
-                in [-1, 1] or of whole numbers in full scale, with channels or without, a dict of `datasets`.
-            lengths: (batch,) true samples of each row where a padded tensor is given.
-            sampling_rate: hertz of arrays, 16,000 by default; others are converted.
+                is any input of `audioprune.audio.waveforms.waveform_of`: the result of `load_audio`, an array of floats
+                in [-1, 1] or of whole numbers in full scale, with or without channels, or a dict of `datasets`.
+            lengths: (batch,), true samples of each row of a padded tensor.
+            sampling_rate: hertz of arrays, 16,000 by default; other rates are converted.
 
         Returns (batch, max_length, num_mel_bins) float32, normalised, under autocast too.
-        Raises `AudioError` (a `ValueError`) for what is no sound: a wrong shape or type, NaN, floats far outside
-        [-1, 1], less than one 25 ms frame; `TypeError` for a path.
+        Raises `AudioError` (a `ValueError`) if an input is not a sound: a wrong shape or type, NaN, floats far outside
+        [-1, 1], or less than one 25 ms frame. Raises `TypeError` for a path.
         """
         device = self.window.device
         batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
@@ -138,12 +139,12 @@ class LogMel(nn.Module):
             return self._normalised(batch, lengths)
 
     def _normalised(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        # Each frame loses its own mean later: this one only saves precision where an offset drowns a quiet sound.
+        # Each frame's mean is removed later. This one only keeps precision if a quiet sound has a large offset.
         inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
         mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]
         waveforms = (waveforms - mean)[:, : HOP * (self.max_length - 1) + WINDOW]
         if waveforms.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Clip by clip the frames stay in cache: a batch of ten-second clips is six times faster than at once.
+            # Clip by clip, frames stay in the CPU cache: six times faster for a batch of ten-second clips.
             log_mel = torch.cat([self._log_mel(row) for row in waveforms.split(1)])
         else:
             log_mel = self._log_mel(waveforms)
@@ -151,7 +152,7 @@ class LogMel(nn.Module):
         return (self._pad(log_mel, frames) - self.mean) / (2 * self.std)
 
     def _log_mel(self, waveforms: Tensor) -> Tensor:
-        """(batch, samples) → (batch, frames, num_mel_bins), natural log of the mel energies."""
+        """Natural log of the mel energies: (batch, samples) → (batch, frames, num_mel_bins)."""
         frames = waveforms.unfold(1, WINDOW, HOP)
         frames = frames - frames.mean(2, keepdim=True)
         # Kaldi repeats the first sample as its own predecessor.
@@ -175,7 +176,7 @@ class LogMel(nn.Module):
 
 
 def _constants(num_mel_bins: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """The window and the filters, in float32 whatever the default is, and fit for training wherever they are made."""
+    """Window and filters, in float32 for any default dtype, and usable in training even if made in inference mode."""
     with torch.inference_mode(False):
         window = torch.hann_window(WINDOW, periodic=False, dtype=torch.float32, device=device)
         return window, torch.from_numpy(_mel_filters(num_mel_bins)).float().to(device)
@@ -185,7 +186,7 @@ def _constants(num_mel_bins: int, device: torch.device | str = "cpu") -> tuple[T
 def _mel_filters(num_mel_bins: int) -> np.ndarray:
     """Kaldi's triangular filters, (FFT // 2 + 1, num_mel_bins)."""
     with warnings.catch_warnings():
-        # 128 filters on 257 bins leave the lowest few empty: Kaldi's do too, and the models were trained so.
+        # With 128 filters on 257 bins, the lowest few are empty. Kaldi's are too, and the models were trained so.
         warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
         filters = mel_filter_bank(
             num_frequency_bins=FFT // 2 + 1,
@@ -201,7 +202,7 @@ def _mel_filters(num_mel_bins: int) -> np.ndarray:
 
 
 def mel_frequencies(num_mel_bins: int = 128, low: float = 20.0, high: float = SAMPLE_RATE / 2) -> np.ndarray:
-    """Centre of each of `LogMel`'s filters in hertz, (num_mel_bins,): for the axes of pictures."""
+    """Centres of `LogMel`'s filters in hertz, (num_mel_bins,), for the axes of pictures."""
     mel_low, mel_high = (1127.0 * math.log(1.0 + f / 700.0) for f in (low, high))
     centres = np.linspace(mel_low, mel_high, num_mel_bins + 2)[1:-1]
     return 700.0 * (np.exp(centres / 1127.0) - 1.0)

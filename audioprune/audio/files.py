@@ -1,4 +1,4 @@
-"""Files to 16 kHz mono waveforms."""
+"""Decoding of files to 16 kHz mono waveforms."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Sound = TypeVar("Sound")
 Decoded = TypeVar("Decoded")
 
 SAMPLE_RATE = 16_000
-"""Hertz. Every model here listens at this rate."""
+"""Sampling rate of every model here, in hertz."""
 
 SILENCE = 1e-4
-"""Greatest distance from the mean of a sound that nobody hears: -80 dB of full scale."""
+"""Greatest distance from the mean in an inaudible sound: -80 dB of full scale."""
 
 MIN_SECONDS = 0.025
-"""One Kaldi analysis frame: nothing shorter has a spectrogram."""
+"""One Kaldi analysis frame. A shorter sound has no spectrogram."""
 
 MOST_PEAK = 64.0
-"""Greatest sample of a sound that may be meant to lie in [-1, 1]: 36 dB over full scale. Whole numbers that somebody
-turned into floats as they were lie far above."""
+"""Greatest accepted sample of a sound in [-1, 1]: 36 dB over full scale. Whole numbers that were converted to floats
+without scaling are far above."""
 
 _DECODED = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-# libsndfile does not decode these, but each gets its error and remedy rather than being passed over.
+# libsndfile cannot decode these. They are still listed, so that each gets an error with a remedy.
 _REFUSED = {".m4a", ".aac", ".wma", ".amr", ".ape"}
 EXTENSIONS = frozenset(_DECODED | _REFUSED)
-"""Suffixes taken when a folder is searched; a file that is named explicitly is always tried."""
+"""Suffixes of sounds in a searched folder. A file that is named explicitly is always tried."""
 
 
 class AudioError(ValueError):
@@ -47,7 +47,7 @@ class Clip:
     """A decoded sound.
 
     `waveform`: (samples,) float32 in [-1, 1], mono at `sample_rate` hertz;
-    `seconds`: length of the whole file, which may be more than was read.
+    `seconds`: length of the whole file, which may be longer than `waveform`.
     """
 
     waveform: np.ndarray
@@ -61,39 +61,45 @@ class Clip:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nobody hears anything: a model has to name something all the same."""
+        """Whether the sound is inaudible. A model still has to name a label for it."""
         return float(np.abs(self.waveform - self.waveform.mean()).max()) <= SILENCE
 
 
 def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
     """Decode WAV, FLAC, OGG, MP3 … into a mono waveform.
 
-    Channels are averaged and the rate converted with soxr's high quality. Of a file longer than `max_seconds`
-    only the beginning is decoded, so that a two-hour recording costs no more than its first window.
+    Channels are averaged, and the rate is converted with soxr's high quality. Of a file longer than `max_seconds`,
+    only the beginning is decoded, so a two-hour recording costs only its first window.
 
-    Raises `AudioError` for a file that is missing, empty, not audio, shorter than `MIN_SECONDS`, or holds NaN or
-    infinite samples, and `TypeError` for what is no path.
+    Raises `AudioError` if the file is missing, empty, not audio, or shorter than `MIN_SECONDS`, or contains NaN or
+    infinite samples. Raises `TypeError` if the input is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"expected the path of one sound, got {type(path).__name__}; load several one by one")
     path = Path(path)
     if not path.is_file():
-        wrong = "is not a file; name the sound itself" if path.exists() else "no such file; see to its name and folder"
+        wrong = "is not a file; name the sound itself" if path.exists() else "no such file; check its name and folder"
         raise AudioError(f"{path}: {wrong}")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes); record or copy it again")
     if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: may not be read; change its rights (chmod u+r)")
-    # Bytes, because a name may be no valid Unicode.
+        raise AudioError(f"{path}: may not be read; change its permissions (chmod u+r)")
+    # Bytes, because a name may not be valid Unicode.
     return decode(
         os.fsencode(path) if os.name == "posix" else path, str(path), max_seconds=max_seconds, sample_rate=sample_rate
     )
 
 
 def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
-    """As `load_audio`, of a path or a binary file object that soundfile takes. name: what messages call it.
+    """Decode a path or a binary file object, like `load_audio`.
 
-    Raises `AudioError` for what is not audio, shorter than `MIN_SECONDS`, or holds NaN or infinite samples.
+    Args:
+        source: any input of soundfile.
+        name: name of the sound in messages.
+        max_seconds: only so much is decoded; None decodes everything.
+        sample_rate: rate of the waveform in hertz.
+
+    Raises `AudioError` if the source is not audio, is shorter than `MIN_SECONDS`, or contains NaN or infinite samples.
     """
     try:
         with soundfile.SoundFile(source) as file:
@@ -113,10 +119,16 @@ def decode_ahead(
     workers: int = 2,
     name: Callable[[Sound], Any] = str,
 ) -> Iterator[tuple[Sound, Decoded | AudioError]]:
-    """Each sound, in order, with what `load` makes of it or the error that it raises.
+    """Decode sounds ahead of their use. Yields each sound, in order, with the result of `load` or its error.
 
-    ahead: how many are decoded, in `workers` threads, before they are asked for. name: what errors call a sound. One
-    sound's trouble, whatever it is, stops nobody.
+    An error in one sound does not stop the others.
+
+    Args:
+        sounds: the sounds.
+        load: decodes a sound.
+        ahead: number of sounds to decode ahead.
+        workers: number of threads.
+        name: name of a sound in errors.
     """
 
     def outcome(sound: Sound, future: Future[Decoded]) -> tuple[Sound, Decoded | AudioError]:
@@ -142,15 +154,21 @@ def decode_ahead(
 
 
 def undecodable(name: str | Path, error: Exception) -> AudioError:
-    """What is said of a file that libsndfile does not decode, by its own reason."""
+    """Error for a file that libsndfile cannot decode, with its reason."""
     reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
     return AudioError(
-        f"{name}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is torn"
+        f"{name}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is damaged"
     )
 
 
 def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Average the channels of (samples,) or (samples, channels) at `rate` hertz and resample to `sample_rate`.
+    """Average the channels of a sound and resample it to `sample_rate`.
+
+    Args:
+        samples: (samples,) or (samples, channels).
+        rate: its rate in hertz.
+        name: name of the sound in messages.
+        sample_rate: rate of the result in hertz.
 
     Returns (samples',) float32. Raises `AudioError` as `check_sound` does.
     """
@@ -166,19 +184,23 @@ def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_ra
 
 
 def check_sound(name: str, samples: int, rate: float, peak: float = 0.0) -> None:
-    """Raise `AudioError` for a sound that is empty, shorter than `MIN_SECONDS`, not finite, or no floats in [-1, 1].
+    """Raise `AudioError` if a sound is empty, shorter than `MIN_SECONDS`, not finite, or far outside [-1, 1].
 
-    peak: the greatest absolute value of its samples, NaN if one is NaN.
+    Args:
+        name: name of the sound in messages.
+        samples: number of samples.
+        rate: rate in hertz.
+        peak: greatest absolute value of its samples, NaN if one is NaN.
     """
     if not samples:
-        raise AudioError(f"{name}: holds no samples; record or copy it again")
+        raise AudioError(f"{name}: contains no samples; record or copy it again")
     if not math.isfinite(peak):
-        raise AudioError(f"{name}: holds NaN or infinite samples; repair or re-export it")
+        raise AudioError(f"{name}: contains NaN or infinite samples; repair or re-export it")
     if samples < MIN_SECONDS * rate:
-        heard, needed = round(samples / rate * 1000, 1), MIN_SECONDS * 1000
-        raise AudioError(f"{name}: {heard:g} ms is too short; a spectrogram needs {needed:g} ms")
+        length, needed = round(samples / rate * 1000, 1), MIN_SECONDS * 1000
+        raise AudioError(f"{name}: {length:g} ms is too short; a spectrogram needs {needed:g} ms")
     if peak > MOST_PEAK:
         raise AudioError(
-            f"{name}: its greatest sample is {peak:.0f}, but floats lie in [-1, 1]; divide by full scale (32768 for "
-            "16 bits)"
+            f"{name}: its greatest sample is {peak:.0f}, but floats must be in [-1, 1]; divide by full scale (32768 "
+            "for 16 bits)"
         )

@@ -16,7 +16,7 @@ from .console import err, out
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..lm.generate import Answer
+    from ..lm.generate import GeneratedAnswer
 
 KEEP_RATE = 0.25
 LMModelOption = Annotated[
@@ -98,7 +98,7 @@ def ask(
             f"note: {model} has no word for {', '.join(unknown)}: its answer may mean nothing{hint}", soft_wrap=True
         )
 
-    def asked(title: str) -> Answer:
+    def asked(title: str) -> GeneratedAnswer:
         if not as_json:
             err.print(title, soft_wrap=True)
         said = answered(
@@ -142,7 +142,7 @@ def heard(clip: Path, processor: Any) -> np.ndarray:
     return load_audio(clip, sample_rate=sampling_rate(processor)).waveform
 
 
-def answered(clip: Path, *given: Any, **options: Any) -> Answer:
+def answered(clip: Path, *given: Any, **options: Any) -> GeneratedAnswer:
     """As `answer`; an `AudioError` names the clip."""
     from ..audio.files import AudioError
     from ..lm.generate import answer
@@ -153,7 +153,7 @@ def answered(clip: Path, *given: Any, **options: Any) -> Answer:
         raise AudioError(f"{clip}: {error}") from None
 
 
-def note_cut(clip: Path, waveform: np.ndarray, processor: Any, said: Answer) -> None:
+def note_cut(clip: Path, waveform: np.ndarray, processor: Any, said: GeneratedAnswer) -> None:
     """Say so where a model did not hear all of a clip."""
     from ..lm.loading import sampling_rate
 
@@ -164,7 +164,7 @@ def note_cut(clip: Path, waveform: np.ndarray, processor: Any, said: Answer) -> 
         )
 
 
-def _cost(said: Answer) -> str:
+def _cost(said: GeneratedAnswer) -> str:
     before, after = said.tokens
     tokens = f"{before} audio tokens" if before == after else f"{before} → {after} audio tokens"
     memory = "" if said.peak_bytes is None else f", {said.peak_bytes / 2**20:,.0f} MiB at most"
@@ -174,7 +174,7 @@ def _cost(said: Answer) -> str:
     )
 
 
-def draw(target: Path, clip: Path, said: Answer, title: str) -> None:
+def draw(target: Path, clip: Path, said: GeneratedAnswer, title: str) -> None:
     """The moments that were kept, over waveform and spectrogram."""
     from ..audio.files import SAMPLE_RATE, load_audio
     from ..plots import moments_figure, save

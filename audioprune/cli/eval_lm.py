@@ -73,7 +73,7 @@ def eval_lm(
     folder, as table.json and table.md.
     """
     from ..lm import prompts
-    from ..lm.batch_generate import Asker
+    from ..lm.batch_generate import BatchGenerator
     from ..lm.benchmarks import read
     from ..lm.evaluate import Evaluation
     from ..lm.loading import sampling_rate
@@ -92,10 +92,10 @@ def eval_lm(
             f"{type(processor).__name__} listens at {sampling_rate(processor):,} Hz: sounds are resampled to that"
         )
     longest = max_new_tokens or prompts.MAX_NEW_TOKENS[items.name]
-    asker = Asker(loaded, processor, question, longest, batch_size)
+    generator = BatchGenerator(loaded, processor, question, longest, batch_size)
     # By name, since a folder may be moved as a whole; the weights are looked at as well.
     name = Path(model).resolve().name if Path(model).exists() else model
-    evaluation = Evaluation(asker, items, name, out_folder)
+    evaluation = Evaluation(generator, items, name, out_folder)
     err.print(f"{items.name}: {len(items):,} items, {len(chosen)} settings")
     with progress("answers") as bar:
         task = bar.add_task("Asking", total=len(items) * len(chosen))

@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk: one reader each, one table of clips for all, and a cache of what was decoded."""
+"""Data sets on disk: a reader for each, one table of clips for all, and a cache of decoded sounds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DATASETS: dict[str, Callable[[Path], ClipTable]] = {
     "fsdd-speakers": read_fsdd_speakers,
     "folders": read_folders,
 }
-"""Name to reader. A reader takes the folder and raises `DataError`."""
+"""Name → reader. A reader takes the folder and raises `DataError`."""
 
 _LAYOUTS = f"""  esc50            {esc.META} and audio/
   esc10, esc50     manifest.csv with path, label and fold
@@ -51,17 +51,20 @@ _LAYOUTS = f"""  esc50            {esc.META} and audio/
 
 
 def read(folder: str | Path, name: str | None = None) -> ClipTable:
-    """The clips of a data set.
+    """Read the clips of a data set.
 
     Args:
-        folder: where it was unpacked.
-        name: one of `DATASETS`; by default it is recognised by its layout.
+        folder: the folder of the unpacked data set.
+        name: one of `DATASETS`; by default the layout decides.
 
-    Raises `DataError` for a folder that is not there, an unknown name or layout, and for whatever `check` finds.
+    Raises `DataError` if the folder does not exist, if the name or layout is unknown, and for all problems that `check`
+    finds.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}; give the data set's")
+        raise DataError(
+            f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}; give the data set's folder"
+        )
     if name is not None and name not in DATASETS:
         raise DataError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
     try:
@@ -71,7 +74,7 @@ def read(folder: str | Path, name: str | None = None) -> ClipTable:
 
 
 def recognise(folder: Path) -> str:
-    """The name of the data set with this layout. Raises `DataError` where it is none, or may be two."""
+    """Name of the data set with this layout. Raises `DataError` if there is none, or more than one."""
     if (folder / esc.META).is_file():
         return "esc50"
     if esc.has_manifest(folder):

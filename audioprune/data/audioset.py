@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .files import cells, csv_rows, some, sounds, text_lines
-from .table import ClipRow, ClipTable, DataError, checked
+from .table import ClipRow, ClipTable, DataError, with_warnings
 
 CLASSES = "class_labels_indices.csv"
 TRAIN_LISTS = {"balanced": "balanced_train_segments.csv", "unbalanced": "unbalanced_train_segments.csv"}
@@ -18,16 +18,17 @@ JSON_LISTS = {"train.json": "train", "eval.json": "test"}
 
 
 def read_audioset(folder: Path, train: Literal["balanced", "unbalanced"] | None = None) -> ClipTable:
-    """Segment lists and `class_labels_indices.csv`.
+    """Read segment lists and `class_labels_indices.csv`.
 
-    Lists are the official CSV files, or the AST authors' `train.json` and `eval.json`, which win where both are there.
-    `train` says which CSV to train on: by default the balanced one of 20,000 clips, where it is there.
+    Lists are the official CSV files, or the AST authors' `train.json` and `eval.json`. If both exist, the JSON files
+    are used. `train` names the CSV to train on: by default the balanced one of 20,000 clips, if it exists.
 
-    Of a CSV's clip `YTID`, the file may be called `YTID`, `YYTID`, `YTID_START`, `YTID_START_END` or
-    `YTID_START-END` (seconds or, of the start, milliseconds), and lies anywhere beneath `audio/` or a folder named
-    after the list. Files are taken as cut to their segment, as downloaders leave them: all of a file is heard.
+    The file of a CSV's clip `YTID` may have the name `YTID`, `YYTID`, `YTID_START`, `YTID_START_END` or
+    `YTID_START-END` (in seconds; the start may be in milliseconds). It may be anywhere in `audio/` or in a folder named
+    after the list. Files are assumed to be cut to their segment, as download tools do, so the whole file is used.
 
-    Videos vanish, so clips that are not on disk are skipped and counted; none at all is an error. Raises `DataError`.
+    Videos disappear, so clips that are not on disk are skipped and counted. Raises `DataError`, also if there is no
+    clip at all.
     """
     if train is None:
         train = "balanced" if (folder / TRAIN_LISTS["balanced"]).is_file() else "unbalanced"
@@ -43,18 +44,18 @@ def read_audioset(folder: Path, train: Literal["balanced", "unbalanced"] | None 
     rows: list[ClipRow] = []
     skipped: list[str] = []
     for name, part in lists.items():
-        found, absent = (_from_json if name.endswith(".json") else _from_csv)(folder / name, part, names)
-        rows += found
+        present, absent = (_from_json if name.endswith(".json") else _from_csv)(folder / name, part, names)
+        rows += present
         if absent:
             skipped.append(
-                f"{name}: {len(absent):,} of {len(found) + len(absent):,} clips not on disk: {some(absent, 3)}"
+                f"{name}: {len(absent):,} of {len(present) + len(absent):,} clips not on disk: {some(absent, 3)}"
             )
     if not rows:
         raise DataError(
             f"{folder}: none of the clips is on disk ({'; '.join(skipped) or 'the lists are empty'}); "
             "put them into audio/, named YTID.wav for example"
         )
-    return checked(
+    return with_warnings(
         ClipTable(
             "audioset", tuple(rows), tuple(names.values()), multi_label=True, preset="audioset", skipped=tuple(skipped)
         )
@@ -62,7 +63,7 @@ def read_audioset(folder: Path, train: Literal["balanced", "unbalanced"] | None 
 
 
 def has_lists(folder: Path) -> bool:
-    """Whether there are AudioSet's classes and at least one of its lists."""
+    """Whether the folder contains AudioSet's classes and at least one of its lists."""
     lists = (*TRAIN_LISTS.values(), TEST_LIST, *JSON_LISTS)
     return (folder / CLASSES).is_file() and any((folder / name).is_file() for name in lists)
 
@@ -75,7 +76,7 @@ def _classes(folder: Path) -> list[dict[str, str]]:
     lines = csv_rows(folder / CLASSES, ("index", "mid", "display_name"))
     order = [line["index"] for line in lines]
     if order != [str(i) for i in range(len(lines))]:
-        raise DataError(f"{folder / CLASSES}: the column index must count 0, 1, 2 …; it starts {some(order)}")
+        raise DataError(f"{folder / CLASSES}: the column index must be 0, 1, 2 …, but it starts with {some(order)}")
     return lines
 
 
@@ -90,16 +91,16 @@ def _from_csv(path: Path, part: str, names: dict[str, str]) -> tuple[list[ClipRo
         if len(parts) != 4:
             raise DataError(f'{path}, line {number}: expected `YTID, start, end, "mid,mid"`, got {line!r}')
         clip, start, end, mids = parts
-        found = next((files[name] for name in _namings(clip, start, end, path, number) if name in files), None)
-        if found is None:
+        sound = next((files[name] for name in _namings(clip, start, end, path, number) if name in files), None)
+        if sound is None:
             absent.append(clip)
         else:
-            rows.append(ClipRow(found, _labels(mids, names), part=part))
+            rows.append(ClipRow(sound, _labels(mids, names), part=part))
     return rows, absent
 
 
 def _files(segments: Path) -> dict[str, Path]:
-    """Stem to path of all sounds that may belong to a list; those in the folder named after it win."""
+    """Paths by stem of all sounds that may belong to a list. Sounds in the folder with its name have priority."""
     folder, stem = segments.parent, segments.stem
     places = ("audio", stem.removesuffix("_segments"), stem)
     inside = [folder / "audio" / name for name in places[1:]]
@@ -107,7 +108,15 @@ def _files(segments: Path) -> dict[str, Path]:
 
 
 def _namings(clip: str, start: str, end: str, path: Path, number: int) -> Iterator[str]:
-    """What a clip's file may be called, without its suffix."""
+    """Possible file names of a clip, without suffix.
+
+    Args:
+        clip: the clip's YouTube id.
+        start: start in the list, in seconds.
+        end: end in the list, in seconds.
+        path: path of the list, for errors.
+        number: line number, for errors.
+    """
     yield clip
     yield f"Y{clip}"
     try:
@@ -141,5 +150,5 @@ def _from_json(path: Path, part: str, names: dict[str, str]) -> tuple[list[ClipR
 
 
 def _labels(mids: str, names: dict[str, str]) -> tuple[str, ...]:
-    # A mid that is no class stays as it is: the check names it.
+    # A mid that is not a class does not change here; the check reports it.
     return tuple(names.get(mid, mid) for mid in (part.strip() for part in mids.split(",")) if mid)

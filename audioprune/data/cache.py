@@ -1,4 +1,4 @@
-"""Decoded sounds on disk and in memory, so that an epoch does not decode again what the last one did."""
+"""Cache of decoded sounds on disk and in memory, so that each epoch does not decode them again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..audio.files import AudioError, load_audio, to_mono, undecodable
 from .table import ClipRow, DataError, report
 
 VERSION = 1
-"""Part of every key: raise it when decoding or the front end give other numbers than before."""
+"""Part of every key: increase it if decoding or the front end gives other numbers than before."""
 
 _UNFINISHED = "unfinished"
 _STALE_SECONDS = 3600.0
@@ -31,16 +31,16 @@ _BATCH = 256
 class SoundCache:
     """Waveforms and spectrograms of clips, each decoded once.
 
-    A file that was changed is decoded anew, for its size and time are part of the key. Entries are written under
-    another name, and renamed when they are complete: a run that is killed leaves none that is torn, and several runs
-    may share a folder. An entry that cannot be read nevertheless is made again.
+    A changed file is decoded again, because its size and time are part of the key. Entries are written under another
+    name, and renamed when they are complete. So a killed run leaves no incomplete entry, and several runs may share a
+    folder. An entry that cannot be read is made again.
 
     Args:
-        folder: made where it is missing. None keeps everything in memory.
-        max_seconds: only this much of each clip is decoded and kept.
-        memory: bytes of sounds to hold in memory in front of the folder.
+        folder: folder of the cache; it is created if it does not exist. None keeps everything in memory.
+        max_seconds: only so much of each clip is decoded and kept.
+        memory: bytes of sounds to keep in memory, in addition to the folder.
 
-    Raises `DataError` where the folder cannot be made or written.
+    Raises `DataError` if the folder cannot be created or written.
     """
 
     def __init__(self, folder: str | Path | None, max_seconds: float, *, memory: int = 2 << 30) -> None:
@@ -54,27 +54,28 @@ class SoundCache:
             try:
                 (self.folder / _UNFINISHED).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DataError(f"{self.folder}: cannot hold the cache ({error}); choose another folder") from error
+                raise DataError(f"{self.folder}: cannot contain the cache ({error}); choose another folder") from error
             self._sweep(self.folder / _UNFINISHED)
 
     def waveform(self, row: ClipRow) -> np.ndarray:
-        """(samples,) float32, mono at 16 kHz: the row's `start` to `end`, at most `max_seconds`. Yours to change.
+        """Waveform of a row from `start` to `end`, at most `max_seconds`: (samples,) float32, mono, at 16 kHz.
 
-        Raises `AudioError` as `load_audio` does, and where `start` lies beyond the file's end.
+        The array is a copy that you may change. Raises `AudioError` as `load_audio` does, and if `start` is after the
+        end of the file.
         """
         return self._get(self._key(row), lambda: _decode(row, self.max_seconds), dimensions=1).copy()
 
     def features(self, row: ClipRow, front: LogMel) -> torch.Tensor:
-        """(frames, mels) float32 on the CPU: the clip's spectrogram by `front`. Yours to change.
+        """Spectrogram of a row by `front`: (frames, mels) float32, on the CPU.
 
-        Raises `AudioError` as `waveform` does.
+        The tensor is a copy that you may change. Raises `AudioError` as `waveform` does.
         """
         sound = self._key(row)
         settings = (front.max_length, front.mean, front.std, front.num_mel_bins, front.padding)
         key = _digest(sound, type(front).__qualname__, *settings)
 
         def make() -> np.ndarray:
-            # Not held: the memory is for what every epoch asks for.
+            # Not kept in memory, which is for the arrays that every epoch reads.
             waveform = self._get(sound, lambda: _decode(row, self.max_seconds), dimensions=1, hold=False)
             with torch.no_grad():
                 return front(waveform)[0].cpu().numpy()
@@ -84,12 +85,12 @@ class SoundCache:
     def prepare(self, rows: Sequence[ClipRow], advance: Callable[[], object] = lambda: None) -> None:
         """Decode all clips that are not in the cache yet, several at a time.
 
-        `advance` is called in this thread after each clip. Raises one `DataError` of all that cannot be decoded,
+        `advance` is called in this thread after each clip. If some clips cannot be decoded, one `DataError` names them,
         after the others are done.
         """
         failures: list[str] = []
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            # In batches, so that an interrupted run ends soon and two million clips are no two million futures.
+            # In batches, so that an interrupted run ends soon, and two million clips do not need two million futures.
             for first in range(0, len(rows), _BATCH):
                 for failure in pool.map(self._attempt, rows[first : first + _BATCH]):
                     if failure is not None:
@@ -100,7 +101,7 @@ class SoundCache:
             raise DataError(report(f"{len(failures):,} of {len(rows):,} clips", {kind: failures}))
 
     def _attempt(self, row: ClipRow) -> str | None:
-        """The error's message where the clip cannot be decoded."""
+        """Decode one clip; returns the error message if it cannot be decoded."""
         try:
             key = self._key(row)
             if self.folder is None or not self._path(key).exists():
@@ -112,19 +113,26 @@ class SoundCache:
 
     def _key(self, row: ClipRow) -> str:
         try:
-            found = os.stat(row.path)
+            status = os.stat(row.path)
         except OSError as error:
             raise AudioError(f"{row.path}: cannot be read ({error.strerror})") from error
         end = None if row.end is None else float(row.end)
-        where = (os.path.abspath(row.path), found.st_size, found.st_mtime_ns)
-        return _digest(VERSION, *where, float(row.start), end, self.max_seconds)
+        identity = (os.path.abspath(row.path), status.st_size, status.st_mtime_ns)
+        return _digest(VERSION, *identity, float(row.start), end, self.max_seconds)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / key[:2] / f"{key}.npy"
 
     def _get(self, key: str, make: Callable[[], np.ndarray], *, dimensions: int, hold: bool = True) -> np.ndarray:
-        """From memory, else from disk, else made and stored."""
+        """Array of a key, from memory or from disk; otherwise it is made and stored.
+
+        Args:
+            key: the key.
+            make: makes the array.
+            dimensions: number of dimensions of the array.
+            hold: whether to keep it in memory.
+        """
         array = self._held.get(key)
         if array is not None:
             return array
@@ -133,7 +141,7 @@ class SoundCache:
             array = make()
             if self.folder is not None:
                 self._store(key, array)
-        # Held until the end, for an epoch visits every clip once: dropping the oldest would drop what comes next.
+        # Never dropped: an epoch reads every clip once, so the oldest entry is the one that is needed next.
         if hold and self._held_bytes + array.nbytes <= self.memory:
             self._held[key] = array
             self._held_bytes += array.nbytes
@@ -152,20 +160,20 @@ class SoundCache:
             os.replace(temporary, path)
         except OSError as error:
             raise DataError(
-                f"{self.folder}: cannot write the cache ({error}); make room, choose another folder, or do without"
+                f"{self.folder}: cannot write the cache ({error}); make room, choose another folder, or use no cache"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
     @staticmethod
     def _sweep(folder: Path) -> None:
-        """Remove what a killed run left unfinished. The young ones may be another run's, which writes just now."""
+        """Remove unfinished files of killed runs. Recent ones are left, because another run may be writing them."""
         for entry in os.scandir(folder):
             try:
                 if entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
                     os.unlink(entry.path)
             except OSError:
-                # Another run swept first.
+                # Another run removed it first.
                 continue
 
 
@@ -174,18 +182,18 @@ def _digest(*parts: object) -> str:
 
 
 def _load(path: Path, dimensions: int) -> np.ndarray | None:
-    """The stored array, or None where there is none that is whole."""
+    """The stored array; None if there is none, or if it is damaged."""
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception:
-        # A damaged file may raise anything, and the sound is still there to be decoded.
+        # A damaged file may raise any error, and the sound can be decoded again.
         return None
     return array if array.dtype == np.float32 and array.ndim == dimensions else None
 
 
 def _decode(row: ClipRow, max_seconds: float) -> np.ndarray:
-    """(samples,) float32 of the row's slice. Raises `AudioError`."""
+    """Decode the slice of a row: (samples,) float32. Raises `AudioError`."""
     seconds = max_seconds if row.end is None else min(max_seconds, row.end - row.start)
     if row.start == 0:
         return load_audio(row.path, max_seconds=seconds).waveform
@@ -193,7 +201,10 @@ def _decode(row: ClipRow, max_seconds: float) -> np.ndarray:
         with soundfile.SoundFile(os.fsencode(row.path) if os.name == "posix" else row.path) as file:
             rate, first = file.samplerate, round(row.start * file.samplerate)
             if first >= file.frames:
-                raise AudioError(f"{row.path}: starts at {row.start} s, but ends at {file.frames / rate:.2f} s")
+                raise AudioError(
+                    f"{row.path}: the clip starts at {row.start} s, but the file ends at {file.frames / rate:.2f} s; "
+                    "correct the list"
+                )
             file.seek(first)
             samples = file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:

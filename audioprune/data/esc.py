@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .files import csv_columns, csv_rows, integer
-from .table import ClipRow, ClipTable, DataError, checked
+from .table import ClipRow, ClipTable, DataError, with_warnings
 
 META = Path("meta", "esc50.csv")
 MANIFEST = "manifest.csv"
@@ -14,25 +14,25 @@ _MANIFEST_COLUMNS = ("path", "label", "fold")
 
 
 def read_esc50(folder: Path) -> ClipTable:
-    """All 50 classes. `meta/esc50.csv` and `audio/`, or a `manifest.csv` with path, label and fold.
+    """Read all 50 classes from `meta/esc50.csv` and `audio/`, or from a `manifest.csv` with path, label and fold.
 
-    Classes are in the order of `target`; of their names where a manifest has no targets. Raises `DataError`.
+    Classes are ordered by `target`, or by name if a manifest has no targets. Raises `DataError`.
     """
     return _read(folder, "esc50")
 
 
 def read_esc10(folder: Path) -> ClipTable:
-    """The ten classes marked `esc10` in ESC-50's table, or a `manifest.csv` of these ten. Raises `DataError`."""
+    """Read the ten classes marked `esc10` in ESC-50's table, or a `manifest.csv` of these. Raises `DataError`."""
     return _read(folder, "esc10")
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether there is a `manifest.csv` with path, label and fold."""
+    """Whether the folder contains a `manifest.csv` with path, label and fold."""
     return csv_columns(folder / MANIFEST) >= set(_MANIFEST_COLUMNS)
 
 
 def manifest_name(folder: Path) -> str:
-    """Which of the two sets a manifest lists, by the number of its classes."""
+    """Name of the set that a manifest lists, from its number of classes."""
     labels = {row["label"] for row in csv_rows(folder / MANIFEST, _MANIFEST_COLUMNS)}
     return "esc10" if len(labels) <= 10 else "esc50"
 
@@ -50,7 +50,7 @@ def _read(folder: Path, name: str) -> ClipTable:
     else:
         raise DataError(f"{folder}: no {name} here; looked for {META}, and for {MANIFEST} with path, label and fold")
     folds = tuple(sorted({row.part for row in rows}))
-    return checked(ClipTable(name, rows, labels, folds=folds, preset="esc50"))
+    return with_warnings(ClipTable(name, rows, labels, folds=folds, preset="esc50"))
 
 
 def _official(folder: Path, name: str) -> tuple[tuple[ClipRow, ...], tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Lists, tables and folders as data sets come with them."""
+"""Reading of the lists, tables and folders of data sets."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .table import DataError
 
 
 def text_lines(path: Path) -> list[tuple[int, str]]:
-    """(number, text) of the lines that are not blank. Raises `DataError` for a file that cannot be read as UTF-8."""
+    """Lines that are not blank, as (number, text). Raises `DataError` if the file cannot be read as UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; is the download complete?") from None
+        raise DataError(f"{path}: no such file; complete the download") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); download it again") from error
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def cells(path: Path, number: int, line: str) -> list[str]:
-    """Cells of one line of a CSV file. Raises `DataError` naming the line where its quotes do not close."""
+    """Cells of one line of a CSV file. Raises `DataError` that names the line if a quote is not closed."""
     try:
         return next(csv.reader([line], skipinitialspace=True, strict=True))
     except csv.Error as error:
-        raise DataError(f"{path}, line {number}: is no CSV ({error}): {line[:100]!r}") from error
+        raise DataError(f"{path}, line {number}: is not CSV ({error}): {line[:100]!r}") from error
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header. Raises `DataError` where one of `columns` is not there, or a cell is blank."""
+    """Rows of a CSV file with a header. Raises `DataError` if one of `columns` is missing, or has a blank cell."""
     lines = text_lines(path)
     header = cells(path, *lines[0]) if lines else []
     missing = [column for column in columns if column not in header]
     if missing:
-        found = ", ".join(header) or "nothing"
-        raise DataError(f"{path}: the columns {', '.join(missing)} are missing; the header names {found}")
+        listed = ", ".join(header) or "nothing"
+        raise DataError(f"{path}: the columns {', '.join(missing)} are missing; the header has {listed}")
     rows = []
     for number, line in lines[1:]:
         row = dict(zip(header, cells(path, number, line)))
@@ -49,13 +49,13 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def csv_columns(path: Path) -> frozenset[str]:
-    """The names in a CSV file's header; none where there is no such file."""
+    """Column names of a CSV file; empty if there is no such file."""
     lines = text_lines(path) if path.is_file() else []
     return frozenset(cells(path, *lines[0])) if lines else frozenset()
 
 
 def integer(text: str, what: str) -> int:
-    """Raises `DataError` naming `what` where the text is no whole number."""
+    """Convert a text to a whole number. Raises `DataError` that names `what` if this is not possible."""
     try:
         return int(text)
     except ValueError:
@@ -63,20 +63,20 @@ def integer(text: str, what: str) -> int:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Visible folders directly beneath `folder`, sorted."""
+    """Visible folders directly in `folder`, sorted."""
     return sorted(folder / entry.name for entry in os.scandir(folder) if entry.is_dir() and _visible(entry.name))
 
 
 def sounds(folder: Path, *, deep: bool = True) -> Iterator[Path]:
-    """Visible files with a sound's suffix, sorted within each folder; those of subfolders too where `deep`."""
-    seen = set()
+    """Visible files with the suffix of a sound, sorted within each folder. deep: whether to include subfolders."""
+    visited = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above would go round and round.
-        found = os.stat(place)
-        if (found.st_dev, found.st_ino) in seen:
+        # A link to a parent folder would lead to an endless loop.
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if _visible(name)) if deep else []
         for name in sorted(names):
             if _visible(name) and os.path.splitext(name)[1].lower() in EXTENSIONS:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import csv_columns, csv_rows, some, sounds
-from .table import PARTS, ClipRow, ClipTable, DataError, checked
+from .table import PARTS, ClipRow, ClipTable, DataError, with_warnings
 
 MANIFEST = "manifest.csv"
 _COLUMNS = ("path", "digit", "speaker", "split")
@@ -24,12 +24,12 @@ class _Recording(NamedTuple):
 
 
 def read_fsdd_digits(folder: Path) -> ClipTable:
-    """Which digit is said. See `_recordings` for the layouts. Raises `DataError`."""
+    """Read the data set with the digits as labels. See `_recordings` for the layouts. Raises `DataError`."""
     return _read(folder, "digits")
 
 
 def read_fsdd_speakers(folder: Path) -> ClipTable:
-    """Who says it. See `_recordings` for the layouts. Raises `DataError`."""
+    """Read the data set with the speakers as labels. See `_recordings` for the layouts. Raises `DataError`."""
     return _read(folder, "speakers")
 
 
@@ -48,20 +48,22 @@ def _read(folder: Path, task: str) -> ClipTable:
             f"and for {MANIFEST} with {', '.join(_COLUMNS)}"
         )
     rows = tuple(
-        ClipRow(found.path, (found.digit if task == "digits" else found.speaker,), part=found.part)
-        for found in recordings
+        ClipRow(recording.path, (recording.digit if task == "digits" else recording.speaker,), part=recording.part)
+        for recording in recordings
     )
     labels = tuple(sorted({row.labels[0] for row in rows}))
-    return checked(ClipTable(f"fsdd-{task}", rows, labels, preset="fsdd", skipped=skipped))
+    return with_warnings(ClipTable(f"fsdd-{task}", rows, labels, preset="fsdd", skipped=skipped))
 
 
 def _recordings(folder: Path) -> Iterator[_Recording]:
-    """`manifest.csv` with path, digit, speaker and split; or `recordings/`, where takes 0 to 4 are the test."""
+    """Recordings from `manifest.csv` with path, digit, speaker and split, or from `recordings/`.
+
+    In `recordings/`, takes 0 to 4 are test clips."""
     if csv_columns(folder / MANIFEST) >= set(_COLUMNS):
         for line in csv_rows(folder / MANIFEST, _COLUMNS):
             if line["split"] not in PARTS:
-                where = f"{folder / MANIFEST}: split of {line['path']}"
-                raise DataError(f"{where} is {line['split']!r}; it is one of {', '.join(PARTS)}")
+                cell = f"{folder / MANIFEST}: split of {line['path']}"
+                raise DataError(f"{cell} is {line['split']!r}; it must be one of {', '.join(PARTS)}")
             yield _Recording(folder / line["path"], line["digit"], line["speaker"], line["split"])
         return
     for path in sounds(folder / "recordings", deep=False):

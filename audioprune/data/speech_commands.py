@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from .files import sounds, subfolders, text_lines
-from .table import ClipRow, ClipTable, DataError, checked
+from .table import ClipRow, ClipTable, DataError, with_warnings
 
 VALIDATION, TEST = "validation_list.txt", "testing_list.txt"
 
 
 def read_speech_commands(folder: Path) -> ClipTable:
-    """Every folder is a word; the two lists name the validation and test clips, and the rest is trained on.
+    """Read the words: each folder is one. The two lists name the validation and test clips; the rest is for training.
 
-    `_background_noise_`, and whatever else starts with an underscore, is no word. Raises `DataError`.
+    `_background_noise_`, and any other folder that starts with an underscore, is not a word. Raises `DataError`.
     """
     missing = [name for name in (VALIDATION, TEST) if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder}: no speech-commands here; looked for {VALIDATION} and {TEST} beside the words' folders"
+            f"{folder}: no speech-commands here; looked for {VALIDATION} and {TEST} next to the words' folders"
         )
     rows = [*_listed(folder, VALIDATION, "validation"), *_listed(folder, TEST, "test")]
     listed = {row.path for row in rows}
@@ -26,7 +26,7 @@ def read_speech_commands(folder: Path) -> ClipTable:
     for word in words:
         rows += [ClipRow(path, (word.name,)) for path in sounds(word, deep=False) if path not in listed]
     labels = tuple(word.name for word in words)
-    return checked(ClipTable("speech-commands", tuple(rows), labels, preset="speech-commands"))
+    return with_warnings(ClipTable("speech-commands", tuple(rows), labels, preset="speech-commands"))
 
 
 def _listed(folder: Path, name: str, part: str) -> list[ClipRow]:

@@ -1,4 +1,4 @@
-"""One table of clips for every data set, and one report of everything that is wrong with it."""
+"""One table of clips for every data set, and one report of all its problems."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 
 PARTS = ("train", "validation", "test")
-"""Parts of a data set that is not cross-validated."""
+"""Parts of a data set without cross-validation."""
 
 
 class DataError(ValueError):
-    """A data set that cannot be used. One report of everything that is wrong and the remedy."""
+    """A data set that cannot be used. The message reports all problems and their remedies."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """A sound and what is heard in it.
+    """A clip of a sound and its labels.
 
-    `start`, `end`: seconds within the file, `end=None` for the file's own; `part`: one of `PARTS`, or a fold's name.
+    `start`, `end`: seconds in the file; `end=None` is the end of the file. `part`: one of `PARTS`, or a fold's name.
     """
 
     path: Path
@@ -36,23 +36,23 @@ class ClipRow:
 
 @dataclass(frozen=True)
 class Split:
-    """What is trained on, chosen by, and reported. `validation` may be empty."""
+    """Training, validation and test clips. `validation` may be empty."""
 
     train: tuple[ClipRow, ...]
     validation: tuple[ClipRow, ...]
     test: tuple[ClipRow, ...]
 
     def with_validation(self, share: float, seed: int) -> Split:
-        """Move a `share` of the training clips to `validation`; unchanged where that is already filled.
+        """Split with a `share` of the training clips moved to `validation`; the same split if that is not empty.
 
         Each class (by a clip's first label) gives its share, rounded, and at least one clip unless that is its only
-        one. The same seed gives the same clips. Raises `DataError` for a share outside (0, 1), and where every class
-        has a single clip.
+        one. The same seed gives the same clips. Raises `DataError` for a share outside (0, 1), and if every class has
+        a single clip.
         """
         if self.validation:
             return self
         if not 0 < share < 1:
-            raise DataError(f"the validation share is {share}; it must lie between 0 and 1, 0.1 for example")
+            raise DataError(f"the validation share is {share}; it must be between 0 and 1, for example 0.1")
         classes: dict[str, list[int]] = defaultdict(list)
         for i, row in enumerate(self.train):
             classes[row.labels[0]].append(i)
@@ -62,24 +62,27 @@ class Split:
             count = min(max(1, round(share * len(clips))), len(clips) - 1)
             chosen.update(rng.permutation(clips)[:count].tolist())
         if not chosen:
-            raise DataError(f"no class of the {len(self.train)} training clips has two: none can go to validation")
+            raise DataError(
+                f"no class of the {len(self.train)} training clips has two clips, so none can be a validation clip; "
+                "add clips, or use no validation share"
+            )
         train = tuple(row for i, row in enumerate(self.train) if i not in chosen)
         return Split(train, tuple(row for i, row in enumerate(self.train) if i in chosen), self.test)
 
 
 @dataclass(frozen=True)
 class ClipTable:
-    """A data set as it lies on disk.
+    """A data set on disk.
 
     Args:
-        name: of the data set, or the folder's.
+        name: name of the data set, or of its folder.
         rows: all clips of all parts.
         labels: class names in the order of the class indices.
-        folds: names of the folds where the set is cross-validated: the rows' parts are then folds.
-        multi_label: a clip may have several labels, or none of its own kind (AudioSet).
-        preset: key of `audioprune.audio.features.PRESETS` that suits the clips, where one does.
-        skipped: what was left out knowingly, a line each, for the report.
-        warnings: what is odd but can be used, a line each.
+        folds: names of the folds, if the set is cross-validated; the rows' parts are then folds.
+        multi_label: whether a clip may have several labels, and classes may have no clip (AudioSet).
+        preset: key of `audioprune.audio.features.PRESETS` that fits the clips, if there is one.
+        skipped: a line for each kind of file that was left out on purpose, for the report.
+        warnings: a line for each unusual thing that does no harm.
     """
 
     name: str
@@ -97,13 +100,14 @@ class ClipTable:
     def split(self, fold: str | None = None, hold_out: Sequence[str] = ()) -> Split:
         """Training, validation and test clips.
 
-        A cross-validated set needs `fold`: it is the test, and all others are trained on but the folds of `hold_out`,
-        which are left out of everything. Raises `DataError` where a fold is missing, unknown, or not to be had.
+        A cross-validated set needs `fold`, the fold of the test clips. The other folds are for training, except those
+        in `hold_out`, which are not used at all. Raises `DataError` if a fold is missing or unknown, or if the set has
+        no folds.
         """
         if not self.folds:
             if fold is not None or hold_out:
                 raise DataError(
-                    f"{self.name} has no folds, but was asked for fold {fold!r} (held out: {list(hold_out)}); "
+                    f"{self.name} has no folds, but fold is {fold!r} (held out: {list(hold_out)}); "
                     "leave both out: it has its own train, validation and test parts"
                 )
             train, validation, test = (tuple(row for row in self.rows if row.part == part) for part in PARTS)
@@ -118,13 +122,15 @@ class ClipTable:
         apart = {fold, *hold_out}
         train = tuple(row for row in self.rows if row.part not in apart)
         if not train:
-            raise DataError(f"{self.name}: with fold {fold} as test and {', '.join(hold_out)} held out none is left")
+            raise DataError(
+                f"{self.name}: with fold {fold} as test and {', '.join(hold_out)} held out, no fold is left"
+            )
         return Split(train, (), tuple(row for row in self.rows if row.part == fold))
 
     def targets(self, rows: Sequence[ClipRow]) -> np.ndarray:
-        """(n,) int64 class indices, or (n, labels) float32 of ones and zeros where `multi_label`.
+        """Targets of some rows: (n,) int64 class indices, or (n, labels) float32 ones and zeros if `multi_label`.
 
-        Raises `DataError` for a label that is no class of this table.
+        Raises `DataError` for a label that is not a class of this table.
         """
         index = {label: i for i, label in enumerate(self.labels)}
         try:
@@ -135,7 +141,7 @@ class ClipTable:
                 target[[index[label] for label in row.labels]] = 1
             return targets
         except KeyError as error:
-            raise DataError(f"{error.args[0]!r} is no class of {self.name}; the clips belong to another set") from None
+            raise DataError(f"{error.args[0]!r} is not a class of {self.name}; use clips of this data set") from None
 
 
 _REMEDIES = {
@@ -144,39 +150,39 @@ _REMEDIES = {
     "clips have no label": "label them, or remove their lines",
     "labels are no class": "correct the spelling, or the list of classes",
     "clips are listed twice": "remove the repeated lines",
-    "files are in two parts": "leave each file in one part: the test would not be fair",
+    "files are in two parts": "leave each file in one part, or the test is not fair",
     "clips have an impossible start or end": "start is 0 or more, and end is after it, both in seconds",
-    "clips are of an unknown part": "parts are train, validation and test, or the folds that the set names",
+    "clips are of an unknown part": "parts are train, validation and test, or the folds of the set",
     "classes are named twice": "give each class its own name",
     "classes have no clip": "fill them, or remove them (or their folders)",
 }
 
 
-def checked(table: ClipTable) -> ClipTable:
-    """The table with its warnings. Raises `DataError` as `check` does."""
+def with_warnings(table: ClipTable) -> ClipTable:
+    """The table, checked, with its warnings. Raises `DataError` as `check` does."""
     return replace(table, warnings=(*table.warnings, *check(table)))
 
 
 def check(table: ClipTable, *, limit: int = 10) -> tuple[str, ...]:
-    """Look at every row and every file's size, but decode nothing.
+    """Check every row and the size of every file, but decode nothing.
 
-    Returns warnings: what is odd, but can be used. Raises one `DataError` of all that cannot: the count, the first
-    `limit` and the remedy of each kind in `_REMEDIES`.
+    Returns warnings about unusual things that do no harm. Raises one `DataError` with all problems: the count, the
+    first `limit` and the remedy of each kind in `_REMEDIES`.
     """
     if not table.rows:
-        raise DataError(f"{table.name}: there is no clip; is this the right folder, and the download complete?")
+        raise DataError(f"{table.name}: there is no clip; check that the folder is right and the download complete")
     problems: dict[str, list[str]] = defaultdict(list)
     _check_files(table.rows, problems)
     _check_repeats(table.rows, problems)
     _check_times(table, problems)
     parts = _check_labels(table, problems)
     if problems:
-        raise DataError(report(f"{table.name} ({len(table):,} clips) cannot be used as it is", problems, limit))
+        raise DataError(report(f"{table.name} ({len(table):,} clips) cannot be used", problems, limit))
     return _warnings(table, parts, limit)
 
 
 def report(title: str, problems: dict[str, list[str]], limit: int = 10) -> str:
-    """Each kind of problem with its count, its first `limit` items, and the remedy where one is known; many lines."""
+    """Report of several lines: each kind of problem with its count, its first `limit` items, and its known remedy."""
     lines = [f"{title}:"]
     for kind, items in problems.items():
         remedy = f"; {_REMEDIES[kind]}" if kind in _REMEDIES else ""
@@ -188,22 +194,22 @@ def report(title: str, problems: dict[str, list[str]], limit: int = 10) -> str:
 
 
 def _check_files(rows: Iterable[ClipRow], problems: dict[str, list[str]]) -> None:
-    # A folder's listing has no sizes on most systems: one stat a file is as fast, and finds the empty ones.
+    # On most systems, a folder listing has no sizes. One stat per file is as fast, and detects the empty files.
     for path in dict.fromkeys(str(row.path) for row in rows):
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except (OSError, ValueError):
             problems["files are missing"].append(path)
             continue
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             problems["files are missing"].append(f"{path} (is not a file)")
-        elif found.st_size == 0:
+        elif status.st_size == 0:
             problems["files are empty (0 bytes)"].append(path)
 
 
 def _check_repeats(rows: Iterable[ClipRow], problems: dict[str, list[str]]) -> None:
     first: dict[str, ClipRow] = {}
-    # Slices are kept only of files that come again: most sets have one clip a file.
+    # Slices are kept only for files with several clips; most sets have one clip per file.
     slices: set[tuple[str, float, float | None]] = set()
     for row in rows:
         path = str(row.path)
@@ -230,7 +236,7 @@ def _check_times(table: ClipTable, problems: dict[str, list[str]]) -> None:
 
 
 def _check_labels(table: ClipTable, problems: dict[str, list[str]]) -> dict[str, set[str]]:
-    """The parts in which each class occurs."""
+    """Check the labels; returns the parts in which each class occurs."""
     parts: dict[str, set[str]] = {label: set() for label in table.labels}
     if len(parts) < len(table.labels):
         problems["classes are named twice"] += [label for label in parts if table.labels.count(label) > 1]
@@ -253,12 +259,12 @@ def _check_labels(table: ClipTable, problems: dict[str, list[str]]) -> dict[str,
 
 def _warnings(table: ClipTable, parts: dict[str, set[str]], limit: int) -> tuple[str, ...]:
     if table.folds:
-        alone = [label for label, found in parts.items() if len(found) == 1]
-        what = "of one fold only, so untrained when it is the test"
-    elif any("train" in found for found in parts.values()):
-        alone = [label for label, found in parts.items() if "train" not in found]
+        alone = [label for label, class_parts in parts.items() if len(class_parts) == 1]
+        what = "in one fold only, so they have no training clip if it is the test fold"
+    elif any("train" in class_parts for class_parts in parts.values()):
+        alone = [label for label, class_parts in parts.items() if "train" not in class_parts]
         what = "without a training clip"
     else:
-        return ("no clip to train on, only validation and test",)
+        return ("no training clip, only validation and test clips",)
     names = ", ".join(alone[:limit]) + (" …" if len(alone) > limit else "")
     return (f"{len(alone)} of {len(parts)} classes {what}: {names}",) if alone else ()

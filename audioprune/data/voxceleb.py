@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from .files import some, text_lines
-from .table import ClipRow, ClipTable, DataError, checked
+from .table import ClipRow, ClipTable, DataError, with_warnings
 
 SPLIT = "iden_split.txt"
 _PARTS = {"1": "train", "2": "validation", "3": "test"}
@@ -14,9 +14,9 @@ _ROOTS = ("", "wav", "dev/wav", "test/wav")
 
 
 def read_voxceleb1(folder: Path) -> ClipTable:
-    """Lines of `iden_split.txt`, such as `1 id10003/na8-QEFmj44/00003.wav`: 1 train, 2 validation, 3 test.
+    """Read the lines of `iden_split.txt`, such as `1 id10003/na8-QEFmj44/00003.wav`: 1 train, 2 validation, 3 test.
 
-    The speakers' folders lie beside it, or in `wav/`, `dev/wav/` and `test/wav/`. Raises `DataError`.
+    The speakers' folders are in the same folder, or in `wav/`, `dev/wav/` and `test/wav/`. Raises `DataError`.
     """
     if not (folder / SPLIT).is_file():
         raise DataError(f"{folder}: no voxceleb1 here; looked for {SPLIT}")
@@ -37,4 +37,4 @@ def read_voxceleb1(folder: Path) -> ClipTable:
     if bad:
         raise DataError(f"{folder / SPLIT}: expected lines like '1 id10003/na8-QEFmj44/00003.wav'; {some(bad)}")
     labels = tuple(sorted({row.labels[0] for row in rows}))
-    return checked(ClipTable("voxceleb1", tuple(rows), labels, preset="voxceleb1"))
+    return with_warnings(ClipTable("voxceleb1", tuple(rows), labels, preset="voxceleb1"))

@@ -1,4 +1,4 @@
-"""The answers of one setting, in a file that outlives a kill."""
+"""The answers of one setting, in a file that survives a kill."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..files import Journal, Row
 
 
 class AnswersError(ValueError):
-    """A file of answers that cannot be gone on with. The message names it and the remedy."""
+    """A file of answers that cannot be continued. The message names the file and the remedy."""
 
 
-class Answers:
-    """A JSON Lines file: what was asked of whom in the first line, an answer in each further one.
+class AnswerLog:
+    """A JSON Lines file: the setting in the first line, one answer in each further line.
 
-    Answers are appended one by one and survive a kill; a line that was torn by it is cut off and its question asked
-    again. A file that was begun with another model, method or prompt is refused, so that no figure mixes two.
+    Answers are appended one by one and survive a kill. An incomplete line is cut off, and its question is asked again.
+    A file that was begun with another model, method or prompt is refused, so that no score mixes two settings.
     """
 
     def __init__(self, path: Path, setting: Row) -> None:
@@ -39,17 +39,17 @@ class Answers:
         self._journal.close()
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Append rows, each with the "id" of its item; on return they outlive the process."""
+        """Append rows, each with the "id" of its item. They are on disk when this returns."""
         self._journal.append(rows)
         self.rows |= {row["id"]: row for row in rows}
 
-    def check_asked(self, asked: dict[str, str]) -> None:
-        """Raise `AnswersError` where an item was asked another question than `asked` says, by its id."""
-        for name, question in asked.items():
+    def check_questions(self, questions: dict[str, str]) -> None:
+        """Raise `AnswersError` if the log contains another question for an item. questions: by the items' ids."""
+        for name, question in questions.items():
             before = self.rows.get(name, {}).get("asked", question)
             if before != question:
                 raise AnswersError(
-                    f"{self.path}: {name} was asked {before!r}, and is now asked {question!r}: the benchmark has "
+                    f"{self.path}: the question of {name} was {before!r}, and is now {question!r}: the benchmark has "
                     "changed; choose another --out, or delete the file"
                 )
 
@@ -74,4 +74,6 @@ class Answers:
             if was.get(key) != now.get(key)
         ]
         if other:
-            raise AnswersError(f"{self.path}: begun with {', '.join(other)}; give the same to go on, or another --out")
+            raise AnswersError(
+                f"{self.path}: begun with {', '.join(other)}; use the same to continue, or another --out"
+            )

@@ -1,4 +1,4 @@
-"""A model's answers to many items: sounds decoded ahead, batches padded on the left, greedy decoding, and the clock."""
+"""Answers to many items: sounds decoded ahead, batches padded on the left, greedy decoding, and timing."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ from ..core.cost import synchronize
 from ..core.trace import Trace
 from .answer_log import Row
 from .items import Item
-from .loading import ask_inputs, audio_tokens, decoded, end_tokens, sampling_rate
-from .prompts import asked
+from .loading import ask_inputs, audio_tokens, decode, end_tokens, sampling_rate
+from .prompts import fill_prompt
 
 AHEAD = 4
-"""Batches that are decoded ahead, and sorted by length."""
+"""Number of batches that are decoded ahead and sorted by length."""
 
 
 @dataclass(frozen=True)
-class Asker:
-    """A model, its processor, and how they are asked.
+class BatchGenerator:
+    """A model, its processor, and the settings of generation.
 
-    prompt: as in `PROMPTS`. max_new_tokens: the longest answer. batch_size: sounds per forward. workers: threads that
-    decode.
+    Args:
+        model: the audio-language model.
+        processor: its processor.
+        prompt: a prompt as in `PROMPTS`.
+        max_new_tokens: length of the longest answer.
+        batch_size: sounds per forward.
+        workers: number of threads that decode sounds.
     """
 
     model: Any
@@ -42,12 +47,12 @@ class Asker:
     workers: int = 2
 
     def __call__(self, items: Sequence[Item], trace: Trace | None = None) -> Iterator[list[Row]]:
-        """The rows of one batch after the other.
+        """Yield the rows of each batch.
 
-        A batch is of sounds of about one length: of those decoded ahead, the shortest first, so that little is padded.
-        A row has the item's "id", what was "asked", the "answer", its audio "tokens" [before, after pruning], the
-        "prefill_seconds" of its share of the batch, and the "batch" size; or the "id" and an "error", where the sound
-        cannot be decoded. trace: of the pruned model, None where it is not pruned.
+        Sounds of a batch have similar lengths: sounds that are decoded ahead are sorted, shortest first, to save
+        padding. A row has the item's "id", the prompt as "asked", the "answer", its audio "tokens" [before, after
+        pruning], its share of the batch's "prefill_seconds", and the "batch" size. If the sound cannot be decoded, it
+        has the "id" and an "error". trace: trace of the pruned model, or None if the model is not pruned.
         """
         decoded = self._decoded(items)
         while ahead := list(islice(decoded, AHEAD * self.batch_size)):
@@ -57,22 +62,22 @@ class Asker:
                 yield self._rows(ahead[start : start + self.batch_size], trace)
 
     def _decoded(self, items: Sequence[Item]) -> Iterator[tuple[Item, np.ndarray | AudioError]]:
-        """Decode ahead of the model, in order."""
+        """Decode sounds ahead of the model, in order."""
         load = partial(waveform, rate=sampling_rate(self.processor))
         ahead = AHEAD * self.batch_size
         return decode_ahead(items, load, ahead=ahead, workers=self.workers, name=lambda item: item.path)
 
     def _rows(self, batch: Sequence[tuple[Item, np.ndarray | AudioError]], trace: Trace | None) -> list[Row]:
-        heard = [(item, sound) for item, sound in batch if not isinstance(sound, AudioError)]
-        rows = {row["id"]: row for row in self._answers(heard, trace)} if heard else {}
+        good = [(item, sound) for item, sound in batch if not isinstance(sound, AudioError)]
+        rows = {row["id"]: row for row in self._answers(good, trace)} if good else {}
         return [rows.get(item.id) or {"id": item.id, "error": str(sound)} for item, sound in batch]
 
     @torch.inference_mode()
-    def _answers(self, heard: Sequence[tuple[Item, np.ndarray]], trace: Trace | None) -> Iterator[Row]:
-        questions = [asked(item, self.prompt) for item, _ in heard]
-        inputs = ask_inputs(self.processor, self.model, [sound for _, sound in heard], questions)
+    def _answers(self, batch: Sequence[tuple[Item, np.ndarray]], trace: Trace | None) -> Iterator[Row]:
+        questions = [fill_prompt(item, self.prompt) for item, _ in batch]
+        inputs = ask_inputs(self.processor, self.model, [sound for _, sound in batch], questions)
         clock = _FirstToken()
-        # A checkpoint's own settings for sampling would only be warned of.
+        # Otherwise a checkpoint's own sampling settings cause warnings.
         greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         output = self.model.generate(
             **inputs,
@@ -83,37 +88,37 @@ class Asker:
         )
         prompt = inputs["input_ids"]
         before = audio_tokens(self.processor, self.model, prompt)
-        after = before if trace is None else kept_of(trace)
-        answers = decoded(self.processor, output[:, prompt.shape[1] :])
-        for (item, _), question, answer, *counts in zip(heard, questions, answers, before, after, strict=True):
+        after = before if trace is None else kept_counts(trace)
+        answers = decode(self.processor, output[:, prompt.shape[1] :])
+        for (item, _), question, answer, *counts in zip(batch, questions, answers, before, after, strict=True):
             yield {
                 "id": item.id,
                 "asked": question,
                 "answer": answer,
                 "tokens": counts,
-                "prefill_seconds": clock.seconds / len(heard),
-                "batch": len(heard),
+                "prefill_seconds": clock.seconds / len(batch),
+                "batch": len(batch),
             }
 
 
-def kept_of(trace: Trace) -> list[int]:
-    """Each sound's audio tokens after the pruning of the latest forward."""
+def kept_counts(trace: Trace) -> list[int]:
+    """Number of audio tokens that pruning kept, for each sound of the latest forward."""
     return (trace.kept[0] >= 0).sum(dim=1).tolist()
 
 
 def waveform(item: Item, rate: int) -> np.ndarray:
-    """(samples,) float32, mono at `rate` hertz, from the item's start to its end.
+    """Waveform of an item, from its start to its end: (samples,) float32, mono, at `rate` hertz.
 
-    Raises `AudioError` as `load_audio` does, and where `start` lies beyond the file's end.
+    Raises `AudioError` as `load_audio` does, and if `start` is after the end of the file.
     """
     sound = load_audio(item.path, max_seconds=item.end, sample_rate=rate).waveform[round(item.start * rate) :]
     if not len(sound):
-        raise AudioError(f"{item.path}: starts at {item.start} s, but ends before")
+        raise AudioError(f"{item.path}: the item starts at {item.start} s, but the file ends before; correct the list")
     return sound
 
 
 class _FirstToken(StoppingCriteria):
-    """Stops nothing, but notes the seconds until the first token of an answer: the encoder's and the prefill's."""
+    """Measures the seconds until the first token of an answer: encoder and prefill. It never stops the generation."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""Methods by keep rates on one benchmark: score, relative loss, audio tokens and seconds of prefill."""
+"""Methods by keep rate on one benchmark: score, relative loss, audio tokens and prefill seconds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..core.pruning import prune
 from ..core.settings import describe
 from ..core.trace import Trace, trace
 from ..methods import Method, UntrainedError
-from .answer_log import Answers, AnswersError, Row
-from .batch_generate import Asker
+from .answer_log import AnswerLog, AnswersError, Row
+from .batch_generate import BatchGenerator
 from .items import Benchmark, Item
 from .loading import fingerprint
 from .metrics import CIDER, METRICS, require, score, tokenizer
-from .prompts import asked, check_prompt
+from .prompts import check_prompt, fill_prompt
 from .report import write
 from .settings import Setting
 
 ANSWERS = "answers"
-"""Folder beneath an evaluation's, a file a setting."""
+"""Folder of the answers in the folder of an evaluation; one file for each setting."""
 
 
 def _nothing(*_: Any) -> None:
@@ -34,12 +34,16 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on a benchmark, with all that its answers depend on but the pruning.
+    """A model on a benchmark, with everything that its answers depend on except the pruning.
 
-    name: the model's, a hub id or a folder's. out: the folder of answers and table.
+    Args:
+        generator: the model with its generation settings.
+        benchmark: the benchmark.
+        name: name of the model, a hub id or a folder.
+        out: folder of the answers and the table.
     """
 
-    asker: Asker
+    generator: BatchGenerator
     benchmark: Benchmark
     name: str
     out: Path
@@ -50,22 +54,22 @@ class Evaluation:
         advance: Callable[[int], Any] = _nothing,
         begin: Callable[[Setting], Any] = _nothing,
     ) -> Row:
-        """Ask what was not answered yet, and write and return the table.
+        """Answer all open items, and write and return the table.
 
-        Answers go to `answers/SETTING.jsonl` as they come; a run that was killed goes on where it stopped. The table,
-        JSON and Markdown, is written after each setting. A setting that the method or the model refuses has "refused",
-        the reason, in its row.
+        Answers go to `answers/SETTING.jsonl` one by one; a run that was killed continues where it stopped. The table,
+        as JSON and Markdown, is written after each setting. If the method or the model refuses a setting, its row has
+        the reason as "refused".
 
-        settings: as `settings.settings` makes them: losses are of the first one's score, the unpruned model's.
-        advance: called with the number of items of each setting that are done, those of earlier runs included.
+        settings: settings from `settings.settings`; losses are relative to the score of the first, the unpruned model.
+        advance: called with the number of finished items of each setting, including those of earlier runs.
         begin: called with each setting.
 
-        Raises `AnswersError` where the answers are of another model, method or prompt, and `ValueError` for a prompt
-        without the question.
+        Raises `AnswersError` if the answers are of another model, method or prompt, and `ValueError` if the prompt does
+        not contain the question.
         """
-        check_prompt(self.benchmark.name, self.asker.prompt)
+        check_prompt(self.benchmark.name, self.generator.prompt)
         require(self.benchmark.name)
-        weights = fingerprint(self.asker.model)
+        weights = fingerprint(self.generator.model)
         rows: list[Row] = []
         for setting in settings:
             begin(setting)
@@ -75,16 +79,16 @@ class Evaluation:
         return result
 
     def setting(self, method: Method | None, weights: str) -> Row:
-        """All that a file of answers depends on."""
-        model = self.asker.model
+        """Everything that a file of answers depends on."""
+        model = self.generator.model
         return {
             "model": self.name,
             "weights": weights,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             "benchmark": self.benchmark.name,
-            "prompt": self.asker.prompt,
-            "max_new_tokens": self.asker.max_new_tokens,
+            "prompt": self.generator.prompt,
+            "max_new_tokens": self.generator.max_new_tokens,
             "pruning": describe(method),
         }
 
@@ -93,32 +97,32 @@ class Evaluation:
         if setting.refused is not None:
             advance(len(self.benchmark))
             return row | {"refused": setting.refused}
-        items, seen = self.benchmark.items, 0
+        items, finished = self.benchmark.items, 0
 
         def count(done: int) -> None:
-            nonlocal seen
-            seen += done
+            nonlocal finished
+            finished += done
             advance(done)
 
-        with Answers(self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)) as answers:
-            answers.check_asked({item.id: asked(item, self.asker.prompt) for item in items})
+        with AnswerLog(self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)) as answers:
+            answers.check_questions({item.id: fill_prompt(item, self.generator.prompt) for item in items})
             try:
                 self._answer(setting, answers, count)
             except (ValueError, UnsupportedModelError, UntrainedError) as error:
-                # What the unpruned model refuses is no matter of pruning.
+                # If the unpruned model refuses, pruning is not the reason.
                 if setting.method is None or isinstance(error, AnswersError):
                     raise
-                advance(len(items) - seen)
+                advance(len(items) - finished)
                 return row | {"refused": str(error)}
             return row | _summary(self.benchmark.name, items, answers) | {"setting": describe(setting.method)}
 
-    def _answer(self, setting: Setting, answers: Answers, advance: Callable[[int], Any]) -> None:
+    def _answer(self, setting: Setting, answers: AnswerLog, advance: Callable[[int], Any]) -> None:
         todo = [item for item in self.benchmark.items if item.id not in answers.rows]
         advance(len(self.benchmark) - len(todo))
         if not todo:
             return
-        with _pruned(self.asker.model, setting.method) as watched:
-            for rows in self.asker(todo, watched):
+        with _pruned(self.generator.model, setting.method) as run_trace:
+            for rows in self.generator(todo, run_trace):
                 answers.write(rows)
                 advance(len(rows))
 
@@ -133,11 +137,11 @@ class Evaluation:
             **words,
             "items": len(self.benchmark),
             "notes": list(self.benchmark.notes),
-            "prompt": self.asker.prompt,
-            "max_new_tokens": self.asker.max_new_tokens,
-            "batch_size": self.asker.batch_size,
-            "dtype": str(self.asker.model.dtype).removeprefix("torch."),
-            "device": self.asker.model.device.type,
+            "prompt": self.generator.prompt,
+            "max_new_tokens": self.generator.max_new_tokens,
+            "batch_size": self.generator.batch_size,
+            "dtype": str(self.generator.model.dtype).removeprefix("torch."),
+            "device": self.generator.model.device.type,
             "machine": machine(),
             "rows": compared,
         }
@@ -145,31 +149,31 @@ class Evaluation:
 
 @contextmanager
 def _pruned(model: Any, method: Method | None) -> Iterator[Trace | None]:
-    """The model as a method prunes it, and the trace of it; as it is, and None, without a method."""
+    """Context in which the method prunes the model; yields the trace, or None without a method."""
     if method is None:
         yield None
         return
-    with prune(model, method), trace(model) as watched:
-        yield watched
+    with prune(model, method), trace(model) as run_trace:
+        yield run_trace
 
 
-def _summary(benchmark: str, items: Sequence[Item], answers: Answers) -> Row:
-    """What a setting's answers say together. Sounds that could not be decoded are counted, and left out of the rest."""
+def _summary(benchmark: str, items: Sequence[Item], answers: AnswerLog) -> Row:
+    """Summary of a setting's answers. Sounds that could not be decoded are counted, but otherwise left out."""
     rows = {item.id: answers.rows[item.id] for item in items}
     good = [item for item in items if "error" not in rows[item.id]]
-    found: Row = {"answered": len(good), "failed": len(items) - len(good)}
+    counts: Row = {"answered": len(good), "failed": len(items) - len(good)}
     if not good:
-        return found
-    told = [rows[item.id] for item in good]
-    scores = score(benchmark, good, {row["id"]: row["answer"] for row in told})
-    return found | {
+        return counts
+    good_rows = [rows[item.id] for item in good]
+    scores = score(benchmark, good, {row["id"]: row["answer"] for row in good_rows})
+    return counts | {
         "score": scores.pop("score"),
         "tasks": scores,
-        "tokens": [mean(row["tokens"][when] for row in told) for when in (0, 1)],
-        "prefill_seconds": median(row["prefill_seconds"] for row in told),
+        "tokens": [mean(row["tokens"][when] for row in good_rows) for when in (0, 1)],
+        "prefill_seconds": median(row["prefill_seconds"] for row in good_rows),
     }
 
 
-def _loss(full: float | None, found: float | None) -> float | None:
-    """Percent of the unpruned model's score that is lost; None where there is nothing to lose."""
-    return None if not full or found is None else 100 * (full - found) / full
+def _loss(full: float | None, pruned: float | None) -> float | None:
+    """Loss in percent of the unpruned model's score; None if that score is 0 or missing."""
+    return None if not full or pruned is None else 100 * (full - pruned) / full

@@ -1,4 +1,4 @@
-"""One question about one sound, answered as it is generated, and what that took."""
+"""One question about one sound: the answer, streamed as it is generated, and its cost."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from ..audio.files import AudioError
 from ..core.cost import peak_memory, synchronize
 from ..core.pruning import handle
 from ..core.trace import Trace, trace
-from .batch_generate import kept_of
+from .batch_generate import kept_counts
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was said, and what it took.
+class GeneratedAnswer:
+    """An answer and its cost.
 
-    tokens: audio tokens that the encoder made, and that the language model read. first_token_seconds: of encoding,
-    choosing and reading the prompt. peak_bytes: the process's most (on CUDA: of tensors), None where it cannot be told.
-    heard_seconds: of the sound, as long as the tokens reach. record: what was kept, None where nothing was pruned.
+    Args:
+        text: the answer.
+        tokens: number of audio tokens from the encoder, and number that the language model read.
+        first_token_seconds: time for encoding, selection and prefill.
+        seconds: time for the whole answer.
+        new_tokens: number of generated tokens.
+        peak_bytes: peak memory of the process (on CUDA: of tensors); None if it cannot be measured.
+        heard_seconds: length of the part of the sound that the tokens cover.
+        record: trace of the kept tokens; None if nothing was pruned.
     """
 
     text: str
@@ -40,7 +46,7 @@ class Answer:
     record: Trace | None
 
     def as_row(self) -> dict[str, Any]:
-        """For JSON."""
+        """The answer as a row for JSON."""
         row = {key: value for key, value in vars(self).items() if key != "record"}
         if self.record is not None:
             spans = [[round(edge, 4) for edge in span] for span in self.record.seconds().tolist()]
@@ -56,29 +62,36 @@ def answer(
     *,
     max_new_tokens: int = 64,
     say: Callable[[str], Any] = lambda text: None,
-) -> Answer:
-    """Ask a model, pruned or not, about a sound, greedily.
+) -> GeneratedAnswer:
+    """Ask a model a question about a sound. The model may be pruned; decoding is greedy.
 
-    waveform: (samples,) float32, mono at the processor's rate. say: is given the answer's words as they come. Raises
-    `AudioError` for a sound of less than two tokens, which not every model can read.
+    Args:
+        model: the audio-language model.
+        processor: its processor.
+        waveform: (samples,) float32, mono at the processor's rate.
+        question: the question.
+        max_new_tokens: length of the longest answer.
+        say: called with each piece of the answer as soon as it is generated.
+
+    Raises `AudioError` for a sound of less than two tokens, which some models cannot read.
     """
     inputs = ask_inputs(processor, model, [waveform], [question])
     before = audio_tokens(processor, model, inputs["input_ids"])[0]
     if before < 2:
         seconds = len(waveform) / sampling_rate(processor)
         raise AudioError(
-            f"the sound of {seconds:.2f} s is too short: it makes less than two tokens for this model; "
+            f"the sound of {seconds:.2f} s is too short: it gives less than two tokens for this model; "
             "take a longer one"
         )
     words = _Words(processor, say, str(model.device))
     pruned = handle(model)
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-    found: dict[str, Tensor] = {}
+    output: dict[str, Tensor] = {}
 
     def run() -> None:
         words.begin()
         settings = greedy | end_tokens(processor, model) | {"max_new_tokens": max_new_tokens, "streamer": words}
-        found["ids"] = model.generate(**inputs, **settings)
+        output["ids"] = model.generate(**inputs, **settings)
         synchronize(str(model.device))
 
     record = None
@@ -86,19 +99,21 @@ def answer(
         if pruned is None:
             peak = peak_memory(run, device=str(model.device))
         else:
-            with trace(model) as watched:
+            with trace(model) as run_trace:
                 peak = peak_memory(run, device=str(model.device))
-            record = watched if watched.kept else None
+            record = run_trace if run_trace.kept else None
     seconds = time.perf_counter() - words.begun
     prompt = inputs["input_ids"]
-    after = before if record is None else kept_of(record)[0]
-    new = found["ids"].shape[1] - prompt.shape[1]
-    heard = _seconds(model, before, len(waveform) / sampling_rate(processor))
-    return Answer(words.text.strip(), (before, after), words.first_seconds, seconds, new, peak, heard, record)
+    after = before if record is None else kept_counts(record)[0]
+    new = output["ids"].shape[1] - prompt.shape[1]
+    covered = _covered_seconds(model, before, len(waveform) / sampling_rate(processor))
+    return GeneratedAnswer(
+        words.text.strip(), (before, after), words.first_seconds, seconds, new, peak, covered, record
+    )
 
 
-def _seconds(model: Any, tokens: int, whole: float) -> float:
-    """How far so many tokens reach into a sound of `whole` seconds, as far as is known of the model."""
+def _covered_seconds(model: Any, tokens: int, whole: float) -> float:
+    """Seconds of a sound that `tokens` tokens cover; `whole`, its length, if that is unknown for the model."""
     entry = ENTRIES.get(type(model).__name__)
     if entry is None or entry.bounds is None:
         return whole
@@ -106,7 +121,7 @@ def _seconds(model: Any, tokens: int, whole: float) -> float:
 
 
 class _Words(TextStreamer):
-    """Hands words on as they come, and notes when the first token did."""
+    """Streams the words of an answer, and measures the time of the first token."""
 
     def __init__(self, processor: Any, say: Callable[[str], Any], device: str) -> None:
         super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)

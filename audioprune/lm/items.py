@@ -1,4 +1,4 @@
-"""One list of questions for every benchmark of audio-language models, and one report of all that is wrong with it."""
+"""One list of questions for every benchmark of audio-language models, and one report of all its problems."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ from ..data.files import sounds
 from ..data.table import DataError, report
 
 Problems = dict[str, list[str]]
-"""Kind of problem, with its remedy, to what has it."""
+"""Kind of problem, with its remedy → names of the items or files that have it."""
 
 MISSING = "sounds are missing; complete the download, or unpack it into this folder"
 EMPTY = "sounds are empty (0 bytes); download them again, or delete them and their lines"
-REPEATED = "lines come twice; remove the repeated ones"
+REPEATED = "lines are repeated; remove the copies"
 TIMES = "sounds have an impossible start or end; start is 0 or more, and end is after it, both in seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question about a sound, and what people answered.
+    """A question about a sound, with its reference answers.
 
-    id: unique within its benchmark. path: the sound; `start`, `end`: seconds within it, `end=None` for its own.
-    question: "" where a caption is asked for. choices: of a multiple-choice question, else none. references: captions,
-    or answers. task: the kind of question, by which scores are told apart.
+    Args:
+        id: unique in its benchmark.
+        path: the sound.
+        start: start in the sound, in seconds.
+        end: end in the sound, in seconds; None for its own end.
+        question: the question; "" if the task is a caption.
+        choices: choices of a multiple-choice question.
+        references: reference captions or answers.
+        task: kind of question; each kind has its own score.
     """
 
     id: str
@@ -45,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark as it lies on disk. name: a key of `READERS`; notes: what was left out or is odd, a line each."""
+    """A benchmark on disk. name: a key of `READERS`; notes: a line for each thing that is missing or unusual."""
 
     name: str
     items: tuple[Item, ...]
@@ -55,67 +61,75 @@ class Benchmark:
         return len(self.items)
 
     def limited(self, count: int | None) -> Benchmark:
-        """So many of the items, at even distances, for a benchmark lists one task after the other. None: all."""
+        """Benchmark of `count` items at even distances, because tasks are listed one after the other. None: all."""
         if count is None or count >= len(self):
             return self
         if count < 1:
-            raise ValueError(f"the limit is {count}; it is a number of items, at least 1")
+            raise ValueError(f"the limit is {count}; it must be a number of items, at least 1")
         chosen = tuple(self.items[i * len(self) // count] for i in range(count))
-        note = f"{count:,} of {len(self):,} items, at even distances: not the published figure"
+        note = f"{count:,} of {len(self):,} items, at even distances: not comparable with published scores"
         return replace(self, items=chosen, notes=(*self.notes, note))
 
 
 class SoundIndex:
-    """The sounds beneath a folder by their names. Those in the folders named in `first` win over the others."""
+    """Index of the sounds in a folder by name. Sounds in the folders `first` have priority."""
 
     def __init__(self, folder: Path, first: Sequence[str] = ()) -> None:
-        self._found: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
         for place in (*(folder / name for name in first), folder):
             for path in sounds(place) if place.is_dir() else ():
-                self._found.setdefault(_key(path.name), path)
-                self._found.setdefault(_key(path.stem), path)
+                self._paths.setdefault(_key(path.name), path)
+                self._paths.setdefault(_key(path.stem), path)
 
     def find(self, *names: str) -> Path | None:
-        """The first of these that is there, also as another kind of sound file: "a.wav" finds "a.flac"."""
+        """Path of the first name that exists, also as another kind of sound file: "a.wav" matches "a.flac"."""
         for name in names:
             stem, suffix = os.path.splitext(name)
             for known in (name, stem) if suffix.lower() in EXTENSIONS else (name,):
-                if _key(known) in self._found:
-                    return self._found[_key(known)]
+                if _key(known) in self._paths:
+                    return self._paths[_key(known)]
         return None
 
 
 def _key(name: str) -> str:
-    # Unpacked on a Mac, an accent is a character of its own.
+    # A Mac may unpack an accent as a separate character.
     return unicodedata.normalize("NFC", name).strip()
 
 
-def checked(name: str, items: Sequence[Item], problems: Problems, notes: Sequence[str] = ()) -> Benchmark:
-    """The benchmark, where nothing is wrong with it.
+def build_benchmark(name: str, items: Sequence[Item], problems: Problems, notes: Sequence[str] = ()) -> Benchmark:
+    """Check the items and build the benchmark.
 
-    Looks at every sound's size, but decodes nothing. Raises one `DataError` of all `problems`, those found here added.
+    Every sound's size is checked, but nothing is decoded.
+
+    Args:
+        name: a key of `READERS`.
+        items: the items.
+        problems: problems that the reader found.
+        notes: a line for each thing that is missing or unusual.
+
+    Raises one `DataError` with all problems, those of the reader and those found here.
     """
-    found: Problems = defaultdict(list, problems)
+    all_problems: Problems = defaultdict(list, problems)
     for path in dict.fromkeys(item.path for item in items):
         try:
             status = os.stat(path)
         except (OSError, ValueError):
-            found[MISSING].append(str(path))
+            all_problems[MISSING].append(str(path))
             continue
         if not stat.S_ISREG(status.st_mode):
-            found[MISSING].append(f"{path} (is not a file)")
+            all_problems[MISSING].append(f"{path} (is not a file)")
         elif status.st_size == 0:
-            found[EMPTY].append(str(path))
-    seen: set[str] = set()
+            all_problems[EMPTY].append(str(path))
+    ids: set[str] = set()
     for item in items:
-        if item.id in seen:
-            found[REPEATED].append(item.id)
-        seen.add(item.id)
+        if item.id in ids:
+            all_problems[REPEATED].append(item.id)
+        ids.add(item.id)
         if not 0 <= item.start < math.inf or (item.end is not None and not item.start < item.end < math.inf):
-            found[TIMES].append(f"{item.id} ({item.start} to {item.end} s)")
-    found = {kind: what for kind, what in found.items() if what}
-    if found:
-        raise DataError(report(f"{name} ({len(items):,} items) cannot be used as it is", found))
+            all_problems[TIMES].append(f"{item.id} ({item.start} to {item.end} s)")
+    all_problems = {kind: what for kind, what in all_problems.items() if what}
+    if all_problems:
+        raise DataError(report(f"{name} ({len(items):,} items) cannot be used", all_problems))
     if not items:
-        raise DataError(f"{name}: there is nothing to ask; is this the right folder, and the download complete?")
+        raise DataError(f"{name}: there are no items; check that the folder is right and the download complete")
     return Benchmark(name, tuple(items), tuple(notes))

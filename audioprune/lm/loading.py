@@ -1,4 +1,4 @@
-"""Audio-language models and their processors: loading, and one question about one sound as their inputs."""
+"""Loading of audio-language models and their processors, and model inputs for a question about a sound."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from ..models.weights import CheckpointError, check_keys
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
-"""The dtype that the checkpoint was saved in."""
+"""The dtype of the saved checkpoint."""
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_lm(source: str | Path, device: str = "cpu", dtype: str = AUTO) -> tuple[Any, Any]:
-    """An audio-language model in evaluation mode, and its processor.
+    """Load an audio-language model in evaluation mode, and its processor.
 
     Args:
         source: a folder in transformers' format, or a hub id such as "Qwen/Qwen2-Audio-7B-Instruct".
-        device: where it computes.
+        device: device to run on.
         dtype: one of `DTYPES`, or "auto".
 
-    The class is transformers' own for audio-language models; of the omni models it is the thinker, which hears and
-    writes. Raises `FileNotFoundError` for a folder that is not there, `ValueError` for an unknown dtype, and
-    `CheckpointError` for what is no audio-language model, or cannot be read.
+    The class is transformers' own for audio-language models; for omni models it is the thinker, the part that takes
+    sounds and writes text. Raises `FileNotFoundError` if the folder does not exist, `ValueError` for an unknown dtype,
+    and `CheckpointError` if the source is not an audio-language model or cannot be read.
     """
     if dtype not in (AUTO, *DTYPES):
-        raise ValueError(f"the dtype is {dtype!r}; there are {', '.join((AUTO, *DTYPES))}")
+        raise ValueError(f"the dtype is {dtype!r}; it must be one of {', '.join((AUTO, *DTYPES))}")
     path = resolve(source)
     if isinstance(path, Path) and not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"{path}: no config.json; give the folder of a model in transformers' format, or a hub id"
         )
-    config = listener(_read(path, "config", AutoConfig.from_pretrained))
+    config = main_config(_read(path, "config", AutoConfig.from_pretrained))
     kind = _class_of(source, config)
     processor = _read(path, "processor", AutoProcessor.from_pretrained)
     _check_processor(path, processor)
@@ -66,36 +66,38 @@ def _read(path: str | Path, what: str, load: Any) -> Any:
         raise CheckpointError(f"{path}: its {what} cannot be loaded ({reason})") from error
 
 
-def listener(config: Any) -> Any:
-    """The part of a model's config that hears and writes: the whole, or an omni model's thinker."""
+def main_config(config: Any) -> Any:
+    """Config of the part that takes sounds and writes text: the whole model, or the thinker of an omni model."""
     return getattr(config, "thinker_config", config)
 
 
 def _class_of(path: str | Path, config: Any) -> Any:
-    """The class that answers in words. Raises `CheckpointError` where there is none."""
+    """Model class that generates text. Raises `CheckpointError` if there is none."""
     for auto in (AutoModelForMultimodalLM, AutoModelForSeq2SeqLM):
         if type(config) in auto._model_mapping:
             return auto._model_mapping[type(config)]
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    if named is None or not callable(getattr(named, "generate", None)):
+    model_class = getattr(transformers, (config.architectures or [""])[0], None)
+    if model_class is None or not callable(getattr(model_class, "generate", None)):
         raise CheckpointError(
-            f"{path}: {config.model_type} is no audio-language model that transformers knows; such are listener "
+            f"{path}: {config.model_type} is not an audio-language model of transformers; examples are listener "
             "(shipped), Qwen2-Audio, Audio Flamingo 3, Voxtral and Qwen2.5-Omni"
         )
-    return named
+    return model_class
 
 
 def _check_processor(path: str | Path, processor: Any) -> None:
-    """Raise `CheckpointError` where it takes no sound, or no text."""
-    lacks = [what for what, part in (("sound", _ears(processor)), ("text", _tokenizer(processor))) if part is None]
+    """Raise `CheckpointError` if a processor takes no sound or no text."""
+    lacks = [
+        what for what, part in (("sound", _audio_part(processor)), ("text", _tokenizer(processor))) if part is None
+    ]
     if lacks:
         raise CheckpointError(
-            f"{path}: its processor ({type(processor).__name__}) takes no {' and no '.join(lacks)}; an audio-language "
-            "model's takes both"
+            f"{path}: its processor ({type(processor).__name__}) takes no {' and no '.join(lacks)}; that of an "
+            "audio-language model takes both"
         )
 
 
-def _ears(processor: Any) -> Any:
+def _audio_part(processor: Any) -> Any:
     return getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
 
 
@@ -104,28 +106,30 @@ def _tokenizer(processor: Any) -> Any:
 
 
 def sampling_rate(processor: Any) -> int:
-    """Hertz at which a processor takes waveforms. All but a few say 16,000; VibeVoice says 24,000, for example."""
-    return int(getattr(_ears(processor), "sampling_rate", SAMPLE_RATE))
+    """Sampling rate of a processor in hertz. Most have 16,000; VibeVoice, for example, has 24,000."""
+    return int(getattr(_audio_part(processor), "sampling_rate", SAMPLE_RATE))
 
 
 def ask_inputs(processor: Any, model: Any, waveforms: Sequence[np.ndarray], questions: Sequence[str]) -> Any:
-    """The model's inputs for one question about each of the sounds, padded on the left, on its device, in its dtype.
+    """Model inputs for one question about each sound, padded on the left, on the model's device, in its dtype.
 
     Args:
+        processor: the model's processor.
+        model: the audio-language model.
         waveforms: (samples,) float32 each, mono at `sampling_rate(processor)`.
-        questions: one each. One that holds the processor's own audio token is the whole prompt, as it stands. Another
-            becomes a user's turn of the chat template, after the sound; where there is no template, the sound's token
-            and the question follow one another.
+        questions: one for each sound. A question that contains the processor's audio token is used as the whole prompt.
+            Any other becomes a user's turn of the chat template, after the sound. If there is no template, the prompt
+            is the sound's token and then the question.
 
-    Raises `ValueError` where the processor tells of no way to put a sound into a prompt.
+    Raises `ValueError` if the processor has no way to put a sound into a prompt.
     """
     padding = {"padding": True, "padding_side": "left"}
     whole = any(is_whole(processor, question) for question in questions)
     if _is_voxtral(processor):
-        # Its own template pads on the left by itself, and reads sounds as files.
+        # Voxtral's template pads on the left by itself, and reads sounds as files.
         talks = [[_turn(question, _as_file(processor, sound))] for sound, question in zip(waveforms, questions)]
         inputs = processor.apply_chat_template(talks, processor_kwargs={"text_kwargs": {"padding": True}})
-    elif not whole and _shows_sounds(processor):
+    elif not whole and _has_sound_template(processor):
         talks = [[_turn(question, {"audio": sound})] for sound, question in zip(waveforms, questions)]
         inputs = processor.apply_chat_template(
             talks,
@@ -148,7 +152,7 @@ def ask_inputs(processor: Any, model: Any, waveforms: Sequence[np.ndarray], ques
 
 
 def is_whole(processor: Any, question: str) -> bool:
-    """Whether a question is a whole prompt: it holds the sound's token itself."""
+    """Whether a question is a whole prompt, that is, contains the sound's token."""
     token = getattr(processor, "audio_token", None)
     return token is not None and token in question
 
@@ -158,7 +162,7 @@ def _is_voxtral(processor: Any) -> bool:
 
 
 def _template(processor: Any) -> Any:
-    """The chat template, which some models keep with the tokenizer; None where there is none."""
+    """Chat template of the processor or of its tokenizer; None if there is none."""
     return getattr(processor, "chat_template", None) or getattr(_tokenizer(processor), "chat_template", None)
 
 
@@ -172,36 +176,38 @@ def _as_file(processor: Any, waveform: np.ndarray) -> dict[str, str]:
     return {"base64": base64.b64encode(file.getvalue()).decode()}
 
 
-def _shows_sounds(processor: Any) -> bool:
-    """Whether the chat template has a place for a sound; those of Granite and Phi-4 know text only."""
+def _has_sound_template(processor: Any) -> bool:
+    """Whether the chat template has a place for a sound. Those of Granite and Phi-4 take only text."""
     template = _template(processor)
     if template is None:
         return False
     try:
         text = processor.apply_chat_template([_turn("", {})], chat_template=template)
-    except (TypeError, ValueError, TemplateError):  # it takes text for what may be a list
+    except (TypeError, ValueError, TemplateError):  # this template accepts only text as content, not a list
         return False
     return is_whole(processor, text)
 
 
 def _prompt(processor: Any, question: str) -> str:
-    """A prompt with the sound's token in it."""
+    """Prompt that contains the sound's token."""
     if is_whole(processor, question):
         return question
     token = getattr(processor, "audio_token", None)
     if not token:
-        raise ValueError(f"{type(processor).__name__} has neither a place for sounds in its chat template nor a token")
-    around = [getattr(processor, name, None) or "" for name in ("audio_bos_token", "audio_eos_token")]
-    text = around[0] + token + around[1] + question
+        raise ValueError(
+            f"{type(processor).__name__} has neither a place for sounds in its chat template nor an audio token"
+        )
+    marks = [getattr(processor, name, None) or "" for name in ("audio_bos_token", "audio_eos_token")]
+    text = marks[0] + token + marks[1] + question
     template = _template(processor)
     if template is None:
         return text
-    said = [{"role": "user", "content": text}]
-    return processor.apply_chat_template(said, chat_template=template, add_generation_prompt=True)
+    messages = [{"role": "user", "content": text}]
+    return processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=True)
 
 
-def decoded(processor: Any, answers: Tensor) -> list[str]:
-    """(clips, tokens) ids → what they say, without special tokens."""
+def decode(processor: Any, answers: Tensor) -> list[str]:
+    """Texts of (clips, tokens) ids, without special tokens."""
     return [text.strip() for text in _tokenizer(processor).batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -209,7 +215,7 @@ def unknown_words(processor: Any, question: str) -> list[str]:
     """Words of a question that the model's tokenizer has no token for."""
     tokenizer = _tokenizer(processor)
     unknown = getattr(tokenizer, "unk_token_id", None)
-    # Some models' fillers have the same number, and no word of theirs is unknown.
+    # If padding has the same id as unknown words, the model has no unknown words.
     if unknown is None or unknown == tokenizer.pad_token_id:
         return []
     words = dict.fromkeys(question.split())
@@ -217,7 +223,7 @@ def unknown_words(processor: Any, question: str) -> list[str]:
 
 
 def end_tokens(processor: Any, model: Any) -> dict[str, Any]:
-    """`pad_token_id`, and `eos_token_id` where the model's own generation settings lack it, for `generate`."""
+    """`pad_token_id` and `eos_token_id` for `generate`; the tokenizer's, if the model's settings have none."""
     tokenizer, own = _tokenizer(processor), model.generation_config
     end = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
     first = end[0] if isinstance(end, list | tuple) else end
@@ -226,7 +232,7 @@ def end_tokens(processor: Any, model: Any) -> dict[str, Any]:
 
 
 def audio_tokens(processor: Any, model: Any, input_ids: Tensor) -> list[int]:
-    """How many tokens of sound are in each row of (rows, tokens) ids, before anything is pruned."""
+    """Number of audio tokens in each row of (rows, tokens) ids, before pruning."""
     token = getattr(processor, "audio_token_id", None)
     if token is None:
         word = getattr(processor, "audio_token", None)
@@ -236,7 +242,7 @@ def audio_tokens(processor: Any, model: Any, input_ids: Tensor) -> list[int]:
 
 
 def fingerprint(model: Any) -> str:
-    """Twelve letters that tell a model's weights from another's of the same name: a few of every tensor."""
+    """SHA-256 prefix of a few numbers of every tensor. It differs for other weights of the same model name."""
     digest = hashlib.sha256()
     for name, tensor in model.named_parameters():
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""CIDEr of captions, and accuracy of answers, as the benchmarks' authors count them."""
+"""CIDEr of captions and accuracy of answers, computed as the benchmarks' authors do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .items import Item
 
 CIDER, ACCURACY = "CIDEr", "accuracy"
 METRICS = {"clotho": CIDER, "audiocaps": CIDER, "clothoaqa": ACCURACY, "mmau": ACCURACY}
-"""Benchmark to its published metric."""
+"""Benchmark → its published metric."""
 
 YES_NO = ("yes", "no")
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*")
@@ -24,41 +24,41 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "’‘“”…
 _ARTICLES = {"a", "an", "the"}
 
 Scores = dict[str, float]
-"""The benchmark's own figure as "score", and beside it that of each task."""
+"""The benchmark's score as "score", and the score of each task."""
 
 
 def score(benchmark: str, items: Sequence[Item], answers: Mapping[str, str]) -> Scores:
-    """The figures of one set of answers.
+    """Scores of a set of answers.
 
     Args:
         benchmark: a key of `METRICS`.
-        items: those that were answered.
-        answers: by the items' ids.
+        items: the answered items.
+        answers: answers by the items' ids.
 
-    Accuracies are shares, 0 to 1; CIDEr is as published, about 0.2 to 1, and 10 where every caption is its sound's only
-    reference. Raises `ValueError` where there is no item, and `ModuleNotFoundError` as `require` does.
+    Accuracies are shares, 0 to 1. CIDEr is on the published scale, about 0.2 to 1; it is 10 if every caption equals the
+    only reference of its sound. Raises `ValueError` if there is no item, and `ModuleNotFoundError` as `require` does.
     """
     if not items:
-        raise ValueError(f"{benchmark}: no sound was answered for, so there is nothing to score")
+        raise ValueError(f"{benchmark}: there is no answer, so there is nothing to score")
     return _SCORERS[benchmark](items, [answers[item.id] for item in items])
 
 
 def require(benchmark: str) -> None:
-    """Raises `ModuleNotFoundError` where what counts its score is not installed, before hours of answering."""
+    """Raise `ModuleNotFoundError` if the package of the metric is not installed, before hours of generation."""
     if METRICS[benchmark] == CIDER:
         import pycocoevalcap.cider.cider  # noqa: F401
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each caption (Vedantam et al., CVPR 2015), by the COCO captions' own code; the score is their mean.
+    """CIDEr-D of each caption (Vedantam et al., CVPR 2015), by the code of COCO captions. The score is their mean.
 
-    captions: one a sound. references: those of each sound. Words are weighted by how few of *these* sounds have them in
-    their references: of part of a benchmark the figure is another, and of a single sound it is 0.
+    captions: one for each sound. references: those of each sound. Words that occur in the references of few of *these*
+    sounds have more weight. So a part of a benchmark gives another score, and a single sound gives 0.
     """
     from pycocoevalcap.cider.cider import Cider
 
     texts = list(dict.fromkeys([*captions, *(text for own in references for text in own)]))
-    words = dict(zip(texts, tokenized(texts), strict=True))
+    words = dict(zip(texts, tokenize(texts), strict=True))
     hypotheses = {i: [words[caption]] for i, caption in enumerate(captions)}
     truths = {i: [words[text] for text in own] for i, own in enumerate(references)}
     _, each = Cider().compute_score(truths, hypotheses)
@@ -66,15 +66,15 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
 
 
 def tokenizer() -> str:
-    """How captions are cut into words: "PTB", the published way, where there is Java, "simple" elsewhere."""
+    """Tokenizer of captions: "PTB", as published, if Java is installed; otherwise "simple"."""
     return "PTB" if shutil.which("java") is not None else "simple"
 
 
-def tokenized(texts: Sequence[str]) -> list[str]:
-    """Lower-case words with a space between, punctuation dropped.
+def tokenize(texts: Sequence[str]) -> list[str]:
+    """Words of each text in lower case, separated by spaces, without punctuation.
 
-    With Java these are the words of the Penn Treebank's tokenizer that the COCO captions' code ships with, as in all
-    published figures. Without, a word is a run of letters and digits, hyphens and apostrophes within it included.
+    With Java, the words come from the Penn Treebank tokenizer of COCO captions, as in all published scores. Without
+    Java, a word is a run of letters and digits, with hyphens and apostrophes inside it.
     """
     lines = [" ".join(text.split()) for text in texts]
     if tokenizer() == "simple":
@@ -83,20 +83,20 @@ def tokenized(texts: Sequence[str]) -> list[str]:
 
 
 def normalised(answer: str) -> str:
-    """Lower case, without punctuation and articles, a space between words: "The rain." → "rain"."""
+    """Answer in lower case without punctuation and articles, words separated by spaces: "The rain." → "rain"."""
     words = answer.lower().translate(_PUNCTUATION).split()
     return " ".join(word for word in words if word not in _ARTICLES)
 
 
 def matches(answer: str, prediction: str, choices: Sequence[str]) -> bool:
-    """MMAU's rule for a multiple-choice answer.
+    """Whether a multiple-choice prediction is right, by MMAU's rule.
 
-    Right is what holds every word of the answer and no word that only the other choices have. Words are runs of letters
-    and digits in lower case, each counted once; an empty prediction is wrong.
+    It is right if it contains every word of the answer, and no word that occurs only in other choices. Words are runs
+    of letters and digits in lower case, and each counts once. An empty prediction is wrong.
     """
-    said, right = _words(prediction), _words(answer)
+    predicted, right = _words(prediction), _words(answer)
     others = {word for choice in choices for word in _words(choice)} - right
-    return bool(said) and right <= said and not said & others
+    return bool(predicted) and right <= predicted and not predicted & others
 
 
 def _words(text: str) -> set[str]:
@@ -108,14 +108,14 @@ def _captions(items: Sequence[Item], answers: Sequence[str]) -> Scores:
 
 
 def _clotho_aqa(items: Sequence[Item], answers: Sequence[str]) -> Scores:
-    """Every annotator's answer counts, and beside them, as "agreed", the questions on which all are of one mind."""
+    """Scores over the answers of all annotators, and, as "agreed", over the questions on which all agree."""
     hits: dict[str, list[float]] = defaultdict(list)
     for item, answer in zip(items, answers, strict=True):
         truths = [normalised(reference) for reference in item.references]
-        said = normalised(answer)
-        if item.task == "yes/no" and said.split(" ")[0] in YES_NO:
-            said = said.split(" ")[0]  # "Yes, it is raining."
-        right = [float(said == truth) for truth in truths]
+        predicted = normalised(answer)
+        if item.task == "yes/no" and predicted.split(" ")[0] in YES_NO:
+            predicted = predicted.split(" ")[0]  # "Yes, it is raining."
+        right = [float(predicted == truth) for truth in truths]
         for name in ("score", item.task):
             hits[name] += right
         if len(set(truths)) == 1:
@@ -152,7 +152,7 @@ def _jar() -> Path:
 
 
 def _penn_treebank(lines: Sequence[str]) -> list[str]:
-    """What pycocoevalcap's `PTBTokenizer` gives; that one writes into its own package, which may be read-only."""
+    """Output of pycocoevalcap's `PTBTokenizer`. That class writes into its package folder, which may be read-only."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     with tempfile.TemporaryDirectory() as folder:
@@ -161,8 +161,8 @@ def _penn_treebank(lines: Sequence[str]) -> list[str]:
         java = ["java", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(_jar())]
         call = [*java, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(file)]
         done = subprocess.run(call, capture_output=True, encoding="utf-8", check=False)
-    found = done.stdout.split("\n")[:-1]
-    if done.returncode or len(found) != len(lines):
+    tokenized_lines = done.stdout.split("\n")[:-1]
+    if done.returncode or len(tokenized_lines) != len(lines):
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise RuntimeError(f"Java's tokenizer of captions failed ({reason}); repair Java, or take it off the PATH")
-    return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in found]
+        raise RuntimeError(f"Java's tokenizer of captions failed ({reason}); repair Java, or remove it from the PATH")
+    return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in tokenized_lines]

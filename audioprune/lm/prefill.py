@@ -1,4 +1,4 @@
-"""What pruning saves before the first word: work, time and memory of reading a prompt with a sound in it."""
+"""Savings of pruning before the first word: work, time and memory of the prefill of a prompt with a sound."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.cost import macs, peak_memory
 from ..core.pruning import prune
 from ..core.trace import trace
 from ..methods import Method
-from .batch_generate import kept_of
+from .batch_generate import kept_counts
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
 
@@ -28,10 +28,21 @@ def measure_prefill(
     seconds: float = 2.0,
     advance: Callable[[], Any] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """A row for each setting: audio tokens, multiply-accumulates of a forward over a prompt, median time to the first
-    token, memory, and ratios to the first setting. The sound is noise.
+    """Measure the prefill: a row for each method.
 
-    seconds: time to spend on each setting. Each round runs every setting once, so that drift hits all alike.
+    A row has audio tokens, multiply-accumulates of a forward over a prompt, median time to the first token, memory, and
+    ratios to the first method. The sound is noise. Each round runs every method once, so that drift affects all
+    methods equally.
+
+    Args:
+        model: the audio-language model.
+        processor: its processor.
+        methods: the methods to compare.
+        clip_seconds: length of the sound.
+        question: the question of the prompt.
+        batch_size: sounds per forward.
+        seconds: time for each method.
+        advance: called after each measurement.
     """
     rate = sampling_rate(processor)
     rng = np.random.default_rng(0)
@@ -39,20 +50,20 @@ def measure_prefill(
     inputs = ask_inputs(processor, model, sounds, [question] * batch_size)
     ends = end_tokens(processor, model)
 
-    def first_token(given: Any) -> None:
-        model.generate(**given, **ends, do_sample=False, max_new_tokens=1)
+    def first_token(batch: Any) -> None:
+        model.generate(**batch, **ends, do_sample=False, max_new_tokens=1)
 
     before = audio_tokens(processor, model, inputs["input_ids"])[0]
     rows: list[dict[str, Any]] = []
     for method in methods:
         with prune(model, method), trace(model) as record, torch.inference_mode():
             first_token(inputs)
-            tokens = [before, kept_of(record)[0] if record.kept else before]
+            tokens = [before, kept_counts(record)[0] if record.kept else before]
             row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": tokens}
             peak = peak_memory(lambda: first_token(inputs), device=str(model.device))
             rows.append(row | {"macs": macs(model, inputs=inputs), "peak_bytes": peak})
-    timed = in_turn([(model, method, inputs) for method in methods], seconds, advance, first_token)
-    for row, times in zip(rows, timed, strict=True):
+    timings = in_turn([(model, method, inputs) for method in methods], seconds, advance, first_token)
+    for row, times in zip(rows, timings, strict=True):
         median = statistics.median(times)
         row |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
         row["macs_ratio"] = rows[0]["macs"] / row["macs"]

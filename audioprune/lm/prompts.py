@@ -1,4 +1,4 @@
-"""What a model is asked about an item."""
+"""Prompts of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ PROMPTS = {
     "clothoaqa": "{question} Answer with a single word.",
     "mmau": "{question} Answer with one of these options, in its words:\n{choices}",
 }
-"""Benchmark to prompt. {question} and {choices} stand for an item's; choices come a line each."""
+"""Benchmark → prompt. {question} and {choices} stand for those of an item; each choice gets its own line."""
 
 MAX_NEW_TOKENS = {"clotho": 64, "audiocaps": 64, "clothoaqa": 16, "mmau": 64}
-"""Benchmark to the longest answer, in tokens."""
+"""Benchmark → length of the longest answer, in tokens."""
 
 
 def check_prompt(benchmark: str, prompt: str) -> None:
-    """Raise `ValueError` where a prompt leaves out what its benchmark asks."""
+    """Raise `ValueError` if a prompt lacks a field that its benchmark needs."""
     wanted = [field for field in ("{question}", "{choices}") if field in PROMPTS[benchmark]]
     missing = [field for field in wanted if field not in prompt]
     if missing or not prompt.strip():
         raise ValueError(
-            f"the prompt is {prompt!r}; {benchmark} needs {' and '.join(missing) or 'one'} in it, as in "
+            f"the prompt is {prompt!r}; {benchmark} needs {' and '.join(missing) or 'some text'} in it, as in "
             f"{PROMPTS[benchmark]!r}"
         )
 
 
-def asked(item: Item, prompt: str) -> str:
-    """The prompt with the item's question and choices."""
-    # The choices first: a question may speak of braces, an option hardly.
+def fill_prompt(item: Item, prompt: str) -> str:
+    """Prompt with the question and the choices of an item."""
+    # The choices first: a question may contain braces, but a choice rarely does.
     choices = "\n".join(f"- {choice}" for choice in item.choices)
     return prompt.replace("{choices}", choices).replace("{question}", item.question)

@@ -1,4 +1,4 @@
-"""The table of an evaluation: files, cells, and the notes below it."""
+"""The table of an evaluation: files, cells and notes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .answer_log import Row
 from .metrics import CIDER
 
 TABLE = "table"
-"""Files that an evaluation writes, without their suffix."""
+"""Name of the files that an evaluation writes, without suffix."""
 
 
 def write(out: Path, result: Row) -> None:
-    """`table.json` and `table.md`, each whole or not at all."""
+    """Write `table.json` and `table.md`, each completely or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     for suffix, text in ((".json", json.dumps(result, indent=1)), (".md", markdown(result))):
         part = out / f"{TABLE}{suffix}.{os.getpid()}.part"
@@ -24,7 +24,7 @@ def write(out: Path, result: Row) -> None:
 
 
 def table(result: Row) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table; rows that were refused are left out, `refusals` tells of them."""
+    """Header and cells of the table, without refused rows; see `refusals` for those."""
     rows = [row for row in result["rows"] if "refused" not in row]
     tasks = list(dict.fromkeys(task for row in rows for task in row.get("tasks", {})))
     share = result["metric"] != CIDER
@@ -49,18 +49,21 @@ def _cells(row: Row, tasks: Sequence[str], share: bool) -> list[str]:
 
 
 def refusals(result: Row) -> list[str]:
-    """A line for each setting that was refused, with the reason."""
+    """Lines with the reason for each refused setting."""
     return [f"{row['method']} at {row['keep_rate']:g}: {row['refused']}" for row in result["rows"] if "refused" in row]
 
 
 def captions(result: Row) -> list[str]:
-    """What is to be known of a table, a line each."""
+    """Notes on a table, one line each."""
     failed = max((row.get("failed", 0) for row in result["rows"]), default=0)
     unit = f"score: {result['metric']}" + ("" if result["metric"] == CIDER else ", %")
-    words = {"PTB": "words by the Penn Treebank's tokenizer", "simple": "words cut without Java: not the published way"}
+    words = {
+        "PTB": "words by the Penn Treebank tokenizer",
+        "simple": "words split without Java: not comparable with published scores",
+    }
     return [
-        f"{result['items']:,} items; {unit}; loss: % of the unpruned model's; tokens: a sound's, on average",
-        f"ms: from sound to the first token of the answer, median of a sound, {result['batch_size']} at a time, "
+        f"{result['items']:,} items; {unit}; loss: % of the unpruned model's; tokens: mean number per sound",
+        f"ms: from sound to the first token of the answer, median over sounds, {result['batch_size']} at a time, "
         f"{result['dtype']} on {result['device']}",
         *([words[result["tokenizer"]]] if "tokenizer" in result else []),
         *([f"{failed} sounds could not be decoded and are left out"] if failed else []),
@@ -69,7 +72,7 @@ def captions(result: Row) -> list[str]:
 
 
 def markdown(result: Row) -> str:
-    """The table, and below it what is to be known of it."""
+    """The table in Markdown, with its notes below."""
     header, rows = table(result)
     lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
     notes = [*captions(result), *(f"left out {line}" for line in refusals(result))]

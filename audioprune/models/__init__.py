@@ -1,4 +1,4 @@
-"""Model classes that transformers lacks, and the reading of the authors' weight files.
+"""Model classes that transformers does not have, and readers of the authors' weight files.
 
 Importing `audioprune.models.audiomae` registers AudioMAE with transformers' Auto classes.
 """

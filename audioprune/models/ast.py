@@ -21,7 +21,7 @@ class ASTMeanPooledModel(ASTModel):
     def forward(
         self, input_values: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """`input_values`: (batch, frames, mels), normalised log-mel."""
+        """Run the model. `input_values`: (batch, frames, mels), normalised log-mel."""
         kwargs["return_dict"] = True
         outputs = super().forward(input_values, attention_mask=attention_mask, **kwargs)
         outputs.pooler_output = self.pooling(outputs.last_hidden_state[:, 2:], **kwargs)
@@ -29,12 +29,12 @@ class ASTMeanPooledModel(ASTModel):
 
 
 class ASTMeanPooledForAudioClassification(ASTForAudioClassification):
-    """AST-MP of Token Pruning in Audio Transformers (arXiv 2504.01690, §5.3). State-dict keys are AST's.
+    """AST-MP of Token Pruning in Audio Transformers (arXiv 2504.01690, §5.3). State-dict keys are those of AST.
 
-    `config.pooling` is "mean", so that `audioprune.load` finds this class again.
+    `config.pooling` is "mean", so that `audioprune.load` uses this class again.
     """
 
-    # Its losses are means over a batch, so that a Trainer that accumulates gradients must divide them.
+    # Losses are means over a batch, so a Trainer that accumulates gradients must divide them.
     accepts_loss_kwargs = False
 
     def __init__(self, config: ASTConfig) -> None:
@@ -48,4 +48,4 @@ AST_CLASSES: dict[str, type[ASTForAudioClassification]] = {
     "cls": ASTForAudioClassification,
     "mean": ASTMeanPooledForAudioClassification,
 }
-"""AST's classes by what they pool."""
+"""Pooling → class of AST."""

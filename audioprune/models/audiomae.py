@@ -33,9 +33,10 @@ from .pooling import MeanPooling
 
 
 class AudioMAEEmbeddings(nn.Module):
-    """Patches, CLS token and fixed positions: (batch, frames, mels) → (batch, 1 + time·frequency, width).
+    """Embeddings of patches and CLS token, with fixed positions.
 
-    Patches are time-major: patch t·F + f covers frames 16t … 16t + 15 and mel channels 16f … 16f + 15.
+    Shapes: (batch, frames, mels) → (batch, 1 + time·frequency, width). Patches are time-major: patch t·F + f covers
+    frames 16t … 16t + 15 and mel channels 16f … 16f + 15.
     """
 
     position_embeddings: Tensor
@@ -45,17 +46,17 @@ class AudioMAEEmbeddings(nn.Module):
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
-        # A buffer, because the positions are fixed: a parameter would come back trainable from `from_pretrained`.
+        # A buffer, because the positions are fixed: `from_pretrained` would make a parameter trainable.
         self.register_buffer("position_embeddings", sincos_positions(config).to(torch.get_default_dtype()))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_values: Tensor, kept: Tensor | None = None) -> Tensor:
-        """`kept`: (batch, n) numbers of the patches that are seen, all where None. → (batch, 1 + n, width)."""
+        """Embed the patches: (batch, 1 + n, width). `kept`: (batch, n), numbers of visible patches; None for all."""
         expected = (self.config.max_length, self.config.num_mel_bins)
         if input_values.ndim != 3 or tuple(input_values.shape[1:]) != expected:
             raise ValueError(
                 f"input_values have shape {tuple(input_values.shape)}; this model takes (batch, {expected[0]} frames, "
-                f"{expected[1]} mel channels): LogMel(max_length={expected[0]}) makes them"
+                f"{expected[1]} mel channels): use LogMel(max_length={expected[0]})"
             )
         patches = self.projection(input_values.unsqueeze(1)).flatten(2).transpose(1, 2)
         patches = patches + self.position_embeddings[:, 1:]
@@ -80,7 +81,7 @@ class AudioMAEPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": ASTLayer, "attentions": ASTAttention}  # noqa: RUF012
     accepts_loss_kwargs = False
-    """Its losses are means over a batch, so that a Trainer that accumulates gradients must divide them."""
+    """False, because losses are means over a batch, so a Trainer that accumulates gradients must divide them."""
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -111,13 +112,15 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
         kept: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """`input_values`: (batch, frames, mels), normalised log-mel. `attention_mask` must stay None: every clip is
-        padded to the model's length and the padding is heard, as in the authors' code. `kept`: (batch, n) numbers of
-        the patches that the blocks see (masked pre-training), all where None."""
+        """Run the encoder.
+
+        `input_values`: (batch, frames, mels), normalised log-mel. `attention_mask` must be None: every clip is padded
+        to the model's length, and the padding is part of the input, as in the authors' code. `kept`: (batch, n),
+        numbers of the visible patches (for masked pre-training); None for all."""
         if input_values is None:
             raise ValueError("input_values are missing: pass the spectrogram, (batch, frames, mels)")
         if attention_mask is not None:
-            raise ValueError("AudioMAE takes clips of one fixed length; it has no attention_mask")
+            raise ValueError("attention_mask: AudioMAE takes clips of one fixed length and has no mask; leave it out")
         hidden_states = self.embeddings(input_values, kept)
         for layer in self.layers:
             hidden_states = layer(hidden_states, None, **kwargs)
@@ -126,7 +129,7 @@ class AudioMAEModel(AudioMAEPreTrainedModel):
 
 
 class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
-    """Mean of patch tokens → LayerNorm → linear head. `logits`: (batch, num_labels)."""
+    """Classifier: mean of patch tokens, LayerNorm, linear head. `logits`: (batch, num_labels)."""
 
     def __init__(self, config: AudioMAEConfig) -> None:
         super().__init__(config)
@@ -144,7 +147,9 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """`labels`: (batch,) class indices for cross-entropy, or (batch, num_labels) floats for multi-label BCE."""
+        """Run the classifier.
+
+        `labels`: (batch,) class indices for cross-entropy, or (batch, num_labels) floats for multi-label BCE."""
         outputs = self.audiomae(input_values, attention_mask=attention_mask, **kwargs)
         logits = self.classifier(self.fc_norm(outputs.pooler_output))
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
@@ -154,7 +159,7 @@ class AudioMAEForAudioClassification(AudioMAEPreTrainedModel):
 
 
 def sincos_positions(config: AudioMAEConfig) -> Tensor:
-    """Fixed 2-D sine-cosine positions, (1, 1 + time·frequency, width); zeros for CLS. Width must divide by 4."""
+    """Fixed 2-D sine-cosine positions, (1, 1 + time·frequency, width); zeros for CLS. Width is a multiple of 4."""
     time, frequency = config.grid
     quarter = config.hidden_size // 4
     if config.hidden_size % 4:

@@ -1,4 +1,4 @@
-"""The shape of an AudioMAE."""
+"""Config of an AudioMAE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AudioMAEConfig(PreTrainedConfig):
 
     max_length: frames of 10 ms in a spectrogram; with 16×16 patches, max_length / 16 columns of tokens.
     num_mel_bins: mel channels; num_mel_bins / patch_size rows of tokens.
-    mask_ratio, norm_pix_loss, decoder_*: of pre-training alone (`AudioMAEForPreTraining`).
+    mask_ratio, norm_pix_loss, decoder_*: only for pre-training (`AudioMAEForPreTraining`).
     """
 
     model_type = "audiomae"
@@ -41,7 +41,7 @@ class AudioMAEConfig(PreTrainedConfig):
     decoder_intermediate_size: int = 2048
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Who makes a config makes a model of it next, maybe by an Auto class, which must know the models by then.
+        # After a config, a model is usually made, possibly by an Auto class, which must know our models by then.
         importlib.import_module(".audiomae", __package__)
         super().__post_init__(**kwargs)
 

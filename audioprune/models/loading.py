@@ -1,4 +1,4 @@
-"""load(source): a model from a hub id, a folder, or an authors' weight file."""
+"""Loading of a model from a hub id, a folder, or an authors' weight file."""
 
 from __future__ import annotations
 
@@ -37,39 +37,39 @@ _EMBEDDED = {EMBEDDED: _ASSETS / "audiomae-esc10", LISTENER: _ASSETS / "listener
 
 
 def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
-    """An audio classifier, in evaluation mode and float32.
+    """Load an audio classifier, in evaluation mode and float32.
 
     Args:
         source: a hub id (`"MIT/ast-finetuned-audioset-16-16-0.442"`), a folder in transformers' format, a weight file
-            of AST, AudioMAE (pre-trained, fine-tuned, timm's layout) or the TopK authors, or `"esc10"`, the model
-            that ships with audioprune.
+            of AST, AudioMAE (pre-trained, fine-tuned, timm's layout) or the TopK authors, or `"esc10"`, the model that
+            ships with audioprune.
         pooling: for an AST, "cls" (its own) or "mean" (AST-MP).
-        **config: overrides of the model's config, such as num_labels, max_length (frames of 10 ms),
-            num_attention_heads (not in an authors' file: width / 64 unless given).
+        **config: values that replace those of the model's config, such as num_labels, max_length (frames of 10 ms),
+            num_attention_heads (an authors' file does not contain it; the default is width / 64).
 
-    Raises `CheckpointError` for a file that is damaged, of another layout, or has missing or unknown keys, and
-    `FileNotFoundError` for a path that is not there.
+    Raises `CheckpointError` if a file is damaged, has another layout, or has missing or unknown keys, and
+    `FileNotFoundError` if a path does not exist.
     """
     if pooling not in (None, *AST_CLASSES):
         raise ValueError(f"pooling is {pooling!r}; an AST pools by 'cls' or 'mean'")
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
         if path.suffix.lower() in EXTENSIONS:
-            raise CheckpointError(f"{path}: a sound by its name, not a model; audioprune.load_audio reads sounds")
+            raise CheckpointError(f"{path}: a sound by its name, not a model; read sounds with audioprune.load_audio")
         return load_weights(path, pooling=pooling, **config)
     if is_language_model(source):
         raise CheckpointError(
-            f"{source}: an audio-language model, which answers questions and has no labels; ask it by `audioprune "
-            "ask`, or load it with transformers and prune it the same way"
+            f"{source}: an audio-language model, which answers questions and has no labels; use `audioprune ask`, or "
+            "load it with transformers and prune it the same way"
         )
     return _load_pretrained(path, pooling, config)
 
 
 def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
-    """The front end that a model expects: its own extractor's settings where it came with one.
+    """Load the front end of a model, with the settings of its extractor if it has one.
 
-    A stock AST's extractor keeps its own padding (0.0). A bare weight file gets AudioSet's mean
-    and std, the clip's minimum as padding, and the model's length.
+    A stock AST's extractor keeps its own padding (0.0). A weight file without an extractor gets AudioSet's mean and
+    std, the clip's minimum as padding, and the model's length.
     """
     length = getattr(model.config, "max_length", None)
     extractor = load_extractor(source, model)
@@ -80,33 +80,38 @@ def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
         bins = extractor.num_mel_bins
         front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0)
     if front.max_length != length:
-        raise ValueError(f"{source}: its extractor makes {front.max_length} frames, its model takes {length}")
+        raise ValueError(
+            f"{source}: its extractor makes {front.max_length} frames, but its model takes {length}; save them together"
+        )
     return front
 
 
 def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatureExtractor | ASTFeatureExtractor:
-    """The extractor that a model came with; where it came with none, ours with AudioSet's mean and std.
+    """Load the extractor of a model; if it has none, ours with AudioSet's mean and std.
 
-    Raises `ValueError` where the model does not take log-mel spectrograms of a fixed length.
+    Raises `ValueError` if the model does not take log-mel spectrograms of a fixed length.
     """
     length, bins = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", None)
     if length is None or bins is None:
         raise ValueError(
             f"{source}: {type(model).__name__} does not take log-mel spectrograms of a fixed length, as an AST or an "
-            "AudioMAE does; prune it in Python (audioprune.prune), and give it what its own extractor makes"
+            "AudioMAE does; prune it in Python (audioprune.prune), with inputs from its own extractor"
         )
     path = resolve(source)
     if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
         return AudioMAEFeatureExtractor(length, num_mel_bins=bins)
     extractor = AutoFeatureExtractor.from_pretrained(path)
     if not isinstance(extractor, AudioMAEFeatureExtractor | ASTFeatureExtractor):
-        raise ValueError(f"{source}: its extractor {type(extractor).__name__} makes no log-mel spectrogram of Kaldi's")
+        raise ValueError(
+            f"{source}: its extractor {type(extractor).__name__} does not make Kaldi's log-mel spectrograms; prune it "
+            "in Python (audioprune.prune)"
+        )
     return extractor
 
 
 def resolve(source: str | Path) -> str | Path:
-    """A path where the source is one, a shipped model's folder for `"esc10"` and `"listener"`, otherwise the hub id."""
-    if source in _EMBEDDED:  # a folder of that name is "./esc10"
+    """Path of a source, folder of the shipped model for `"esc10"` and `"listener"`, otherwise the hub id."""
+    if source in _EMBEDDED:  # for a folder of that name, write "./esc10"
         return _EMBEDDED[str(source)]
     path = Path(source)
     if path.exists():
@@ -118,13 +123,13 @@ def resolve(source: str | Path) -> str | Path:
 
 
 def is_language_model(source: str | Path) -> bool:
-    """Whether a source is an audio-language model, by its config; no where there is none that could be read."""
+    """Whether a source is an audio-language model, by its config. False if there is no readable config."""
     path = resolve(source)
     try:
-        described, _ = PreTrainedConfig.get_config_dict(path)
+        raw_config, _ = PreTrainedConfig.get_config_dict(path)
     except (OSError, ValueError):
         return False
-    return described.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return raw_config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
 def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
@@ -133,9 +138,9 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             f"{path}: no config.json in this folder; give a model in transformers' format or a file"
         )
     try:
-        described, _ = PreTrainedConfig.get_config_dict(path)
-        if described.get("model_type", "timm_wrapper") == "timm_wrapper":
-            # timm's folders have a config.json too, of another kind; only their weights are of use here.
+        raw_config, _ = PreTrainedConfig.get_config_dict(path)
+        if raw_config.get("model_type", "timm_wrapper") == "timm_wrapper":
+            # timm's folders also have a config.json, but of another kind; only their weights are used here.
             return load_weights(Path(str(cached_file(path, "model.safetensors"))), pooling=pooling, **config)
         settings = AutoConfig.from_pretrained(path)
     except CheckpointError:
@@ -145,17 +150,17 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     _check_head(path, settings)
     is_ast = settings.model_type == "audio-spectrogram-transformer"
     if pooling is not None and not is_ast:
-        raise ValueError(f"{path}: its model_type is {settings.model_type}, and pooling={pooling!r} is for an AST")
+        raise ValueError(f"{path}: its model_type is {settings.model_type}, but pooling={pooling!r} is for an AST")
     loader: Any = AutoModelForAudioClassification
     if is_ast:
-        # transformers renames older checkpoints' keys for its own class only: AST-MP is made of that.
+        # transformers renames the keys of older checkpoints only for its own class, so AST-MP is made from that.
         loader = AST_CLASSES["cls"]
     elif settings.model_type == audiomae.AudioMAEConfig.model_type:
         loader = audiomae.AudioMAEForAudioClassification
     check_overrides(str(path), config, settings)
-    pre_trained = described.get("architectures") == ["AudioMAEForPreTraining"]
+    pre_trained = raw_config.get("architectures") == ["AudioMAEForPreTraining"]
     if pre_trained and "num_labels" not in config:
-        raise CheckpointError(f"{path}: pre-trained without a head; say how many labels it gets with num_labels=")
+        raise CheckpointError(f"{path}: pre-trained without a head; give the number of labels with num_labels=")
     new_head = pre_trained or ("num_labels" in config and config["num_labels"] != settings.num_labels)
     try:
         model: Any
@@ -163,17 +168,17 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             path,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, in our words
+            ignore_mismatched_sizes=True,  # reported below, with a remedy
             **config,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise _unreadable(path, error) from error
-    # A pre-trained file ends in a decoder and in a norm that the classifier replaces by its own.
+    # A pre-trained file also contains a decoder, and a norm that the classifier replaces with its own.
     allowed = ("classifier.", "fc_norm.") if pre_trained else ("classifier.",) if new_head else ("\0",)
     leftovers = ("decoder.", "norm.") if pre_trained else ("\0",)
     missing = [key for key in report["missing_keys"] if not key.startswith(allowed)]
     check_keys(str(path), missing, [key for key in report["unexpected_keys"] if not key.startswith(leftovers)])
-    # With a new head transformers would also replace whatever else does not fit, positions or the whole network.
+    # With a new head, transformers would also replace other tensors of the wrong shape, even the whole network.
     resized = sorted(str(entry[0]) for entry in report["mismatched_keys"] if not str(entry[0]).startswith(allowed))
     if resized:
         raise CheckpointError(_misfit(path, resized, list(config)))
@@ -184,7 +189,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
 
 
 def _as_pooled(model: Any, pooling: str) -> Any:
-    """An AST with the pooling asked for, and its config saying so."""
+    """AST with the given pooling, also in its config."""
     model.config.pooling = pooling
     if type(model) is AST_CLASSES[pooling]:
         return model
@@ -195,12 +200,12 @@ def _as_pooled(model: Any, pooling: str) -> Any:
 
 def _misfit(path: str | Path, keys: list[str], overrides: list[str]) -> str:
     first = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
-    wrong = f"{path}: {len(keys)} tensors do not have the shape that the config asked for ({first})"
+    wrong = f"{path}: {len(keys)} tensors do not have the shape in the config ({first})"
     if not overrides:
-        return f"{wrong}; config.json and weights are of different models: download or save them together"
+        return f"{wrong}; config.json and weights come from different models: download or save them together"
     return (
         f"{wrong}. The length and shape of a model in transformers' format are fixed, so leave out "
-        f"{', '.join(overrides)}; positions are only cut when an authors' weight file is read"
+        f"{', '.join(overrides)}; only an authors' weight file can be read with other lengths"
     )
 
 
@@ -208,21 +213,21 @@ def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0].rstrip(".")
     remedy = "download or save it again"
     if isinstance(path, str):
-        remedy = f"give {EMBEDDED} (shipped), a folder or weight file that is here, or the id of a model on the hub"
+        remedy = f"give {EMBEDDED} (shipped), a local folder or weight file, or the id of a model on the hub"
     return CheckpointError(f"{path}: cannot be loaded ({reason}); {remedy}")
 
 
 def _check_head(path: str | Path, settings: PreTrainedConfig) -> None:
-    """Raise `CheckpointError` where a model is no classifier of clips: transformers would draw a head at random."""
+    """Raise `CheckpointError` if a model does not classify clips, because transformers would add a random head."""
     name = next(iter(settings.architectures or []), "")
     if name.endswith(("ForCTC", "ForAudioFrameClassification")):
         raise CheckpointError(
-            f"{path}: {name} answers for every frame, and pruned frames have no answer; give a model with a sequence "
+            f"{path}: {name} has an output for every frame, but pruned frames have none; give a model with a sequence "
             "classification head"
         )
     ours = audiomae.AudioMAEConfig.model_type
     if settings.model_type != ours and type(settings) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
         raise CheckpointError(
-            f"{path}: its model_type is {settings.model_type}, which has no audio classifier; there are AST, AudioMAE, "
-            "Whisper, Wav2Vec2, HuBERT, Data2VecAudio and UniSpeech"
+            f"{path}: its model_type is {settings.model_type}, which has no audio classifier; use AST, AudioMAE, "
+            "Whisper, Wav2Vec2, HuBERT, Data2VecAudio or UniSpeech"
         )

@@ -1,4 +1,4 @@
-"""Mean pooling as a module, so that an adapter can make it count merged tokens by their size."""
+"""Mean pooling as a module, so that an adapter can replace it by a mean weighted by token size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class MeanPooling(nn.Module):
     """Mean over the patch tokens: (batch, tokens, width) → (batch, width).
 
-    Further keyword arguments of the model's forward pass arrive here unread.
+    It ignores further keyword arguments of the model's forward.
     """
 
     def forward(self, tokens: Tensor, **_: Any) -> Tensor:

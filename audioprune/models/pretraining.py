@@ -1,7 +1,7 @@
-"""Masked pre-training of an AudioMAE: most patches are hidden, a small decoder draws them back.
+"""Masked pre-training of an AudioMAE: most patches are hidden, and a small decoder reconstructs them.
 
-Masked Autoencoders that Listen (Huang et al., arXiv 2207.06405): 80 % of the patches, chosen at random, never enter
-the encoder; the decoder sees the encoded rest and a mask token at each hidden place; the error is the squared one on
+Masked Autoencoders that Listen (Huang et al., arXiv 2207.06405): 80 % of the patches, chosen at random, do not enter
+the encoder. The decoder gets the encoded rest, and a mask token for each hidden patch. The loss is the squared error of
 the hidden patches, each normalised by its own mean and variance. The decoder here is a plain transformer (theirs
 attends in local windows).
 """
@@ -25,8 +25,10 @@ from .audiomae import AudioMAEConfig, AudioMAEModel, AudioMAEPreTrainedModel, si
 
 @dataclass
 class AudioMAEForPreTrainingOutput(ModelOutput):
-    """loss: scalar. logits: (batch, patches, patch_size²), each patch as predicted. mask: (batch, patches), 1 where a
-    patch was hidden."""
+    """Output of the pre-training model.
+
+    loss: scalar. logits: (batch, patches, patch_size²), predicted patches. mask: (batch, patches), 1 for hidden
+    patches."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -34,7 +36,7 @@ class AudioMAEForPreTrainingOutput(ModelOutput):
 
 
 class AudioMAEDecoder(nn.Module):
-    """Encoded patches (batch, 1 + n, width) and their numbers (batch, n) → (batch, patches, patch_size²)."""
+    """Decoder: encoded patches (batch, 1 + n, width) and their numbers (batch, n) → (batch, patches, patch_size²)."""
 
     position_embeddings: Tensor
 
@@ -52,10 +54,10 @@ class AudioMAEDecoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, kept: Tensor) -> Tensor:
         hidden_states = self.embed(hidden_states)
-        cls, seen = hidden_states[:, :1], hidden_states[:, 1:]
+        cls, visible = hidden_states[:, :1], hidden_states[:, 1:]
         patches = self.position_embeddings.shape[1] - 1
-        places = self.mask_token.to(seen.dtype).expand(seen.shape[0], patches, -1)
-        places = places.scatter(1, kept[..., None].expand_as(seen), seen)
+        places = self.mask_token.to(visible.dtype).expand(visible.shape[0], patches, -1)
+        places = places.scatter(1, kept[..., None].expand_as(visible), visible)
         hidden_states = torch.cat((cls, places), dim=1) + self.position_embeddings
         for layer in self.layers:
             hidden_states = layer(hidden_states, None)
@@ -63,20 +65,24 @@ class AudioMAEDecoder(nn.Module):
 
 
 class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
-    """Encoder over the visible patches, decoder over all of them. The encoder is `audiomae`, as in the classifier:
-    `audioprune.load(folder, num_labels=…)` makes a classifier of what this saved."""
+    """Encoder over the visible patches, and decoder over all patches.
+
+    The encoder is `audiomae`, as in the classifier: `audioprune.load(folder, num_labels=…)` makes a classifier from a
+    saved model."""
 
     def __init__(self, config: AudioMAEConfig) -> None:
         super().__init__(config)
         if not 0 < config.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is {config.mask_ratio}; it is the share of hidden patches, between 0 and 1")
+            raise ValueError(
+                f"mask_ratio is {config.mask_ratio}; it must be the share of hidden patches, between 0 and 1"
+            )
         self.audiomae = AudioMAEModel(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = AudioMAEDecoder(config)
         self.post_init()
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
-        # The decoder's blocks have a config of their own, which transformers knows nothing of.
+        # The decoder's blocks have their own config, which transformers does not know.
         super().set_attn_implementation(*args, **kwargs)
         self.decoder.config._attn_implementation = self.config._attn_implementation
 
@@ -91,8 +97,10 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
     def forward(
         self, input_values: Tensor | None = None, noise: Tensor | None = None, **kwargs: Any
     ) -> AudioMAEForPreTrainingOutput:
-        """`input_values`: (batch, frames, mels). `noise`: (batch, patches), the patches with the smallest are seen;
-        drawn from the current random state where None."""
+        """Run the model.
+
+        `input_values`: (batch, frames, mels). `noise`: (batch, patches); the patches with the smallest values are
+        visible. None draws it from the current random state."""
         if input_values is None:
             raise ValueError("input_values are missing: pass the spectrogram, (batch, frames, mels)")
         target = self.patchify(input_values)
@@ -105,27 +113,30 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
         return AudioMAEForPreTrainingOutput(loss=self.error(logits, target, mask), logits=logits, mask=mask)
 
     def patchify(self, input_values: Tensor) -> Tensor:
-        """(batch, frames, mels) → (batch, patches, patch_size²), patches time-major, cells of a patch frame by
-        frame."""
+        """Cut spectrograms into patches: (batch, frames, mels) → (batch, patches, patch_size²).
+
+        Patches are time-major, and the cells of a patch are ordered by frame."""
         side = self.config.patch_size
         return input_values.unfold(1, side, side).unfold(2, side, side).flatten(3).flatten(1, 2)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """The inverse of `patchify`."""
+        """Invert `patchify`."""
         side, (time, frequency) = self.config.patch_size, self.config.grid
         cells = patches.unflatten(2, (side, side)).unflatten(1, (time, frequency))
         return cells.permute(0, 1, 3, 2, 4).reshape(-1, time * side, frequency * side)
 
     def error(self, logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of the hidden patches; patches normalised one by one where `norm_pix_loss`."""
+        """Mean squared error of the hidden patches; each patch is normalised if `norm_pix_loss`."""
         if self.config.norm_pix_loss:
             target = normalised(target)[0]
         error = (logits.float() - target.float()).square().mean(2)
         return (error * mask).sum() / mask.sum()
 
     def reconstruct(self, input_values: Tensor, outputs: AudioMAEForPreTrainingOutput) -> Tensor:
-        """(batch, frames, mels): what was seen as it was, what was hidden as predicted. Predictions of normalised
-        patches get the true patch's mean and deviation back, as is customary for such pictures."""
+        """Spectrograms (batch, frames, mels) with the visible patches and the predictions of the hidden ones.
+
+        Predictions of normalised patches get the mean and deviation of the true patch, as is usual in such
+        pictures."""
         target = self.patchify(input_values)
         drawn, mask = cast(Tensor, outputs.logits).to(target.dtype), cast(Tensor, outputs.mask)
         if self.config.norm_pix_loss:
@@ -135,14 +146,14 @@ class AudioMAEForPreTraining(AudioMAEPreTrainedModel):
 
 
 def normalised(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each patch with mean 0 and variance 1, and its mean and deviation, (…, 1) each."""
+    """Patches with mean 0 and variance 1, and their means and deviations, (…, 1) each."""
     mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     deviation = (variance + 1e-6).sqrt()
     return (patches - mean) / deviation, mean, deviation
 
 
 def decoder_config(config: AudioMAEConfig) -> AudioMAEConfig:
-    """The config whose blocks are the decoder's."""
+    """Config of the decoder's blocks."""
     decoder = copy.deepcopy(config)
     decoder.hidden_size = config.decoder_hidden_size
     decoder.num_hidden_layers = config.decoder_num_hidden_layers

@@ -1,6 +1,7 @@
-"""Reading weight files in the authors' layouts: AST, AudioMAE (pre-trained, fine-tuned, timm), TopK.
+"""Reading of weight files in the authors' layouts: AST, AudioMAE (pre-trained, fine-tuned, timm), TopK.
 
-Both papers' files use timm's ViT names. Pruning adds no parameters, so the TopK authors' files are read the same way.
+The files of both papers use timm's ViT names. Pruning adds no parameters, so the TopK authors' files are read the same
+way.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ State = dict[str, Tensor]
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 HEAD_EPS = 1e-5
-"""AST's head has PyTorch's default LayerNorm epsilon, its encoder timm's 1e-6. transformers' class knows one epsilon:
-this one is kept in the config and set by `load`; loaded by the Auto classes alone, logits move by about 1e-6."""
+"""LayerNorm epsilon of AST's head, PyTorch's default. Its encoder has timm's 1e-6, but transformers' class has only one
+epsilon. So the config contains this one, and `load` sets it. With the Auto classes alone, logits differ by about
+1e-6."""
 
 
 class CheckpointError(ValueError):
@@ -36,44 +38,44 @@ class CheckpointError(ValueError):
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a file, whatever they are wrapped in; nothing but tensors and plain values is ever unpickled."""
+    """Read the tensors of a file, also if they are nested. Only tensors and plain values are unpickled."""
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            # AudioMAE's pre-trained file also holds its training arguments.
+            # AudioMAE's pre-trained file also contains its training arguments.
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path}: cannot be read as weights ({_reason(error)}). "
-            "The file is truncated or not a checkpoint, or it holds more than tensors: download it again, or re-save "
-            "its state dict with torch.save or safetensors"
+            "The file is truncated or not a checkpoint, or it contains more than tensors: download it again, or save "
+            "its state dict again with torch.save or safetensors"
         ) from error
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(
-            f"{path}: holds no state dict (a mapping of names to tensors); save model.state_dict() by torch.save"
+            f"{path}: contains no state dict (a mapping of names to tensors); save model.state_dict() with torch.save"
         )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without PyTorch's advice to run whatever code the file holds."""
+    """Reason of an error, without PyTorch's advice to run the code in the file."""
     if isinstance(error, pickle.UnpicklingError):
-        return "no pickle, or one of more than tensors, whose code was not run"
-    said = str(error).strip().splitlines()
-    return said[0].split(". ")[0][:200] if said else type(error).__name__
+        return "not a pickle, or a pickle of more than tensors, whose code was not run"
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0][:200] if lines else type(error).__name__
 
 
 def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
-    """A model from a file in an authors' layout; family, depth, width, labels and length are read off the tensors.
+    """Load a model from a file in an authors' layout.
 
-    config: overrides such as num_attention_heads, max_length, num_labels (other than the file's: the head is drawn
-        anew), frequency_stride.
-    Raises `CheckpointError` for a file of another layout, listing the keys that are unknown or missing.
+    Family, depth, width, labels and length come from the tensors. config: values that replace them, such as
+    num_attention_heads, max_length, num_labels (if it differs from the file's, the head is initialised again),
+    frequency_stride. Raises `CheckpointError` for a file of another layout, with the unknown and missing keys.
     """
     state = read_state(path)
     check_overrides(str(path), config, ASTConfig() if "v.cls_token" in state else AudioMAEConfig())
@@ -83,24 +85,24 @@ def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> Pr
         if "dist_token" in state:
             raise CheckpointError(f"{path}: a distilled ViT without an AST head; expected AST's 'v.*' and 'mlp_head.*'")
         if pooling not in (None, "mean"):
-            raise CheckpointError(f"{path}: an AudioMAE is mean-pooled; pooling={pooling!r} is AST's")
+            raise CheckpointError(f"{path}: an AudioMAE is mean-pooled, but pooling={pooling!r} is for an AST")
         return _load_audiomae(path, state, config)
     known = ", ".join(sorted(state)[:5])
     raise CheckpointError(
         f"{path}: neither AST ('v.cls_token' …) nor AudioMAE ('cls_token', 'patch_embed.proj.weight' …); "
-        f"it has {known} …; give a file of their authors' layouts, or a folder in transformers' format"
+        f"it has {known} …; give a file in one of the authors' layouts, or a folder in transformers' format"
     )
 
 
 def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:
-    # ImageNet's heads lie unused in every AST file.
+    # Every AST file contains unused heads for ImageNet.
     state = {k: v for k, v in state.items() if not k.startswith(("v.head.", "v.head_dist."))}
     shape = _Shape.of(path, state, "v.", special=2)
     labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
     state = _without_head(state, "mlp_head.1.weight", labels)
     stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
     time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
-    found = {
+    values = {
         "num_labels": labels,
         "time_stride": time_stride,
         "frequency_stride": frequency_stride,
@@ -108,7 +110,7 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
         "max_length": length,
         "classifier_layer_norm_eps": HEAD_EPS,
     }
-    settings = ASTConfig(**{**shape.config(config), **found, **config})
+    settings = ASTConfig(**{**shape.config(config), **values, **config})
     model = AST_CLASSES[pooling or "cls"](settings)
     model.classifier.layernorm.eps = HEAD_EPS
     frequency, time = model.audio_spectrogram_transformer.embeddings.get_shape(settings)
@@ -122,8 +124,8 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
 
 def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrainedModel:
     fine_tuned = "head.weight" in state
-    # What pre-training leaves behind: the decoder, and the norm that a fine-tuned model replaces by `fc_norm`. In a
-    # file with a head, `norm` would mean another architecture (normalised before pooling): it is reported as unknown.
+    # Remains of pre-training: the decoder, and the norm that a fine-tuned model replaces with `fc_norm`. In a file with
+    # a head, `norm` would mean another architecture (normalised before pooling), so it is reported as unknown.
     leftovers = ("mask_token", "decoder_") if fine_tuned else ("mask_token", "decoder_", "norm.")
     state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
     shape = _Shape.of(path, state, "", special=1)
@@ -134,8 +136,8 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
         raise CheckpointError(f"{path}: {shape.patches} positions do not fill {rows} rows of patches")
     own_length = shape.patches // rows * shape.patch
     length = config.pop("max_length", own_length)
-    found = {"num_labels": labels, "max_length": length}
-    settings = AudioMAEConfig(**{**shape.config(config), **found, **config})
+    values = {"num_labels": labels, "max_length": length}
+    settings = AudioMAEConfig(**{**shape.config(config), **values, **config})
     model = AudioMAEForAudioClassification(settings)
     renamed = _from_timm(state, "", "audiomae.")
     key = "audiomae.embeddings.position_embeddings"
@@ -146,7 +148,7 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a ViT's tensors tell of its shape."""
+    """Shape of a ViT, from its tensors."""
 
     width: int
     depth: int
@@ -156,7 +158,14 @@ class _Shape:
 
     @classmethod
     def of(cls, path: Path, state: State, prefix: str, special: int) -> _Shape:
-        """Raises `CheckpointError` where a tensor is missing without which nothing can be told."""
+        """Shape from the tensors of a file. Raises `CheckpointError` if a necessary tensor is missing.
+
+        Args:
+            path: path of the file, for errors.
+            state: its tensors.
+            prefix: prefix of the encoder's names.
+            special: number of special tokens.
+        """
         needed = [prefix + name for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.bias")]
         check_keys(str(path), [name for name in needed if name not in state], [])
         blocks = [int(m[1]) for k in state if (m := re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", k))]
@@ -170,10 +179,12 @@ class _Shape:
         )
 
     def config(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Config fields; the number of heads is in no file, so it is width / 64 unless the caller says otherwise."""
+        """Config fields. No file contains the number of heads, so it is width / 64, or the caller's."""
         heads = overrides.pop("num_attention_heads", None) or max(1, self.width // 64)
         if self.width % heads:
-            raise ValueError(f"num_attention_heads is {heads}, which does not divide the width {self.width}")
+            raise ValueError(
+                f"num_attention_heads is {heads}, which does not divide the width {self.width}; give a divisor of it"
+            )
         return {
             "hidden_size": self.width,
             "num_hidden_layers": self.depth,
@@ -184,19 +195,19 @@ class _Shape:
 
 
 def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
-    asked = config.pop("num_labels", None)
+    requested = config.pop("num_labels", None)
     if head is None:
-        if asked is None:
+        if requested is None:
             raise CheckpointError(
-                f"{path}: a pre-trained file without a head, which tells nothing yet; load it with num_labels=… "
+                f"{path}: a pre-trained file without a head, which cannot classify yet; load it with num_labels=… "
                 "(convert: --num-labels) for a new head, and train that"
             )
-        return asked
-    return len(head) if asked is None else asked
+        return requested
+    return len(head) if requested is None else requested
 
 
 def _without_head(state: State, head: str, labels: int) -> State:
-    """The state, less its head (`head` is its linear layer's weight) where that is for another number of labels."""
+    """The state without its head, if that is for another number of labels. head: name of its linear layer's weight."""
     if head in state and len(state[head]) != labels:
         prefix = head.split(".")[0] + "."
         return {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
@@ -204,7 +215,14 @@ def _without_head(state: State, head: str, labels: int) -> State:
 
 
 def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tuple) -> tuple[int, int, int]:
-    """Strides and length in frames, which a file tells only together: its number of positions is F·T."""
+    """Strides and length in frames. A file determines them only together: its number of positions is F·T.
+
+    Args:
+        path: path of the file, for errors.
+        shape: shape from the tensors.
+        config: the caller's config values; max_length is removed.
+        stride: the caller's strides in time and frequency, None if not given.
+    """
     mels, length = config.get("num_mel_bins", 128), config.pop("max_length", None)
     candidates, exact = [], []
     for step in dict.fromkeys((stride[1] or stride[0],) if any(stride) else (16, 10)):
@@ -213,7 +231,7 @@ def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tup
         if shape.patches % rows == 0:
             columns = shape.patches // rows
             frames = (columns - 1) * time_step + shape.patch
-            # With overlapping patches several lengths give the same columns: a power of two is the published one.
+            # With overlapping patches, several lengths give the same columns; the published one is a power of two.
             round_frames = 1 << (frames - 1).bit_length()
             if (round_frames - shape.patch) // time_step + 1 == columns:
                 frames = round_frames
@@ -226,8 +244,10 @@ def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tup
         )
     likely = exact or [c for c in candidates if c[2] & (c[2] - 1) == 0] or candidates
     if len(likely) > 1:
-        told = " or ".join(f"stride {time_step} and {frames} frames" for time_step, _, frames in likely)
-        raise CheckpointError(f"{path}: {shape.patches} positions may be {told}; pass time_stride and frequency_stride")
+        options = " or ".join(f"stride {time_step} and {frames} frames" for time_step, _, frames in likely)
+        raise CheckpointError(
+            f"{path}: {shape.patches} positions may be {options}; pass time_stride and frequency_stride"
+        )
     return (*likely[0][:2], length or likely[0][2])
 
 
@@ -252,9 +272,9 @@ _TOKENS = {"cls_token": "cls_token", "dist_token": "distillation_token", "pos_em
 
 
 def _from_timm(state: State, prefix: str, encoder: str) -> State:
-    """Rename timm's keys to transformers', and cut the joint q/k/v projections into thirds.
+    """Rename timm's keys to those of transformers, and split the joint q/k/v projections.
 
-    A key without a counterpart keeps its name, so that it is listed as unknown later.
+    A key without a counterpart keeps its name, so that it is reported as unknown later.
     """
     renamed: State = {}
     for key, tensor in state.items():
@@ -276,7 +296,16 @@ def _from_timm(state: State, prefix: str, encoder: str) -> State:
 
 
 def _crop_centre(path: Path, positions: Tensor, frequency: int, time: int) -> Tensor:
-    """AST's rule for clips shorter than the file's: the middle time columns. (1, 2 + F·T', width) → (1, 2 + F·T, …)."""
+    """Positions for clips shorter than the file's, by AST's rule: the middle time columns.
+
+    Args:
+        path: path of the file, for errors.
+        positions: (1, 2 + F·T', width).
+        frequency: number of rows F.
+        time: number of columns T.
+
+    Returns (1, 2 + F·T, width).
+    """
     special, patches = positions[:, :2], positions[:, 2:]
     if patches.shape[1] == frequency * time:
         return positions
@@ -286,11 +315,17 @@ def _crop_centre(path: Path, positions: Tensor, frequency: int, time: int) -> Te
 
 
 def _crop_as_the_authors(path: Path, positions: Tensor, frequency: int, time: int) -> Tensor:
-    """AudioMAE's positions for shorter clips, exactly as its authors cut them.
+    """AudioMAE's positions for shorter clips, cut exactly as its authors do.
 
-    The tokens are time-major, but the table is cut as if it were frequency-major: reshaped to (F, T') and the first T
-    of each row taken, so that ESC-50 gets the original times 0–3, 8–11, 16–19 … The published fine-tuned weights
-    were trained so; cutting it "right" changes the model.
+    The tokens are time-major, but the table is cut as if it were frequency-major: it is reshaped to (F, T'), and the
+    first T of each row are taken. So ESC-50 gets the original times 0–3, 8–11, 16–19 … The published fine-tuned weights
+    were trained like this, and a "correct" cut would change the model.
+
+    Args:
+        path: path of the file, for errors.
+        positions: (1, 1 + F·T', width).
+        frequency: number of rows F.
+        time: number of columns T.
     """
     special, patches = positions[:, :1], positions[:, 1:]
     if patches.shape[1] == frequency * time:
@@ -310,14 +345,21 @@ def _room(path: Path, grid: Tensor, time: int) -> int:
     room = grid.shape[2] - time
     if room < 0:
         raise CheckpointError(
-            f"{path}: has positions for {grid.shape[2]} time columns, and max_length asks for {time}: "
-            "positions can be cut, not invented; choose a shorter max_length"
+            f"{path}: has positions for {grid.shape[2]} time columns, but max_length needs {time}: positions can be "
+            "cut, but not added; choose a shorter max_length"
         )
     return room
 
 
 def _fill(path: Path, model: PreTrainedModel, state: State, optional: tuple[str, ...]) -> PreTrainedModel:
-    """Load strictly, but for `optional` prefixes, which may be missing. Raises listing every key that is off."""
+    """Load the tensors into the model. Raises `CheckpointError` with all missing and unknown keys.
+
+    Args:
+        path: path of the file, for errors.
+        model: the model.
+        state: the tensors.
+        optional: prefixes of keys that may be missing.
+    """
     try:
         missing, unknown = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -328,7 +370,7 @@ def _fill(path: Path, model: PreTrainedModel, state: State, optional: tuple[str,
 
 
 def check_overrides(source: str, overrides: Iterable[str], config: PreTrainedConfig) -> None:
-    """Raise `ValueError` naming overrides that the model's config does not know: a misspelt one would do nothing."""
+    """Raise `ValueError` for values that the model's config does not have, because a misspelt one would do nothing."""
     unknown = sorted(key for key in overrides if not hasattr(config, key))
     if unknown:
         close = difflib.get_close_matches(unknown[0], [key for key in dir(config) if not key.startswith("_")], n=1)
@@ -337,8 +379,12 @@ def check_overrides(source: str, overrides: Iterable[str], config: PreTrainedCon
 
 
 def check_keys(source: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
-    """Raise `CheckpointError` listing keys that the model lacks or that it does not know."""
-    found = (("lacks", sorted(missing)), ("has unknown", sorted(unknown)))
-    lists = [f"{what} {len(keys)} keys ({', '.join(keys)})" for what, keys in found if keys]
+    """Raise `CheckpointError` with the missing and the unknown keys, if there are any."""
+    problems = (("lacks", sorted(missing)), ("has unknown", sorted(unknown)))
+    lists = [f"{what} {len(keys)} keys ({', '.join(keys)})" for what, keys in problems if keys]
     if lists:
-        raise CheckpointError(f"{source}: " + "; ".join(lists) + "; the weights are incomplete, or another model's")
+        raise CheckpointError(
+            f"{source}: "
+            + "; ".join(lists)
+            + "; the weights are incomplete, or of another model; download or save them again"
+        )

@@ -1,1 +1,1 @@
-"""Classifiers as ONNX files."""
+"""Export of classifiers to ONNX files."""

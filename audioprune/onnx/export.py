@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file, pruning and all: written, described in its metadata, and checked with onnxruntime."""
+"""Export of a classifier, with its pruning, to an ONNX file with metadata, checked with onnxruntime."""
 
 from __future__ import annotations
 
@@ -27,35 +27,42 @@ from ..methods import Method
 from .operators import translations
 
 OPSET = 18
-"""Version of ONNX's operators that files are written in. onnxruntime knows it since 1.14."""
+"""Version of ONNX's operators in the files. onnxruntime supports it since 1.14."""
 OUTPUT = "logits"
 STEPS = 4
-"""How often `export_onnx` calls `advance`."""
+"""Number of times that `export_onnx` calls `advance`."""
 TOLERANCE = 1e-3
-"""Most that onnxruntime's logits may differ from PyTorch's, as a share of the greatest logit."""
+"""Greatest difference of onnxruntime's logits from PyTorch's, as a share of the greatest logit."""
 ROUNDING = 3e-6
-"""Relative change of an input that is as large as what rounding does to it on the way."""
+"""Relative change of an input with the same effect as rounding inside the model."""
 MOST_CLIPS = 2**20
-"""In a batch: the tracer must be told a number."""
+"""Greatest number of clips in a batch, because the tracer needs a number."""
 
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-"""Loggers of the exporter, which tell of things that a caller can do nothing about."""
+"""Loggers of the exporter whose messages do not help a caller."""
 
 
 class ExportError(RuntimeError):
-    """A model that could not be written as ONNX, or whose file does not compute what the model does."""
+    """Raised if a model cannot be written as ONNX, or if the file gives other logits than the model."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written.
+    """A written ONNX file and the result of its check.
 
-    path: the file; of a model of more than 1.5 GB the weights lie beside it, in `<path>.data`. size: bytes of both.
-    input: name of its input. shape: of one clip. labels: how many logits a clip gets. opset: of ONNX's operators.
-    nodes: of its graph.
-    difference: greatest distance of onnxruntime's logits from PyTorch's over `clips` clips, as a share of the greatest
-    logit, ties aside. ties: clips for which PyTorch itself keeps other tokens where the input changes by no more than
-    rounding, so that either answer is the model's.
+    Args:
+        path: the file; for a model of more than 1.5 GB, the weights are in `<path>.data`.
+        size: bytes of both.
+        input: name of its input.
+        shape: shape of one clip.
+        labels: number of logits of a clip.
+        opset: version of ONNX's operators.
+        nodes: number of nodes of its graph.
+        difference: greatest difference of onnxruntime's logits from PyTorch's, as a share of the greatest logit,
+            without ties.
+        clips: number of clips in the check.
+        ties: number of clips for which PyTorch itself keeps other tokens if the input changes as little as by rounding;
+            both results are then correct.
     """
 
     path: Path
@@ -83,79 +90,80 @@ def export_onnx(
 ) -> Exported:
     """Write a classifier, pruned or not, as an ONNX file, and check it with onnxruntime.
 
-    The file takes what the model takes, under the same name, in float32: `input_values` (batch, frames, mels) of a
-    spectrogram or (batch, samples) of a waveform, or Whisper's `input_features` (batch, mels, frames). It gives
-    `logits` (batch, labels). Any number of clips makes a batch. The model is left as it was.
+    The file has the same input as the model, with the same name, in float32: `input_values` (batch, frames, mels) of a
+    spectrogram or (batch, samples) of a waveform, or Whisper's `input_features` (batch, mels, frames). Its output is
+    `logits` (batch, labels). A batch may have any number of clips. The model does not change.
 
-    The file's metadata say the rest, as JSON: `audioprune.version`, `audioprune.model` (its class), `audioprune.method`
-    (as `read_method` reads it), `audioprune.tokens` (before the first stage and after each), `audioprune.labels`, and
+    The file's metadata contain more, as JSON: `audioprune.version`, `audioprune.model` (its class), `audioprune.method`
+    (for `read_method`), `audioprune.tokens` (before the first stage and after each), `audioprune.labels`, and
     `audioprune.front_end` (arguments of `LogMel`, or null).
 
-    Nothing is left at `path` unless the check succeeds: noise in batches of 1 and 3, and `clips`, through both.
+    The file is checked with onnxruntime on noise, in batches of 1 and 3, and on `clips`. If the check fails, no file is
+    left at `path`.
 
     Args:
         model: an AST, AST-MP, AudioMAE or speech encoder with a classification head, in float32.
-        path: the file to write; folders that are not there are made.
-        samples: for a model over waveforms, the length of every clip in samples. How many tokens are kept is a number
-            in the graph, so that it is made for one length.
-        front: the model's front end, to be described in the file.
-        clips: a batch of real inputs, to check on besides noise.
-        opset: version of ONNX's operators, from 18. From 23 on attention is one of them, which newer runtimes know.
-        overwrite: write over a file that is there.
+        path: the file to write; missing folders are created.
+        samples: for a model over waveforms, the length of every clip in samples. The number of kept tokens is fixed in
+            the graph, so a graph is for one length.
+        front: the model's front end, to describe in the file.
+        clips: a batch of real inputs for the check, in addition to noise.
+        opset: version of ONNX's operators, from 18. From 23 on, attention is one of them, which newer runtimes support.
+        overwrite: whether to replace an existing file.
         advance: called after each of `STEPS` steps.
 
     Raises:
-        UnsupportedModelError: audioprune does not know the model.
-        UntrainedError: it is pruned by a method that has learnt nothing yet.
-        ValueError: the model or its method cannot be held by one graph; the message says why, and what can.
-        ExportError: PyTorch's exporter failed, or the file's logits are not the model's.
-        FileExistsError: `path` is there, and `overwrite` is not set.
+        UnsupportedModelError: audioprune does not support the model.
+        UntrainedError: it is pruned with a method that has learnt nothing yet.
+        ValueError: the model or its method cannot be one graph; the message gives the reason and a remedy.
+        ExportError: PyTorch's exporter failed, or the file gives other logits than the model.
+        FileExistsError: `path` exists, and `overwrite` is not set.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime is missing (`pip install 'audioprune[onnx]'`).
     """
     target = check_target(path, overwrite)
     if opset < OPSET:
-        raise ValueError(f"opset is {opset}; it is at least {OPSET}, and at most what the runtime knows")
+        raise ValueError(f"opset is {opset}; it must be at least {OPSET}, and supported by the runtime")
     adapter = check_exportable(model)
     shape = adapter.clip_shape(samples)
     import_packages()
-    _check_known(opset)
+    _check_opset(opset)
     name, device = adapter.encoder.main_input_name, next(model.parameters()).device
-    model = twin(model)  # the model itself may be in training, or be served meanwhile
+    model = twin(model)  # the model itself may be in training or in use
     with unobserved(), torch.no_grad(), TemporaryDirectory(prefix=".onnx-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
         batches = [noise(1, shape), noise(3, shape), *([] if clips is None else [clips.cpu()])]
-        # Before the exporter, whose messages about a model that does not run are hard to read.
+        # Before the export, because the exporter's messages about a model that does not run are hard to read.
         expected = [_logits(model, name, batch.to(device)) for batch in batches]
         advance()
-        program = _translated(model, name, noise(2, shape).to(device), opset)
+        program = _translate(model, name, noise(2, shape).to(device), opset)
         advance()
-        program.model.metadata_props.update(_facts(model, adapter, front))
+        program.model.metadata_props.update(_metadata(model, adapter, front))
         program.save(draft)
         nodes = len(program.model.graph)
-        del program  # it holds the weights once more
+        del program  # it contains another copy of the weights
         advance()
-        found = _compare(model, _opened(draft, opset), name, batches, expected)
+        check = _compare(model, _open(draft, opset), name, batches, expected)
         size = _move(draft, target)
         advance()
-    return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *found)
+    return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *check)
 
 
 def import_packages() -> None:
-    """Raises `ModuleNotFoundError` where a package of the extra `onnx` is missing."""
+    """Raise `ModuleNotFoundError` if a package of the extra `onnx` is missing."""
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import onnxscript  # noqa: F401
 
 
-def _check_known(opset: int) -> None:
+def _check_opset(opset: int) -> None:
     from onnx.defs import onnx_opset_version
 
     if opset > onnx_opset_version():
-        raise ValueError(f"opset is {opset}; the onnx that is installed knows {OPSET} to {onnx_opset_version()}")
+        raise ValueError(f"opset is {opset}; the installed onnx supports {OPSET} to {onnx_opset_version()}")
 
 
 def check_target(path: str | Path, overwrite: bool = False) -> Path:
-    """The file to write, its folder made. Raises `FileExistsError` or another `OSError` that names what is wrong."""
+    """Path of the file to write; its folder is created. Raises `FileExistsError` or another `OSError`."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; name the file to write, such as {path / 'model.onnx'}")
@@ -170,40 +178,40 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
 
 
 def check_exportable(model: nn.Module) -> BlockAdapter:
-    """The model's adapter. Raises `ValueError` that says why a model, or what prunes it, cannot be one ONNX graph."""
+    """Adapter of the model. Raises `ValueError` with the reason if the model or its method cannot be one ONNX graph."""
     pruned, name = handle(model), type(model).__name__
     adapter = find_adapter(model) if pruned is None else pruned.adapter
     if not isinstance(adapter, BlockAdapter):
         raise ValueError(
-            f"{name} is an audio-language model: it answers by running again and again, with a memory that grows and a "
-            "prompt whose length depends on the sound, and one graph holds no such thing; classifiers can be exported"
+            f"{name} is an audio-language model: it runs many times for one answer, with a growing cache and a prompt "
+            "whose length depends on the sound, which one graph cannot do; export a classifier"
         )
     if model is adapter.tower or getattr(getattr(model, "config", None), "num_labels", None) is None:
         raise ValueError(f"{name} gives no logits; export a model with a classification head")
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     if dtype != torch.float32:
-        raise ValueError(f"{name} is in {dtype}, but files are written in float32: export model.float()")
+        raise ValueError(f"{name} is in {dtype}, but files are written in float32; export model.float()")
     if pruned is not None and pruned.rates:
         _check_method(pruned.method)
     return adapter
 
 
 def _check_method(method: Method) -> None:
-    name, others = type(method).__name__, "take TopK, SegmentwiseTopK, EViT or ToMe"
+    name, others = type(method).__name__, "use TopK, SegmentwiseTopK, EViT or ToMe"
     if not method.static:
         raise ValueError(
-            f"{name} lets the sound decide how many tokens stay, so that the clips of a batch differ in length, and a "
-            f"graph is made for one number of tokens; {others}, which keep exactly K"
+            f"with {name}, the sound decides how many tokens stay, so the clips of a batch differ in length, but a "
+            f"graph is for one number of tokens; {others}, which keep exactly K"
         )
     if method.sequential:
         raise ValueError(
-            f"{name} chooses one token after the other, each by those before it, which would be thousands of small "
-            f"steps in a graph; {others}"
+            f"{name} selects tokens one by one, each based on those before, which needs thousands of small steps in a "
+            f"graph; {others}"
         )
 
 
 def open_session(path: str | Path, threads: int | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as PyTorch has unless told."""
+    """Open an `onnxruntime.InferenceSession` on the CPU, by default with as many threads as PyTorch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -212,16 +220,16 @@ def open_session(path: str | Path, threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _opened(path: Path, opset: int) -> Any:
-    """A session of a file that was just written. Raises `ExportError` where onnxruntime does not take it."""
+def _open(path: Path, opset: int) -> Any:
+    """Session of a file that was just written. Raises `ExportError` if onnxruntime does not accept it."""
     try:
         return open_session(path)
-    except Exception as error:  # onnxruntime's errors have no class in common
-        raise ExportError(f"onnxruntime does not take the file, of opset {opset}: {_reason(error)}") from error
+    except Exception as error:  # onnxruntime's errors have no common class
+        raise ExportError(f"onnxruntime does not accept the file, of opset {opset}: {_reason(error)}") from error
 
 
 def noise(batch: int, shape: Sequence[int]) -> Tensor:
-    """(batch, *shape), the same for each batch size."""
+    """Noise of the shape (batch, *shape), the same for each batch size."""
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
 
 
@@ -230,7 +238,7 @@ def _logits(model: Any, name: str, batch: Tensor) -> Tensor:
 
 
 class _Logits(nn.Module):
-    """A model's logits alone, from the input that its file will have."""
+    """Wraps a model to give only its logits, from the input of the file."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
@@ -240,15 +248,15 @@ class _Logits(nn.Module):
         return self.model(**{self.name: clips}).logits
 
 
-def _translated(model: nn.Module, name: str, example: Tensor, opset: int) -> Any:
-    """The model as PyTorch's `ONNXProgram`, for batches of any size."""
+def _translate(model: nn.Module, name: str, example: Tensor, opset: int) -> Any:
+    """Translate the model to PyTorch's `ONNXProgram`, for batches of any size."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     batch = torch.export.Dim("batch", min=1, max=MOST_CLIPS)
     module = _Logits(model, name).eval()
     try:
         with _silent():
-            # By itself: torch.onnx.export would write a batch that cannot be free as a fixed one, and say nothing.
+            # A separate step: if the batch size cannot be free, torch.onnx.export would silently write a fixed one.
             traced = torch.export.export(module, (example,), dynamic_shapes={"clips": {0: batch}}, strict=False)
             program = torch.onnx.export(
                 traced,
@@ -259,12 +267,12 @@ def _translated(model: nn.Module, name: str, example: Tensor, opset: int) -> Any
                 output_names=[OUTPUT],
                 custom_translation_table=translations(),
             )
-    except Exception as error:  # whatever the tracer stumbles over
+    except Exception as error:  # the tracer may raise any error
         pruned = handle(model)
-        by = "" if pruned is None else f", pruned by {pruned.method},"
+        by = "" if pruned is None else f", pruned with {pruned.method},"
         raise ExportError(f"{type(model).__name__}{by} could not be written as ONNX: {_reason(error)}") from error
     assert program is not None
-    # The exporter notes for every node which line of which file on this machine it came from.
+    # For every node, the exporter stores the file and line on this machine from which it came.
     ClearMetadataAndDocStringPass()(program.model)
     for value in (
         *program.model.graph.initializers.values(),
@@ -276,7 +284,7 @@ def _translated(model: nn.Module, name: str, example: Tensor, opset: int) -> Any
 
 
 def _reason(error: BaseException) -> str:
-    """What an error says, without the exporter's advice: the first line of what caused it."""
+    """Reason of an error, without the exporter's advice: the first line of its cause."""
     while isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -284,7 +292,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter's warnings and log lines are kept to itself."""
+    """Suppress the exporter's warnings and log lines."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     try:
@@ -298,25 +306,25 @@ def _silent() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _facts(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[str, str]:
-    """The file's metadata."""
+def _metadata(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[str, str]:
+    """Metadata of the file."""
     from .. import __version__
 
     pruned, config = handle(model), model.config
     setting = describe(None if pruned is None else pruned.method)
-    # What was learnt is in the graph; where it was read from is of no use elsewhere.
+    # The learnt weights are in the graph; the path of their file is not needed.
     setting.pop("weights", None)
     tokens = None
     if adapter.grid is not None:
         tokens = [adapter.grid.patches] if pruned is None else pruned.tokens
-    of_front = ("max_length", "mean", "std", "num_mel_bins", "padding")
+    front_keys = ("max_length", "mean", "std", "num_mel_bins", "padding")
     facts = {
         "version": __version__,
         "model": type(model).__name__,
         "method": setting,
         "tokens": tokens,
         "labels": [config.id2label.get(i, str(i)) for i in range(config.num_labels)],
-        "front_end": None if front is None else {key: getattr(front, key) for key in of_front},
+        "front_end": None if front is None else {key: getattr(front, key) for key in front_keys},
     }
     return {f"audioprune.{key}": json.dumps(value) for key, value in facts.items()}
 
@@ -324,12 +332,20 @@ def _facts(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[str,
 def _compare(
     model: nn.Module, session: Any, name: str, batches: list[Tensor], expected: list[Tensor]
 ) -> tuple[float, int, int]:
-    """`Exported`'s difference, clips and ties. Raises `ExportError` where the file computes something else."""
+    """Difference, clips and ties for `Exported`. Raises `ExportError` if the file gives other logits.
+
+    Args:
+        model: the model.
+        session: session of the file.
+        name: name of the input.
+        batches: inputs of the check.
+        expected: the model's logits for them.
+    """
     scale = float(torch.cat(expected).abs().max().clamp_min(1e-12))
     difference, ties = 0.0, 0
     for batch, logits in zip(batches, expected, strict=True):
-        answered = torch.from_numpy(session.run([OUTPUT], {name: batch.numpy()})[0])
-        for clip, ours, theirs in zip(batch, logits, answered, strict=True):
+        outputs = torch.from_numpy(session.run([OUTPUT], {name: batch.numpy()})[0])
+        for clip, ours, theirs in zip(batch, logits, outputs, strict=True):
             distance = float((ours - theirs).abs().max()) / scale
             if distance <= TOLERANCE:
                 difference = max(difference, distance)
@@ -338,15 +354,25 @@ def _compare(
             else:
                 raise ExportError(
                     f"{type(model).__name__}: onnxruntime's logits differ from PyTorch's by {distance:.1e} of the "
-                    f"greatest logit, where {TOLERANCE:g} is allowed, so that no file was left; please report it, with "
+                    f"greatest logit, but only {TOLERANCE:g} is allowed, so no file was left; please report this, with "
                     "the versions of torch, onnxscript and onnxruntime"
                 )
     return difference, sum(map(len, batches)), ties
 
 
 def _is_tie(model: nn.Module, name: str, clip: Tensor, logits: Tensor, tolerance: float, draws: int = 8) -> bool:
-    """Whether PyTorch itself answers one clip otherwise where its input changes by no more than rounding would change
-    it: then two tokens rank alike, and either may be kept."""
+    """Whether PyTorch itself gives other logits if the input changes as little as by rounding.
+
+    Then two tokens have the same rank, and either may be kept.
+
+    Args:
+        model: the model.
+        name: name of the input.
+        clip: one clip.
+        logits: its logits.
+        tolerance: greatest difference of equal logits.
+        draws: number of changed inputs.
+    """
     if handle(model) is None:
         return False
     changed = clip * (1 + ROUNDING * noise(draws, clip.shape))
@@ -355,7 +381,7 @@ def _is_tie(model: nn.Module, name: str, clip: Tensor, logits: Tensor, tolerance
 
 
 def _move(draft: Path, target: Path) -> int:
-    """Put the file, and what may lie beside it, in place. Returns the bytes of all."""
+    """Move the file, and a file of weights if there is one, into place. Returns the bytes of all."""
     parts = sorted(draft.parent.iterdir(), reverse=True)  # weights before the file that names them
     size = sum(part.stat().st_size for part in parts)
     for part in parts:

@@ -1,1 +1,1 @@
-"""Labels of many sounds: of files, of Parquet tables, and on a cluster."""
+"""Labelling of many sounds: files, Parquet tables, and on a cluster."""

@@ -1,4 +1,4 @@
-"""Bulk tagging: which sounds there are to tag, and where the results go."""
+"""Bulk tagging: the sounds to tag, and the file for the results."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ JSON_LINES, PARQUET = ".jsonl", ".parquet"
 
 
 def find_sounds(sources: Iterable[str | Path], result: Path | None = None) -> tuple[list[Path | Sound], list[Path]]:
-    """What there is to tag, each once, and the files passed over in folders because their name is not a sound's.
+    """Sounds to tag, each once, and files in folders that were skipped because of their names.
 
-    A source is a sound file, a Parquet file (`bulk_parquet.sounds_in` says what it may hold), or a folder that is
-    searched for sound files and, where there are none, for Parquet files; those in `result` are left alone.
-    Raises `FileNotFoundError` for a source that is not there, `ModuleNotFoundError` where a Parquet file is to be read
-    and pyarrow is not installed, and `ValueError` for a Parquet file that cannot be used and for two sounds of one
-    name.
+    A source is a sound file, a Parquet file (see `bulk_parquet.sounds_in`), or a folder. A folder is searched for sound
+    files and, if there are none, for Parquet files; files in `result` are not used. Raises `FileNotFoundError` if a
+    source does not exist, `ModuleNotFoundError` if pyarrow is missing but needed, and `ValueError` if a Parquet file
+    cannot be used or if two sounds have the same name.
     """
-    found: dict[str, Path | Sound] = {}
-    passed: list[Path] = []
+    by_key: dict[str, Path | Sound] = {}
+    skipped: list[Path] = []
     for source in map(Path, sources):
         sounds, others = _in(source, None if result is None else Path(os.path.abspath(result)))
-        passed += others
+        skipped += others
         for sound in sounds:
-            other = found.setdefault(key(sound), sound)
+            other = by_key.setdefault(key(sound), sound)
             if other != sound and not (isinstance(other, Path) and isinstance(sound, Path)):
                 raise ValueError(
-                    f"two sounds are called {key(sound)}; give each a name of its own in a column id (of strings or "
+                    f"two sounds have the name {key(sound)}; give each its own name in a column id (of strings or "
                     "whole numbers)"
                 )
-    return list(found.values()), passed
+    return list(by_key.values()), skipped
 
 
 def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list[Path]]:
@@ -43,15 +42,15 @@ def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list
         return clips, others
     from .bulk_parquet import sounds_in
 
-    read = [path for path in tables if result not in Path(os.path.abspath(path)).parents]
-    sounds = [sound for table in read for sound in sounds_in(table)]
-    if read and not sounds:
-        raise ValueError(f"{source}: holds no rows")
+    tables_to_read = [path for path in tables if result not in Path(os.path.abspath(path)).parents]
+    sounds = [sound for table in tables_to_read for sound in sounds_in(table)]
+    if tables_to_read and not sounds:
+        raise ValueError(f"{source}: contains no rows; name a file with rows")
     return sounds, [path for path in others if path not in set(tables)]
 
 
 def open_log(path: Path, setting: Row) -> Log:
-    """What results are written to: JSON Lines or Parquet, by the suffix. Raises `ValueError` for another suffix."""
+    """Open the file for results: JSON Lines or Parquet, by the suffix. Raises `ValueError` for another suffix."""
     if path.suffix.lower() == PARQUET:
         from .bulk_parquet import ParquetLog
 

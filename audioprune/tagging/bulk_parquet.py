@@ -1,4 +1,4 @@
-"""Sounds that stand in Parquet files, and results that go into them."""
+"""Sounds in Parquet files, and results written to Parquet files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..audio.files import AudioError, Clip, decode, load_audio
 from .tagger import ResultLog, ResultLogError, Row, Sound, check_setting, key
 
 UNREADABLE = (OSError, pa.ArrowException)
-"""What pyarrow raises for a damaged file."""
+"""Errors that pyarrow raises for a damaged file."""
 
 SCHEMA = pa.schema(
     {
@@ -40,15 +40,20 @@ SETTING = b"audioprune"
 PARQUET = ".parquet"
 ROWS_A_PART = 10_000
 JOURNAL = "_rows.jsonl"
-"""Rows that are in no part yet; readers of Parquet folders pass over names that begin so."""
+"""File with the rows that are not in a part yet. Readers of Parquet folders ignore names that begin with "_"."""
 
 
 @dataclass(frozen=True)
 class ParquetSound:
     """A row of a Parquet file.
 
-    column: where the content of a sound file stands, such as "bytes" or "audio.bytes"; None: nowhere.
-    file: a sound file, for a row without content.
+    Args:
+        key: name of the sound in the results.
+        table: path of the Parquet file.
+        group: its row group.
+        row: its row in the group.
+        column: column with the content of a sound file, such as "bytes" or "audio.bytes"; None if there is none.
+        file: a sound file, for a row without content.
     """
 
     key: str
@@ -65,10 +70,10 @@ class ParquetSound:
         content = None if self.column is None else _contents(self.table, self.group, self.column)[self.row].as_py()
         if content is not None:
             if not content:
-                raise AudioError(f"{self.key}: the sound is empty (0 bytes)")
+                raise AudioError(f"{self.key}: the sound is empty (0 bytes); write its content again")
             return decode(io.BytesIO(content), self.key, max_seconds=max_seconds)
         if self.file is None:
-            raise AudioError(f"{self.key}: the row holds neither a sound nor a path")
+            raise AudioError(f"{self.key}: the row has neither a sound nor a path; fill it, or remove it")
         return load_audio(self.file, max_seconds=max_seconds)
 
 
@@ -76,7 +81,7 @@ _reading = Lock()
 
 
 def _contents(table: Path, group: int, column: str) -> pa.ChunkedArray:
-    """The sounds of a row group; the last one stays in memory, because neighbours are asked for one by one."""
+    """Sounds of a row group. The last group stays in memory, because its rows are read one by one."""
     with _reading:
         return _read_group(table, group, column)
 
@@ -90,19 +95,19 @@ def _read_group(table: Path, group: int, column: str) -> pa.ChunkedArray:
         raise AudioError(f"{table}: row group {group} cannot be read ({_first_line(error)})") from error
 
 
-def _flat(read: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column, or a field of one: "audio.bytes"."""
+def _flat(content: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column, or a field of a column such as "audio.bytes"."""
     outer, _, inner = column.partition(".")
-    return pc.struct_field(read.column(outer), inner) if inner else read.column(outer)
+    return pc.struct_field(content.column(outer), inner) if inner else content.column(outer)
 
 
 def sounds_in(table: Path) -> list[Path | Sound]:
-    """The sounds of a Parquet file, one a row.
+    """Sounds of a Parquet file, one per row.
 
-    Its columns are `path` (of sound files; from the folder of the Parquet file where relative), or `bytes` (what sound
-    files hold) or `audio` (such bytes, or Hugging Face's struct of bytes and path). Beside bytes, a row's `path` in the
-    results says what `id` says where there is such a column, else the path, else file and number of the row.
-    Raises `ValueError` for a file that is damaged or has no such columns.
+    Its columns are `path` (of sound files; a relative path starts at the folder of the Parquet file), or `bytes` (the
+    content of sound files), or `audio` (such bytes, or Hugging Face's struct of bytes and path). For rows with bytes,
+    `path` in the results is the value of `id` if there is such a column, otherwise the path, otherwise the file and
+    number of the row. Raises `ValueError` if the file is damaged or has no such columns.
     """
     try:
         with pq.ParquetFile(table) as file:
@@ -110,10 +115,11 @@ def sounds_in(table: Path) -> list[Path | Sound]:
             wanted = [name for name in names if name is not None]
             sounds: list[Path | Sound] = []
             for group in range(file.num_row_groups):
-                read = file.read_row_group(group, columns=wanted) if wanted else None
+                columns = file.read_row_group(group, columns=wanted) if wanted else None
                 count = file.metadata.row_group(group).num_rows
                 ids, paths = (
-                    [None] * count if name is None or read is None else _flat(read, name).to_pylist() for name in names
+                    [None] * count if name is None or columns is None else _flat(columns, name).to_pylist()
+                    for name in names
                 )
                 sounds += [
                     _sound(table, group, row, content, ids[row], paths[row], len(sounds) + row) for row in range(count)
@@ -121,24 +127,35 @@ def sounds_in(table: Path) -> list[Path | Sound]:
             return sounds
     except UNREADABLE as error:
         raise ValueError(
-            f"{table}: cannot be read as Parquet ({_first_line(error)}); fetch or write it again"
+            f"{table}: cannot be read as Parquet ({_first_line(error)}); download or write it again"
         ) from error
 
 
 def _sound(
     table: Path, group: int, row: int, content: str | None, identity: Any, path: str | None, number: int
 ) -> Path | Sound:
+    """Sound of one row.
+
+    Args:
+        table: path of the Parquet file.
+        group: its row group.
+        row: its row in the group.
+        content: name of the column with content, or None.
+        identity: value of the column id, or None.
+        path: value of the column path, or None.
+        number: number of the row in the file.
+    """
     file = None if path is None else table.parent / path
     if content is None and file is not None:
         return file
     table = Path(os.path.abspath(table))
-    given = identity if identity is not None else path
-    name = f"{table}#{number}" if given is None else str(given)
+    own_name = identity if identity is not None else path
+    name = f"{table}#{number}" if own_name is None else str(own_name)
     return ParquetSound(name, table, group, row, content, None if file is None else Path(os.path.abspath(file)))
 
 
 def _columns(table: Path, schema: pa.Schema) -> tuple[str | None, tuple[str | None, str | None]]:
-    """Names of the columns with content, and with identity and path. Raises `ValueError` where there are none."""
+    """Names of the columns with content, identity and path. Raises `ValueError` if there are none."""
     kinds = {field.name: field.type for field in schema}
     audio = kinds.get("audio")
     fields = {field.name: field.type for field in audio} if audio is not None and pa.types.is_struct(audio) else {}
@@ -148,11 +165,11 @@ def _columns(table: Path, schema: pa.Schema) -> tuple[str | None, tuple[str | No
     if content is None and path is None:
         there = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise ValueError(
-            f"{table}: no column holds sounds; name one path (strings), bytes (what sound files hold) or audio (a "
-            f"struct of bytes and path). There are: {there or 'none'}"
+            f"{table}: no column contains sounds; name one path (strings), bytes (content of sound files) or audio (a "
+            f"struct of bytes and path). Its columns are: {there or 'none'}"
         )
-    named = content is not None and "id" in kinds and (_is_text(kinds["id"]) or pa.types.is_integer(kinds["id"]))
-    return content, ("id" if named else None, path)
+    has_id = content is not None and "id" in kinds and (_is_text(kinds["id"]) or pa.types.is_integer(kinds["id"]))
+    return content, ("id" if has_id else None, path)
 
 
 def _is_binary(kind: pa.DataType | None) -> bool:
@@ -168,11 +185,12 @@ def _first_line(error: BaseException) -> str:
 
 
 class ParquetLog:
-    """A folder of Parquet files that survives a kill: what every reader of Parquet takes as one table.
+    """A folder of Parquet files that survives a kill. Every reader of Parquet takes it as one table.
 
-    Rows are appended to a journal as they come, and become a part of the folder when there are many and at the end;
-    a part is written beside and renamed, so that it is whole or not there. The run's `setting` is in the metadata of
-    each; a folder written under another is refused. A name that is no valid Unicode is written with \\x escapes.
+    Rows are appended to a journal one by one. When there are many, and at the end, they become a part of the folder. A
+    part is written under another name and renamed, so it is complete or does not exist. The metadata of each part
+    contains the run's `setting`; a folder with another setting is refused. A name that is not valid Unicode is written
+    with \\x escapes.
     """
 
     def __init__(self, path: Path, setting: Row) -> None:
@@ -184,7 +202,7 @@ class ParquetLog:
         try:
             for part in self._parts():
                 self._resume(part)
-            # A kill between a part and the end of its journal leaves rows in both.
+            # If a run is killed after writing a part, before clearing the journal, both contain the rows.
             journal = (json.loads(line) for line in (path / JOURNAL).read_bytes().splitlines())
             for row in [row for row in journal if _text(row["path"]) not in self._failed]:
                 self._take(row)
@@ -205,11 +223,11 @@ class ParquetLog:
         return _text(key(sound)) in self._failed
 
     def failures(self, sounds: Iterable[Path | Sound]) -> int:
-        """How many of these clips have a row with an error."""
+        """Number of these clips that have a row with an error."""
         return sum(self._failed.get(_text(key(sound)), False) for sound in sounds)
 
     def write(self, row: Row) -> None:
-        """Append a row to the journal in one write; on return it outlives the process."""
+        """Append a row to the journal in one write. It is on disk when this returns."""
         self._journal.write(row)
         self._take(row)
         if len(self._waiting) >= ROWS_A_PART:
@@ -221,24 +239,24 @@ class ParquetLog:
         self._failed[text["path"]] = "error" in row
 
     def _seal(self) -> None:
-        """Make a part of the rows that wait, and empty the journal."""
+        """Write the waiting rows as a part, and clear the journal."""
         if self._waiting:
             number = 1 + max(
-                (int(found[1]) for path in self._parts() if (found := PART.fullmatch(path.name))), default=-1
+                (int(match[1]) for path in self._parts() if (match := PART.fullmatch(path.name))), default=-1
             )
             name = f"part-{number:05}{PARQUET}"
             schema = SCHEMA.with_metadata({SETTING: json.dumps(self.setting)})
-            beside = self.path / f".{name}.tmp"
-            with open(beside, "wb") as file:
+            temporary = self.path / f".{name}.tmp"
+            with open(temporary, "wb") as file:
                 pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), file)
                 os.fsync(file.fileno())
-            beside.rename(self.path / name)
+            temporary.rename(self.path / name)
             self._waiting = []
         self._journal.clear()
 
     def _close(self) -> None:
         self._journal.__exit__(None, None, None)
-        if not any(self.path.iterdir()):  # nothing came of it: leave no empty folder behind
+        if not any(self.path.iterdir()):  # there are no results: leave no empty folder
             self.path.rmdir()
 
     def _parts(self) -> list[Path]:
@@ -248,10 +266,10 @@ class ParquetLog:
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise ResultLogError(f"{self.path}: is a file, and results in Parquet are a folder; choose another --out")
+            raise ResultLogError(f"{self.path}: is a file, but results in Parquet need a folder; choose another --out")
         for path in self.path.iterdir():
             if path.suffix != PARQUET and not path.name.startswith((".", "_")):
-                raise ResultLogError(f"{self.path}: holds {path.name}, which is no result; choose another --out")
+                raise ResultLogError(f"{self.path}: contains {path.name}, which is not a result; choose another --out")
 
     def _resume(self, part: Path) -> None:
         try:
@@ -260,13 +278,13 @@ class ParquetLog:
                 if SETTING not in metadata:
                     raise ResultLogError(f"{part}: is not a part of results; choose another --out, nothing was changed")
                 check_setting(self.path, json.loads(metadata[SETTING]), self.setting)
-                read = file.read(columns=["path", "error"])
+                columns = file.read(columns=["path", "error"])
         except UNREADABLE as error:
             raise ResultLogError(
                 f"{part}: cannot be read ({_first_line(error)}); delete it, and its clips are tagged again"
             ) from error
-        failed = pc.is_valid(read["error"]).to_pylist()
-        self._failed |= dict(zip(read["path"].to_pylist(), failed, strict=True))
+        failed = pc.is_valid(columns["error"]).to_pylist()
+        self._failed |= dict(zip(columns["path"].to_pylist(), failed, strict=True))
 
 
 def _text(name: str) -> str:

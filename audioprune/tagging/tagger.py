@@ -1,4 +1,4 @@
-"""Tagging many files: decode ahead in threads, run in batches, write each result as it comes, resume after a kill."""
+"""Tagging of many files: decoding ahead in threads, batches, results written one by one, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from ..audio.files import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
 from ..files import Journal, Row
 
 ROW_START = b'{"path": '
-"""How every row begins: what is left of a torn last line must begin so too."""
+"""Beginning of every row. An incomplete last line must begin with it too."""
 
 
 class Sound(Protocol):
-    """A sound that is no file of its own, such as a row of a table. `str()` is what messages call it."""
+    """A sound without its own file, such as a row of a table. `str()` gives its name in messages."""
 
     @property
     def key(self) -> str:
-        """What its row gives as `path`: unlike that of every other sound of a run."""
+        """Value of `path` in its row, unique in a run."""
 
     def load(self, max_seconds: float) -> Clip:
-        """Decode the beginning. Raises `AudioError` where that cannot be."""
+        """Decode the beginning. Raises `AudioError` if this is not possible."""
 
 
 def key(sound: Path | Sound) -> str:
-    """`path` of a sound's row: absolute for a file, so that a run may be taken up from another folder."""
+    """Value of `path` in a sound's row: absolute for a file, so that a run can resume from another folder."""
     return os.path.abspath(sound) if isinstance(sound, Path) else sound.key
 
 
 class ResultLogError(ValueError):
-    """An output file that cannot be appended to. The message names it and the remedy."""
+    """An output file that cannot be appended to. The message names the file and the remedy."""
 
 
 def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Files to tag, each once, and the files passed over in folders because their name is not a sound's.
+    """Files to tag, each once, and files in folders that were skipped because of their names.
 
-    A folder is searched through and sorted; a file that is named explicitly is always taken.
-    Raises `FileNotFoundError` for a source that is not there.
+    A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
+    `FileNotFoundError` if a source does not exist.
     """
     clips: dict[str, Path] = {}
-    passed: list[Path] = []
+    skipped: list[Path] = []
     for source in map(Path, sources):
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
@@ -61,15 +61,20 @@ def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
             if path.suffix.lower() in EXTENSIONS:
                 clips.setdefault(os.path.abspath(path), path)
             else:
-                passed.append(path)
-    return list(clips.values()), passed
+                skipped.append(path)
+    return list(clips.values()), skipped
 
 
 @dataclass
 class Tagger:
-    """A model, its front end, and how to read its answers.
+    """A classifier with its front end, which gives a row of labels for each sound.
 
-    top: labels reported per clip. batch_size: clips per forward. workers: threads that decode.
+    Args:
+        model: the classifier.
+        front: its front end.
+        top: number of labels per clip.
+        batch_size: clips per forward.
+        workers: number of threads that decode.
     """
 
     model: PreTrainedModel
@@ -86,8 +91,10 @@ class Tagger:
         return self.model.device
 
     def __call__(self, sounds: Iterable[Path | Sound]) -> Iterator[Row]:
-        """A row for each sound, in order: `path`, `labels`, `seconds`, `heard_seconds`, and `silent` where it is; or
-        `path` and `error`."""
+        """Yield a row for each sound, in order.
+
+        A row has `path`, `labels`, `seconds` and `heard_seconds`, and `silent` if the sound is silent; or `path` and
+        `error`."""
         batch: list[tuple[Path | Sound, Clip | AudioError]] = []
         for item in self._decoded(sounds):
             batch.append(item)
@@ -97,7 +104,7 @@ class Tagger:
         yield from self._rows(batch)
 
     def _decoded(self, sounds: Iterable[Path | Sound]) -> Iterator[tuple[Path | Sound, Clip | AudioError]]:
-        """Decode ahead of the model, two batches at most, in order."""
+        """Decode ahead of the model, at most two batches, in order."""
 
         def load(sound: Path | Sound) -> Clip:
             read = partial(load_audio, sound) if isinstance(sound, Path) else sound.load
@@ -115,7 +122,7 @@ class Tagger:
                 continue
             probabilities = next(answers)
             if not torch.isfinite(probabilities).all():
-                rows.append({"path": key(sound), "error": f"{sound}: the model's answer is not finite"})
+                rows.append({"path": key(sound), "error": f"{sound}: the model's output is not finite"})
                 continue
             seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
             silent = {"silent": True} if item.is_silent else {}
@@ -124,14 +131,14 @@ class Tagger:
 
     @torch.inference_mode()
     def probabilities(self, waveforms: list[np.ndarray]) -> Tensor:
-        """(clips, labels) on the CPU, float32: sigmoid for a multi-label model, softmax otherwise."""
+        """Probabilities (clips, labels), float32, on the CPU: sigmoid for a multi-label model, softmax otherwise."""
         logits = self.model(self.features(waveforms)).logits.float()
         if self.model.config.problem_type == "multi_label_classification":
             return logits.sigmoid().cpu()
         return logits.softmax(dim=-1).cpu()
 
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
-        """(clips, frames, mels) on the model's device, in its dtype."""
+        """Spectrograms (clips, frames, mels) on the model's device, in its dtype."""
         return self.front(waveforms).to(self.model.dtype)
 
     def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:
@@ -144,10 +151,10 @@ class Tagger:
 
 
 class ResultLog:
-    """A JSON Lines file of rows that survives a kill: appended row by row, resumed without loss or repeat.
+    """A JSON Lines file of rows that survives a kill. Rows are appended, and a run resumes without loss or repetition.
 
-    Every row carries the run's `setting`; a file written under another setting is refused, so that one file never
-    mixes two models or two keep rates. A last line that was torn by a kill is cut off and its clip done again.
+    Every row contains the run's `setting`. A file with another setting is refused, so that a file never mixes two
+    models or two keep rates. If a kill left an incomplete last line, it is cut off, and its clip is tagged again.
     """
 
     def __init__(self, path: Path, setting: Row) -> None:
@@ -166,23 +173,23 @@ class ResultLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._journal.close()
-        if self.path.is_file() and self.path.stat().st_size == 0:  # nothing came of it: leave no empty file behind
+        if self.path.is_file() and self.path.stat().st_size == 0:  # there are no results: leave no empty file
             self.path.unlink()
 
     def is_done(self, sound: Path | Sound) -> bool:
         return key(sound) in self._failed
 
     def failures(self, sounds: Iterable[Path | Sound]) -> int:
-        """How many of these clips have a row with an error."""
+        """Number of these clips that have a row with an error."""
         return sum(self._failed.get(key(sound), False) for sound in sounds)
 
     def write(self, row: Row) -> None:
-        """Append a row in one write; on return it outlives the process."""
+        """Append a row in one write. It is on disk when this returns."""
         self._journal.append([{**row, "setting": self.setting}])
         self._count(row)
 
     def clear(self) -> None:
-        """Drop the rows: for who has put them elsewhere."""
+        """Delete all rows, for a caller that has saved them elsewhere."""
         self._journal.clear()
         self._failed.clear()
 
@@ -197,17 +204,17 @@ class ResultLog:
 
 
 def check_setting(path: Path, was: Row, now: Row) -> None:
-    """Raise `ResultLogError` that names what differs where a file was written under another setting."""
+    """Raise `ResultLogError` that names the differences if a file was written with another setting."""
     differing = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     if differing:
         words = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differing)
         raise ResultLogError(
-            f"{path}: was written under another setting ({words}); choose another --out, or run with the old one"
+            f"{path}: was written with another setting ({words}); choose another --out, or use the old setting"
         )
 
 
 class Log(Protocol):
-    """What a run writes to: `ResultLog`, or another file that can be resumed."""
+    """Output of a run: `ResultLog`, or another file that can be resumed."""
 
     def __enter__(self) -> Self: ...
 
@@ -228,9 +235,15 @@ def run(
     log: Log | None,
     report: Callable[[Row], None] = lambda row: None,
 ) -> tuple[int, int]:
-    """Tag what the log does not hold yet. Returns (rows written, failures in all, earlier ones included).
+    """Tag the sounds that are not in the log yet.
 
-    tagger: a `Tagger`, or another engine that gives one row a sound, in any order.
+    Args:
+        tagger: a `Tagger`, or another engine that gives one row per sound, in any order.
+        sounds: all sounds.
+        log: log of the results, or None.
+        report: called with each row.
+
+    Returns the number of rows written, and the number of all failures, with earlier ones.
     """
     todo = [sound for sound in sounds if log is None or not log.is_done(sound)]
     written = failures = 0

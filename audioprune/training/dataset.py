@@ -17,9 +17,9 @@ from .recipe import Augment
 
 
 class SpectrogramDataset(Dataset):
-    """`input_values` (frames, mels) and `labels` (classes,), one-hot, multi-hot or, after mixup, in between.
+    """Items with `input_values` (frames, mels) and `labels` (classes,): one-hot, multi-hot or, after mixup, in between.
 
-    Without `augment` spectrograms come from the cache; with it waveforms do. `mask_until` is the epoch at which
+    Without `augment`, spectrograms come from the cache; with it, waveforms do. `mask_until` is the epoch at which
     SpecAugment stops.
     """
 
@@ -40,14 +40,14 @@ class SpectrogramDataset(Dataset):
         if targets.ndim == 1:
             targets = torch.nn.functional.one_hot(targets, len(table.labels))
         self.targets = targets.float()
-        # In shared memory, because workers that live through all epochs hold a copy of everything else.
+        # In shared memory, because persistent workers have a copy of everything else.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer's data loader at each epoch's start."""
+        """Set the epoch. The Trainer's data loader calls this at the start of each epoch."""
         self._epoch.fill_(epoch)
 
     @property
@@ -60,15 +60,17 @@ class SpectrogramDataset(Dataset):
             return {"input_values": self.cache.features(self.rows[index], self.front), "labels": self.targets[index]}
         random = np.random.default_rng((self.seed, self.epoch, index))
         if augment.on_waveform:
-            waveform, target = self._heard(index, augment, random)
+            waveform, target = self._augmented_waveform(index, augment, random)
             spectrogram = self.front(torch.from_numpy(waveform))[0]
         else:
             spectrogram, target = self.cache.features(self.rows[index], self.front), self.targets[index]
         spectrogram = augment_spectrogram(spectrogram, augment, self.epoch < self.mask_until, random)
         return {"input_values": spectrogram, "labels": target}
 
-    def _heard(self, index: int, augment: Augment, random: np.random.Generator) -> tuple[np.ndarray, Tensor]:
-        """The clip's waveform, perhaps mixed with another's, and the label or labels."""
+    def _augmented_waveform(
+        self, index: int, augment: Augment, random: np.random.Generator
+    ) -> tuple[np.ndarray, Tensor]:
+        """Waveform of the clip, possibly mixed with another, and its target."""
         waveform = augment_waveform(self.cache.waveform(self.rows[index]), augment, random)
         if random.random() >= augment.mixup:
             return waveform, self.targets[index]

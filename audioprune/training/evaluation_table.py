@@ -1,4 +1,4 @@
-"""Table 1 for one's own models: keep rates against accuracy or mAP, multiply-accumulates and throughput."""
+"""Table 1 for your own models: accuracy or mAP, multiply-accumulates and throughput at each keep rate."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .dataset import SpectrogramDataset
 from .task import RESULT
 
 COUNTED = 16
-"""Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
+"""Number of clips on which multiply-accumulates are counted, for methods whose cost depends on the sound."""
 FIELDS = ("fold", "seed", "rate")
-"""What a model's path may hold in braces."""
+"""Fields in braces that a model's path may contain."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,32 @@ class Cell:
 def cells(
     model: str, keep_rates: Sequence[float], folds: Sequence[str | None], seeds: Sequence[int | None]
 ) -> list[Cell]:
-    """Every model that a path stands for: "runs/fold{fold}-rate{rate}". Raises `ValueError` where folds or seeds are
-    asked for that the path does not tell apart, or the path has a field of which nothing is known."""
+    """All models that a path pattern such as "runs/fold{fold}-rate{rate}" stands for.
+
+    Args:
+        model: the pattern; {fold}, {seed} and {rate} are filled in.
+        keep_rates: values of {rate}.
+        folds: values of {fold}; (None,) for none.
+        seeds: values of {seed}; (None,) for none.
+
+    Raises `ValueError` if there are several folds or seeds but the path has no such field, or if the path has an
+    unknown field.
+    """
     given = {"fold": list(folds) != [None], "seed": list(seeds) != [None], "rate": True}
     for field in FIELDS:
         if "{" + field + "}" in model and not given[field]:
-            raise ValueError(f"{model}: holds {{{field}}}; say which with --{field}s")
+            raise ValueError(f"{model}: contains {{{field}}}; give its values with --{field}s")
     several = {"fold": len(folds) > 1, "seed": len(seeds) > 1}
     for field, many in several.items():
         if many and "{" + field + "}" not in model:
-            raise ValueError(f"{model}: one model for several {field}s; write {{{field}}} where they differ")
+            raise ValueError(f"{model}: one model for several {field}s; put {{{field}}} into the path")
     try:
         return [
             Cell(model.format(fold=fold, seed=seed, rate=f"{rate:g}"), fold, seed, rate)
             for rate, fold, seed in itertools.product(keep_rates, folds, seeds)
         ]
     except (KeyError, IndexError, ValueError):
-        raise ValueError(f"{model}: only {{fold}}, {{seed}} and {{rate}} are filled in") from None
+        raise ValueError(f"{model}: has an unknown field; only {{fold}}, {{seed}} and {{rate}} are filled in") from None
 
 
 def evaluate(
@@ -75,19 +84,29 @@ def evaluate(
     batch_size: int = 16,
     advance: Callable[[int], Any] = NOTHING,
 ) -> dict[str, Any]:
-    """A row for each keep rate: scores by fold and seed, their mean and spread, MACs and clips a second.
+    """Table with a row for each keep rate: scores by fold and seed, their mean and spread, MACs and clips per second.
 
-    model: a model, or a path with {fold}, {seed} and {rate}. With {rate} each keep rate has a model that was
-    fine-tuned for it, otherwise one model is pruned without fine-tuning; "fine_tuned" says which.
-    method: of a model that was fine-tuned for each rate, it must be the one that its `pruning.json` names; raises
-        `ValueError` where it is not. None takes that one, with what it learnt.
-    bench_seconds: of timing a rate, side by side on one of the models; 0 measures no throughput.
+    Args:
+        model: a model, or a path with {fold}, {seed} and {rate}. With {rate}, each keep rate has a model that was
+            fine-tuned for it; otherwise one model is pruned without fine-tuning. The key "fine_tuned" says which.
+        table: the data set.
+        method: pruning method. None takes the one in the model's `pruning.json`, with what it learnt.
+        keep_rates: the keep rates.
+        folds: folds to test on.
+        seeds: seeds of the models.
+        cache: cache of decoded clips.
+        device: device to run on.
+        bench_seconds: seconds to time each rate, in turn on one of the models; 0 measures no throughput.
+        batch_size: clips per forward when timing.
+        advance: called after each batch with its number of clips.
+
+    Raises `ValueError` if a model was fine-tuned for each rate with another method than `method`.
     """
     every = cells(model, keep_rates, list(folds), list(seeds))
-    found: dict[str, dict[Any, float]] = {f"{rate:g}": {} for rate in keep_rates}
+    scores: dict[str, dict[Any, float]] = {f"{rate:g}": {} for rate in keep_rates}
     metric, tuned = "", "{rate}" in model
     used: dict[float, Method] = {}
-    # Cells of one model lie together, so that a model that serves several keep rates is loaded once.
+    # Cells are sorted by model, so that a model for several keep rates is loaded once.
     for source, group in itertools.groupby(sorted(every, key=lambda cell: cell.model), lambda cell: cell.model):
         loaded: Any = load(source)
         _check_labels(source, loaded, table)
@@ -98,17 +117,17 @@ def evaluate(
             clips = table.split(cell.fold).test
             if not clips:
                 raise DataError(
-                    f"{table.name}: has no test clips (of one folder a class, they are those beneath test/)"
+                    f"{table.name}: has no test clips; with one folder per class, they are in the folder test/"
                 )
             dataset = SpectrogramDataset(table, clips, front, cache or SoundCache(None, front.max_seconds))
             with prune(loaded, own):
                 logits = predict(loaded, dataset, advance=advance)
             result = score(logits.numpy(), dataset.targets.numpy(), table.multi_label)
             metric = next(iter(result))
-            found[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
+            scores[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
     methods = [used[rate] for rate in keep_rates]
     one = torch.stack([dataset[i]["input_values"] for i in range(min(len(dataset), COUNTED))]).to(device)
-    rows = _rows(loaded, methods, found, bench_seconds, batch_size, one)
+    rows = _rows(loaded, methods, scores, bench_seconds, batch_size, one)
     return {
         "model": model,
         "data": table.name,
@@ -121,27 +140,27 @@ def evaluate(
 
 
 def clips_of(cells_: Sequence[Cell], table: ClipTable) -> int:
-    """Clips that an evaluation of these cells hears, for a progress bar."""
+    """Number of clips in an evaluation of these cells, for a progress bar."""
     return sum(len(table.split(cell.fold).test) for cell in cells_)
 
 
 def _rows(
     model: Any,
     methods: Sequence[Method],
-    found: dict[str, dict[Any, float]],
+    scores_by_rate: dict[str, dict[Any, float]],
     seconds: float,
     batch_size: int,
     clips: Tensor,
 ) -> list[dict[str, Any]]:
     rows = []
     for method in methods:
-        scores = found[f"{method.keep_rate:g}"]
+        scores = scores_by_rate[f"{method.keep_rate:g}"]
         with prune(model, method):
             counted = mean_macs(model, clips)
         rows.append({"keep_rate": method.keep_rate, "scores": scores, **spread(list(scores.values())), "macs": counted})
     if seconds:
-        for row, timed in zip(rows, measure(model, methods, batch_size, seconds), strict=True):
-            row |= {name: timed[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
+        for row, timing in zip(rows, measure(model, methods, batch_size, seconds), strict=True):
+            row |= {name: timing[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
     return rows
 
 
@@ -152,19 +171,28 @@ def _name(cell: Cell) -> str:
 
 
 def _method_of(source: str, method: Method | None, keep_rate: float, tuned: bool) -> Method:
-    """How a model is pruned. Raises `ValueError` where it was trained to be pruned in another way."""
+    """Pruning method of a model.
+
+    Args:
+        source: the model's folder.
+        method: the requested method; None takes the model's own.
+        keep_rate: the keep rate.
+        tuned: whether the model was fine-tuned for this keep rate.
+
+    Raises `ValueError` if the model was trained with another method.
+    """
     wanted = None if method is None else method.with_keep_rate(keep_rate)
     path = Path(source) / SETTINGS
     if not tuned or not path.exists():
         if wanted is None and keep_rate < 1:
-            raise ValueError(f"{path}: not there, so that nobody knows how the model was trained to be pruned")
+            raise ValueError(f"{path}: no such file, so the model's pruning method is unknown; give --method")
         return wanted or TopK(keep_rate)
     own = read_method(path)
     if wanted is not None and own != wanted:
         raise ValueError(
-            f"{source}: was fine-tuned with {own}, which its pruning.json says, not with {wanted}; give its "
-            "--method, --score, --segments, --dropped and --layers (or --method trained), and {rate} in the path for "
-            "its keep rate"
+            f"{source}: its pruning.json says that it was fine-tuned with {own}, not with {wanted}; give the same "
+            "--method, --score, --segments, --dropped and --layers (or --method trained), and put {rate} into the path "
+            "for its keep rate"
         )
     if own.keep_rate != keep_rate:
         raise ValueError(
@@ -177,18 +205,18 @@ def _check_labels(source: str, model: Any, table: ClipTable) -> None:
     known = [model.config.id2label.get(i) for i in range(model.config.num_labels)]
     if known != list(table.labels):
         raise DataError(
-            f"{source}: knows the labels {', '.join(map(str, known[:5]))} …, {table.name} has "
+            f"{source}: has the labels {', '.join(map(str, known[:5]))} …, but {table.name} has "
             f"{', '.join(table.labels[:5])} …; evaluate on the data set that the model was trained for"
         )
 
 
 def finished(out: Path) -> list[dict[str, Any]]:
-    """The results of all trainings in a sweep's folder, of this sweep and of others."""
+    """Results of all finished trainings in a folder, of this sweep and of others."""
     return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/*/{RESULT}"))]
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of trainings → a row for each recipe and keep rate, from the highest: scores by fold and seed, spread."""
+    """Rows for each recipe and keep rate, highest rate first: scores by fold and seed, mean and spread."""
     rows: dict[tuple[str, float | tuple[float, ...]], dict[str, Any]] = {}
     for result in results:
         if "score" not in result:

@@ -1,4 +1,4 @@
-"""One training by a recipe, from the clips to the saved model and its score; resumable at any time."""
+"""One training from a recipe: from the clips to the saved model and its score. It can resume at any time."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from ..core.settings import describe
 from ..data import Split
 from ..methods.learned import Learned
 from ..models.loading import load
-from .model import build_model, knows
+from .model import build_model, is_trained_for
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
-from .task import RESULT, Task, masks_until, settle, write_json
+from .task import RESULT, Task, masks_until, record_task, write_json
 from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
 
 
 def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
-    """Train a classifier, or finish or skip what was trained before. Returns what `result.json` in `task.out` holds.
+    """Train a classifier. A training that was interrupted continues; one that is done is skipped.
 
-    The folder then holds the model in transformers' format, its feature extractor, and `pruning.json` with the method
-    where one was trained with. `changes`: arguments of transformers' `TrainingArguments`.
+    The folder `task.out` then contains the model in transformers' format, its feature extractor, and, if the model was
+    trained with pruning, `pruning.json` with the method. `changes`: arguments of transformers' `TrainingArguments`.
+    Returns the content of `result.json`.
     """
-    settle(task)
+    record_task(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     recipe, split = task.recipe, task.split
@@ -48,7 +49,7 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
     if trainer.is_world_process_zero():
         result = _finish(task, split, trainer, handle, result)
-    # A process that left now could take the others down with it.
+    # If one process exits early, the others may fail.
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}
 
@@ -56,8 +57,8 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
 def _finish(
     task: Task, split: Split, trainer: RecipeTrainer, handle: Pruned | None, result: dict[str, Any]
 ) -> dict[str, Any]:
-    """Test the trained model and save it and its result."""
-    # accelerate wraps the forward in autocast; what is reported is float32.
+    """Test the trained model; save it and its result."""
+    # accelerate wraps the forward in autocast, but the reported score is that of float32.
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     rows = split.test or split.validation
     if rows:
@@ -85,8 +86,8 @@ def make_trainer(
     recipe = task.recipe
     if handle is not None and recipe.augment.patch_mask and masks_until(recipe) == float("inf"):
         raise ValueError(
-            f"{recipe.name}: patches are masked in all epochs and pruned in all; pruning numbers the patches, so the "
-            "masks must end first: set shrink.start to the epoch at which they do"
+            f"{recipe.name}: patches are masked and pruned in all epochs; pruning needs the numbers of all patches, so "
+            "the masks must end first: set shrink.start to the epoch at which they end"
         )
     if recipe.drop_path:
         set_drop_path(model, recipe.drop_path)
@@ -96,7 +97,7 @@ def make_trainer(
         changes["dataloader_drop_last"] = False
     if recipe.best == "last":
         per_epoch = max(1, len(train) // recipe.batch_size)
-        # Logged by steps too, so that an epoch's loss is in the checkpoint of its end.
+        # Log by steps too, so that the checkpoint at the end of an epoch contains its loss.
         steps = {"logging_strategy": "steps", "logging_steps": per_epoch, "save_strategy": "steps"}
         changes = {**steps, "save_steps": recipe.save_epochs * per_epoch} | changes
     trainer = RecipeTrainer(
@@ -106,29 +107,29 @@ def make_trainer(
         teacher=teacher,
         train_dataset=train,
         eval_dataset=task.dataset(split.validation) if split.validation else None,
-        compute_metrics=lambda found: score(found.predictions, found.label_ids, task.table.multi_label),
+        compute_metrics=lambda output: score(output.predictions, output.label_ids, task.table.multi_label),
         callbacks=list(callbacks),
     )
-    trainer.remove_callback(PrinterCallback)  # progress is the caller's to show
+    trainer.remove_callback(PrinterCallback)  # the caller shows the progress
     if recipe.augment.patch_mask:
         trainer.add_callback(PatchMask(model, recipe.augment.patch_mask, masks_until(recipe)))
     if handle is not None:
         trainer.add_callback(ShrinkSchedule(handle, recipe.shrink.start, recipe.shrink.epochs))
         if isinstance(handle.learned, Learned):
-            # Epochs before the shrink are judged at the final keep rate too, by predictors as they were drawn.
+            # Epochs before the shrink are evaluated at the final keep rate too, with the initial predictors.
             handle.learned.trained.fill_(1)
     return trainer
 
 
 def leave() -> None:
-    """Close what several processes share: at the end of a program that trained."""
+    """Close the process group at the end of a program that trained."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def save(task: Task, model: PreTrainedModel) -> None:
-    """The model and its feature extractor, in `task.out`."""
-    model.config._attn_implementation = "sdpa"  # how it was trained is nobody's concern
+    """Save the model and its feature extractor in `task.out`."""
+    model.config._attn_implementation = "sdpa"  # users do not need the implementation of the training
     model.save_pretrained(task.out)
     AudioMAEFeatureExtractor.of(task.front).save_pretrained(task.out)
 
@@ -138,31 +139,39 @@ def _prunes(keep_rate: Any) -> bool:
 
 
 def _resume(out: Path) -> str | None:
-    found = last_checkpoint(out)
-    return None if found is None else str(found)
+    checkpoint = last_checkpoint(out)
+    return None if checkpoint is None else str(checkpoint)
 
 
-def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init: Any, asked: bool) -> Any:
-    """The teacher that a recipe names, or the model itself as it is now; asked: whether the method wants one."""
-    if recipe.distill is None and not asked:
+def _teacher(recipe: Recipe, model: PreTrainedModel, labels: Sequence[str], init: Any, required: bool) -> Any:
+    """Teacher that the recipe names, or a copy of the model before training; None if there is none.
+
+    Args:
+        recipe: the recipe.
+        model: the model to train.
+        labels: the data set's labels.
+        init: start of the training, in place of the recipe's.
+        required: whether the method needs a teacher.
+    """
+    if recipe.distill is None and not required:
         return None
     if recipe.distill is not None and recipe.distill.teacher is not None:
         teacher = load(recipe.distill.teacher)
         if teacher.config.num_labels != model.config.num_labels:
             raise ValueError(
-                f"distill.teacher {recipe.distill.teacher} knows {teacher.config.num_labels} labels, the data set has "
-                f"{model.config.num_labels}"
+                f"distill.teacher {recipe.distill.teacher} has {teacher.config.num_labels} labels, but the data set "
+                f"has {model.config.num_labels}; name a teacher for this data set"
             )
         return teacher
     if init is None and recipe.init is None:
         raise ValueError(
-            "distill (or the method) wants a teacher, and weights that are drawn at random teach nothing: start from "
-            "trained ones, or name one as distill.teacher"
+            "distill (or the method) needs a teacher, and random weights cannot teach: start from trained weights, or "
+            "name a teacher as distill.teacher"
         )
-    if recipe.new_head or not knows(init or str(recipe.init), labels):
+    if recipe.new_head or not is_trained_for(init or str(recipe.init), labels):
         raise ValueError(
-            "distill has no teacher, and the model that training starts from gets a new head, which teaches nothing: "
-            "fine-tune it unpruned first and start from that, or name a teacher"
+            "distill has no teacher, and the model at the start gets a new head, which cannot teach: fine-tune it "
+            "unpruned first and start from the result, or name a teacher as distill.teacher"
         )
     return frozen_copy(model)
 
@@ -185,7 +194,7 @@ def describe_run(task: Task, split: Split, trainer: RecipeTrainer) -> dict[str, 
 
 
 def ticker(advance: Callable[[int, int], Any]) -> TrainerCallback:
-    """A callback that tells a progress bar after each step how many are done, and of how many."""
+    """Callback for a progress bar: after each step it passes the number of done steps and of all steps."""
 
     class Ticker(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

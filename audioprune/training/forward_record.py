@@ -1,4 +1,4 @@
-"""What a method's loss needs of a forward: caught as it passes, and forgotten afterwards."""
+"""Records of a forward that a method's loss needs. They are used once and not saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..core.tokens import LossInputs
 
 
 class ForwardRecord:
-    """Of the latest forward: what left the encoder (batch, special + n, width), and the tokens' fate."""
+    """Encoder output (batch, special + n, width) and token pass of the latest forward."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -24,45 +24,54 @@ class ForwardRecord:
 
 
 @contextmanager
-def watching(model: nn.Module, pruned: Pruned | None = None) -> Iterator[ForwardRecord]:
-    """Catch what leaves a model's encoder and, where it is pruned, its `TokenPass`."""
-    caught = ForwardRecord()
+def record_forward(model: nn.Module, pruned: Pruned | None = None) -> Iterator[ForwardRecord]:
+    """Record the output of a model's encoder and, if the model is pruned, its `TokenPass`."""
+    record = ForwardRecord()
 
-    def catch_hidden(module: nn.Module, args: Any, output: Any) -> None:
-        caught.hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    def record_hidden(module: nn.Module, args: Any, output: Any) -> None:
+        record.hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
 
-    def catch_pass(token_pass: TokenPass) -> None:
-        caught.token_pass = token_pass
+    def record_pass(token_pass: TokenPass) -> None:
+        record.token_pass = token_pass
 
     adapter = find_adapter(model) if pruned is None else pruned.adapter
-    hook = adapter.tower.register_forward_hook(catch_hidden)
+    hook = adapter.tower.register_forward_hook(record_hidden)
     try:
-        with nullcontext() if pruned is None else observing(pruned.attachment, catch_pass):
-            yield caught
+        with nullcontext() if pruned is None else observing(pruned.attachment, record_pass):
+            yield record
     finally:
         hook.remove()
 
 
-def learning_of(
+def loss_inputs(
     pruned: Pruned,
-    caught: ForwardRecord,
+    record: ForwardRecord,
     logits: Tensor,
     labels: Tensor,
     teacher: ForwardRecord,
     teacher_logits: Tensor | None,
 ) -> LossInputs:
-    """What `Method.loss` is given."""
+    """Build the inputs of `Method.loss`.
+
+    Args:
+        pruned: handle of the pruned model.
+        record: record of the model's forward.
+        logits: (batch, classes).
+        labels: (batch, classes).
+        teacher: record of the teacher's forward; empty without a teacher.
+        teacher_logits: (batch, classes), or None.
+    """
     special = pruned.adapter.special
-    assert caught.hidden is not None
-    assert caught.token_pass is not None
+    assert record.hidden is not None
+    assert record.token_pass is not None
     return LossInputs(
         depth=pruned.adapter.depth,
-        notes=caught.token_pass.notes,
+        notes=record.token_pass.notes,
         rates=pruned.rates,
         logits=logits,
         labels=labels.float(),
-        tokens=caught.hidden[:, special:],
-        policy=caught.token_pass.final.policy,
+        tokens=record.hidden[:, special:],
+        policy=record.token_pass.final.policy,
         teacher_logits=teacher_logits,
         teacher_tokens=None if teacher.hidden is None else teacher.hidden[:, special:],
     )

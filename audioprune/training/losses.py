@@ -1,4 +1,4 @@
-"""The loss: cross-entropy or binary cross-entropy on soft labels, and distillation from a teacher's logits."""
+"""Losses: cross-entropy or binary cross-entropy on soft labels, and distillation from a teacher's logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from .recipe import Distill
 
 
 def label_loss(logits: Tensor, labels: Tensor, kind: str, smoothing: float = 0.0) -> Tensor:
-    """logits, labels: (batch, classes). "ce": labels are a distribution; "bce": each class is a question of its own."""
+    """Loss on the labels.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch, classes).
+        kind: "ce" if the labels are a distribution; "bce" if each class is independent.
+        smoothing: label smoothing.
+    """
     logits, labels = logits.float(), labels.float()
     if kind == "ce":
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -17,8 +24,10 @@ def label_loss(logits: Tensor, labels: Tensor, kind: str, smoothing: float = 0.0
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, settings: Distill) -> Tensor:
-    """Distance of (batch, classes) logits from the teacher's: KL(teacher ‖ student) at a temperature, times its square
-    (Hinton et al., arXiv 1503.02531), or binary cross-entropy on the teacher's probabilities."""
+    """Distillation loss on (batch, classes) logits.
+
+    It is KL(teacher ‖ student) at a temperature, times its square (Hinton et al., arXiv 1503.02531), or binary
+    cross-entropy on the teacher's probabilities."""
     logits, teacher = logits.float(), teacher.float()
     if settings.loss == "bce":
         return F.binary_cross_entropy_with_logits(logits, teacher.sigmoid())

@@ -1,4 +1,4 @@
-"""The model that a recipe trains: drawn at random or loaded, with a head for the data set's labels."""
+"""The model that a recipe trains: initialised at random or loaded, with a head for the data set's labels."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean"}
 
 
 def build_model(recipe: Recipe, labels: Sequence[str], init: str | Path | None = None) -> PreTrainedModel:
-    """A model to train, in float32.
+    """Build a model to train, in float32.
 
-    init: folder, weight file or hub id to start from, in place of the recipe's. A head for other labels than ours is
-    drawn anew. Raises `CheckpointError` where the start does not fit the recipe.
+    init: folder, weight file or hub id to start from, in place of the recipe's. A head for other labels is initialised
+    again. Raises `CheckpointError` if the start does not fit the recipe.
     """
     source = init if init is not None else recipe.init
     if source is None and recipe.needs_init:
         raise ValueError(
-            f"{recipe.name} starts from trained weights, which init (--init) must name. {recipe.about.strip()}"
+            f"{recipe.name} starts from trained weights; name them as init (--init). {recipe.about.strip()}"
         )
     if recipe.task == "pretrain":
         model = _pretraining(recipe, source)
     elif source is None:
-        model = _drawn(recipe, labels)
+        model = _random_model(recipe, labels)
     else:
-        model = _loaded(recipe, labels, source)
+        model = _loaded_model(recipe, labels, source)
     model.set_attn_implementation(recipe.attention)
     return model
 
 
-def knows(source: str | Path, labels: Sequence[str]) -> bool:
-    """Whether a model's head was trained for these labels. An authors' weight file names none."""
+def is_trained_for(source: str | Path, labels: Sequence[str]) -> bool:
+    """Whether a model's head was trained for these labels. False for an authors' weight file, which names no labels."""
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
         return False
     config, _ = PreTrainedConfig.get_config_dict(path)
-    named = config.get("id2label") or {}
-    return config.get("architectures") != ["AudioMAEForPreTraining"] and list(named.values()) == list(labels)
+    label_names = config.get("id2label") or {}
+    return config.get("architectures") != ["AudioMAEForPreTraining"] and list(label_names.values()) == list(labels)
 
 
-def _named(labels: Sequence[str]) -> dict[str, Any]:
+def _label_config(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
@@ -66,42 +66,42 @@ def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
     return AudioMAEForPreTraining(AudioMAEConfig(**config))
 
 
-def _drawn(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
-    config = {**recipe.config, "max_length": recipe.frames, **_named(labels)}
+def _random_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:
+    config = {**recipe.config, "max_length": recipe.frames, **_label_config(labels)}
     if recipe.family == "audiomae":
         model: Any = AudioMAEForAudioClassification(AudioMAEConfig(**config))
     else:
         model = AST_CLASSES[str(POOLING[recipe.family])](ASTConfig(**config))
         embeddings = model.audio_spectrogram_transformer.embeddings
-        # transformers leaves these at zero, from where no patch knows its place.
+        # transformers leaves these at zero; then the model cannot learn the positions of the patches.
         for parameter in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
             nn.init.trunc_normal_(parameter, std=model.config.initializer_range)
     _draw_head(model, recipe)
     return model
 
 
-def _loaded(recipe: Recipe, labels: Sequence[str], source: str | Path) -> PreTrainedModel:
+def _loaded_model(recipe: Recipe, labels: Sequence[str], source: str | Path) -> PreTrainedModel:
     config = {key: value for key, value in recipe.config.items() if key == "num_attention_heads"}
     model = load(source, pooling=POOLING[recipe.family], num_labels=len(labels), max_length=recipe.frames, **config)
     _check_shape(recipe, model, source)
-    named: Any = model.config.id2label
-    known = [named.get(i) for i in range(len(labels))]
-    if known != list(labels) or recipe.new_head:  # there may be as many labels, but not these
+    label_names: Any = model.config.id2label
+    known = [label_names.get(i) for i in range(len(labels))]
+    if known != list(labels) or recipe.new_head:  # the number of labels may be equal, but not the labels
         _draw_head(model, recipe)
-    model.config.update(_named(labels))
+    model.config.update(_label_config(labels))
     return model
 
 
 def _check_shape(recipe: Recipe, model: Any, source: str | Path) -> None:
-    """Raise `ValueError` where the start is of another family or shape than the recipe asks for."""
+    """Raise `ValueError` if the start has another family or shape than the recipe."""
     if recipe.family == "audiomae" and not isinstance(model, AudioMAEPreTrainedModel):
-        raise ValueError(f"{source}: {type(model).__name__}; the recipe {recipe.name} trains an AudioMAE")
-    found = {key: getattr(model.config, key, None) for key in recipe.config}
-    other = {key: value for key, value in found.items() if value != recipe.config[key]}
+        raise ValueError(f"{source}: is {type(model).__name__}, but the recipe {recipe.name} trains an AudioMAE")
+    values = {key: getattr(model.config, key, None) for key in recipe.config}
+    other = {key: value for key, value in values.items() if value != recipe.config[key]}
     if other:
         key, value = next(iter(other.items()))
         raise ValueError(
-            f"{source}: its {key} is {value}, the recipe {recipe.name} asks for {recipe.config[key]}; start from a "
+            f"{source}: its {key} is {value}, but the recipe {recipe.name} asks for {recipe.config[key]}; start from a "
             f"model of that shape, or --set config.{key}={value}"
         )
 

@@ -13,7 +13,7 @@ from .recipe import LearningRate, Optimizer, Recipe
 
 
 def depth_of(model: nn.Module) -> dict[str, int]:
-    """Parameter name → depth: 0 for the embeddings, i + 1 for block i (0-based), D + 1 for all that comes after."""
+    """Depth of each parameter by name: 0 for the embeddings, i + 1 for block i (0-based), D + 1 after the blocks."""
     adapter = find_blocks(model)
     owner = {id(p): 0 for p in adapter.encoder.embeddings.parameters()}
     for i, layer in enumerate(adapter.layers):
@@ -22,20 +22,20 @@ def depth_of(model: nn.Module) -> dict[str, int]:
     return {name: owner.get(id(parameter), last) for name, parameter in model.named_parameters()}
 
 
-def spared(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay passes a parameter by: biases, norms, tokens and positions."""
+def exempt_from_decay(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter has no weight decay: biases, norms, tokens and positions."""
     return parameter.ndim < 2 or name.endswith(("_token", "position_embeddings"))
 
 
 def parameter_groups(model: nn.Module, settings: Optimizer, lr: float) -> list[dict[str, Any]]:
-    """Groups by depth (layer-wise learning-rate decay, as BEiT's) and by whether weight decay applies."""
+    """Parameter groups by depth (layer-wise learning-rate decay, as in BEiT) and by weight decay."""
     depths = depth_of(model)
     last = max(depths.values())
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        free = settings.name == "adamw" and spared(name, parameter)
+        free = settings.name == "adamw" and exempt_from_decay(name, parameter)
         group = {
             "params": [],
             "lr": lr * settings.layer_decay ** (last - depths[name]),
@@ -53,7 +53,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
 
 
 def factor(step: int, total: int, per_epoch: float, peak: float, settings: LearningRate) -> float:
-    """Learning rate of iteration `step` of `total`, relative to the peak."""
+    """Learning rate at an iteration, relative to the peak.
+
+    Args:
+        step: the iteration, 0-based.
+        total: number of iterations of the run.
+        per_epoch: iterations per epoch.
+        peak: peak learning rate.
+        settings: the recipe's schedule.
+    """
     warmup = max(settings.warmup_steps, round(settings.warmup_epochs * per_epoch))
     if step < warmup:
         return (step + 1) / warmup
@@ -66,6 +74,6 @@ def factor(step: int, total: int, per_epoch: float, peak: float, settings: Learn
 
 
 def make_scheduler(optimizer: optim.Optimizer, recipe: Recipe, total: int) -> LambdaLR:
-    """Per iteration, of a run of `total` iterations."""
+    """Learning-rate scheduler that steps at every iteration of a run of `total` iterations."""
     per_epoch = total / recipe.epochs
     return LambdaLR(optimizer, lambda step: factor(step, total, per_epoch, recipe.peak_lr, recipe.learning_rate))

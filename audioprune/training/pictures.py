@@ -1,4 +1,4 @@
-"""Pictures of a pre-training: its loss curve, and spectrograms as they were, as they were seen, and as drawn back."""
+"""Pictures of a pre-training: its loss curve, and spectrograms with the model's input and its reconstruction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def loss_curve(losses: Sequence[float], path: Path, title: str) -> None:
-    """losses: one an epoch."""
+    """Draw the loss curve. losses: one for each epoch."""
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes: Axes = figure.subplots()
     axes.plot(np.arange(1, len(losses) + 1), losses, linewidth=1.2)
@@ -25,15 +25,24 @@ def loss_curve(losses: Sequence[float], path: Path, title: str) -> None:
 def reconstructions(
     features: Tensor, hidden: Tensor, drawn: Tensor, titles: Sequence[str], path: Path, note: str = ""
 ) -> None:
-    """features, drawn: (clips, frames, mels); hidden: the same shape, true where the model saw nothing."""
-    columns = ("input", "what the model saw", "what it drew")
+    """Draw spectrograms, their visible part and their reconstruction.
+
+    Args:
+        features: (clips, frames, mels).
+        hidden: (clips, frames, mels), True for values that the model did not see.
+        drawn: (clips, frames, mels), the model's reconstructions.
+        titles: title of each clip.
+        path: file to write.
+        note: text below the figure.
+    """
+    columns = ("input", "visible part", "reconstruction")
     figure = Figure(figsize=(11, 1.9 * len(features)), layout="constrained")
     rows = figure.subplots(len(features), 3, squeeze=False, sharex=True)
-    for axes, clip, mask, made, title in zip(rows, features, hidden, drawn, titles, strict=True):
-        # One scale for the three, set by the clip alone: a bad drawing must not look good by being rescaled.
+    for axes, clip, mask, reconstruction, title in zip(rows, features, hidden, drawn, titles, strict=True):
+        # The clip sets the scale of all three: another scale could make a bad reconstruction look good.
         low, high = np.quantile(clip.numpy(), (0.01, 0.99))
-        seen = np.where(mask.numpy(), np.nan, clip.numpy())
-        for axis, cells in zip(axes, (clip.numpy(), seen, made.numpy()), strict=True):
+        visible = np.where(mask.numpy(), np.nan, clip.numpy())
+        for axis, cells in zip(axes, (clip.numpy(), visible, reconstruction.numpy()), strict=True):
             axis.imshow(cells.T, origin="lower", aspect="auto", vmin=low, vmax=high, extent=_extent(cells))
             axis.set_facecolor("0.85")
         axes[0].set_ylabel("mel channel")
@@ -52,5 +61,5 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _extent(cells: np.ndarray) -> tuple[float, float, float, float]:
-    """(frames, mels) → the axes' limits in seconds and channels."""
+    """Limits of the axes in seconds and channels, of a spectrogram (frames, mels)."""
     return 0.0, cells.shape[0] / 100, 0.0, float(cells.shape[1])

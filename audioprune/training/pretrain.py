@@ -1,4 +1,4 @@
-"""Masked pre-training of an AudioMAE by a recipe, with its loss curve and pictures of what it draws."""
+"""Masked pre-training of an AudioMAE from a recipe, with its loss curve and pictures of its reconstructions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .model import build_model
 from .pictures import loss_curve, reconstructions
-from .task import RESULT, Task, settle, write_json
+from .task import RESULT, Task, record_task, write_json
 from .trainer import last_checkpoint
 
 PICTURED = 4
 """Clips in the picture of reconstructions."""
 NORMALISED = (
-    "Hidden patches are drawn normalised and get the true patch's mean and deviation back: their texture is drawn."
+    "Hidden patches are predicted normalised, and drawn with the true patch's mean and deviation: only their texture "
+    "is predicted."
 )
 
 
 def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes: Any) -> dict[str, Any]:
-    """Pre-train on the training clips of a split, or finish or skip what was begun before; test clips are not heard.
+    """Pre-train on the training clips of a split. An interrupted run continues; one that is done is skipped.
 
-    Returns what `result.json` in `task.out` holds. The folder then holds the model, `losses.png` and
-    `reconstructions.png`. Labels are not used. `changes`: arguments of transformers' `TrainingArguments`.
+    Test clips and labels are not used. The folder `task.out` then contains the model, `losses.png` and
+    `reconstructions.png`. `changes`: arguments of transformers' `TrainingArguments`. Returns the content of
+    `result.json`.
     """
-    settle(task)
+    record_task(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
     set_seed(task.seed)
@@ -40,8 +42,8 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     model = build_model(task.recipe, task.table.labels, task.init)
     assert isinstance(model, AudioMAEForPreTraining)
     trainer = finetune.make_trainer(task, model, split, callbacks=callbacks, **changes)
-    found = last_checkpoint(task.out)
-    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    checkpoint = last_checkpoint(task.out)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     result = finetune.describe_run(task, split, trainer)
     if trainer.is_world_process_zero():
         _finish(task, split, model, result)
@@ -51,8 +53,8 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
 
 def _finish(task: Task, split: Split, model: AudioMAEForPreTraining, result: dict[str, Any]) -> None:
     """Draw the pictures; save the model and the result."""
-    heard = split.validation or split.train
-    rows = heard[:: max(1, len(heard) // PICTURED)][:PICTURED]
+    candidates = split.validation or split.train
+    rows = candidates[:: max(1, len(candidates) // PICTURED)][:PICTURED]
     features = torch.stack([task.dataset(rows)[i]["input_values"] for i in range(len(rows))])
     picture(model.cpu(), features, [f"{row.path.name}: {', '.join(row.labels)}" for row in rows], task.out)
     loss_curve(result["losses"], task.out / "losses.png", task.recipe.name)
@@ -62,7 +64,14 @@ def _finish(task: Task, split: Split, model: AudioMAEForPreTraining, result: dic
 
 @torch.inference_mode()
 def picture(model: AudioMAEForPreTraining, features: Tensor, titles: Sequence[str], out: Path) -> None:
-    """Draw `features` (clips, frames, mels), what the model saw of them, and what it made of that."""
+    """Draw clips (clips, frames, mels), the part that the model sees, and its reconstructions.
+
+    Args:
+        model: the pre-trained model.
+        features: (clips, frames, mels).
+        titles: title of each clip.
+        out: folder to write to.
+    """
     model.eval()
     noise = torch.rand(len(features), model.config.grid[0] * model.config.grid[1], generator=_fixed())
     outputs = model(features, noise)
@@ -73,5 +82,5 @@ def picture(model: AudioMAEForPreTraining, features: Tensor, titles: Sequence[st
 
 
 def _fixed() -> torch.Generator:
-    """The same patches are hidden in every picture, so that two models can be compared."""
+    """Generator with a fixed seed: every picture hides the same patches, so that models can be compared."""
     return torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Recipes: everything that a training needs to know but the data's place, as YAML."""
+"""Recipes: all settings of a training except the location of the data, as YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "recipes"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-6 as a number, which YAML 1.1 takes for a word."""
+    """YAML loader that reads 1e-6 as a number. In YAML 1.1 it is a word."""
 
 
 _Loader.add_implicit_resolver(
@@ -32,9 +32,13 @@ class Part(BaseModel):
 
 
 class Optimizer(Part):
-    """lr: peak learning rate, of a batch of `lr_per` clips where that is given (it scales linearly), else as it is.
-    layer_decay: the learning rate of block i of D is lr · layer_decay^(D − i), of the embeddings lr · layer_decay^(D +
-    1). AdamW's weight decay spares biases, norms, positions and tokens; Adam's is L2 and spares nothing, as AST's."""
+    """Settings of the optimizer.
+
+    lr: peak learning rate; if `lr_per` is given, that of a batch of `lr_per` clips, and it scales linearly.
+    layer_decay: the learning rate of block i of D is lr · layer_decay^(D − i), that of the embeddings
+        lr · layer_decay^(D + 1).
+    weight_decay: AdamW does not decay biases, norms, positions and tokens. Adam uses L2 on all parameters, as AST does.
+    """
 
     name: Literal["adamw", "adam"] = "adamw"
     lr: float = Field(gt=0)
@@ -46,8 +50,10 @@ class Optimizer(Part):
 
 
 class LearningRate(Part):
-    """cosine: to `min_lr` at the last iteration. step: times `factor` at epoch `start` and every `every` epochs from
-    there. Both after a linear warm-up, in epochs or iterations."""
+    """Learning-rate schedule, after a linear warm-up in epochs or iterations.
+
+    "cosine" ends at `min_lr` at the last iteration. "step" multiplies by `factor` at epoch `start`, and then every
+    `every` epochs."""
 
     name: Literal["cosine", "step"] = "cosine"
     warmup_epochs: float = Field(0.0, ge=0)
@@ -59,21 +65,21 @@ class LearningRate(Part):
 
 
 class Shrink(Part):
-    """Epochs (0-based start, length) in which the keep rate falls from 1."""
+    """Epochs in which the keep rate falls from 1: start (0-based) and length."""
 
     start: int = Field(0, ge=0)
     epochs: int = Field(0, ge=0)
 
 
 class Augment(Part):
-    """Of training clips. SpecAugment's two masks and the patch mask stop when the shrink starts.
+    """Augmentation of training clips. SpecAugment's two masks and the patch mask stop when the shrink starts.
 
     mixup: probability of mixing a clip's waveform with another's, λ ~ Beta(mixup_alpha, mixup_alpha).
     roll, gain: roll the waveform by a random number of samples; multiply it by Beta(10, 10) + 0.5.
     noise: add uniform noise of a random level to the spectrogram and roll it by −10 … 9 frames.
     time_mask, frequency_mask: greatest width of the masked stretch, in frames and mel channels.
-    SpecAugment's masks are 0 after normalising, the data set's mean (a 0 before normalising would be a loud patch).
-    patch_mask: share of the patch columns, and again of the patch rows, that do not enter the model.
+    SpecAugment's masks are 0 after normalisation, the data set's mean (0 before normalisation would be a loud patch).
+    patch_mask: share of the patch columns, and also of the patch rows, that do not enter the model.
     """
 
     mixup: float = Field(0.0, ge=0, le=1)
@@ -87,13 +93,18 @@ class Augment(Part):
 
     @property
     def on_waveform(self) -> bool:
-        """Whether waveforms change, so that spectrograms cannot come from a cache."""
+        """Whether waveforms change. If so, spectrograms cannot come from a cache."""
         return bool(self.mixup or self.roll or self.gain)
 
 
 class Distill(Part):
-    """weight: of the teacher's part of the loss, the labels' has the rest. teacher: a folder or hub id; None is the
-    model that training starts from, unpruned. temperature: of "kl"."""
+    """Distillation from a teacher.
+
+    weight: weight of the teacher's part of the loss; the labels' part has the rest.
+    loss: "kl" or "bce".
+    temperature: temperature of "kl".
+    teacher: a folder or hub id; None is the model at the start of the training, unpruned.
+    """
 
     weight: float = Field(0.5, gt=0, le=1)
     loss: Literal["kl", "bce"] = "kl"
@@ -102,20 +113,21 @@ class Distill(Part):
 
 
 class Recipe(Part):
-    """One training.
+    """Settings of one training.
 
-    about: where the figures come from.
+    about: source of the numbers.
     task: "classify", or "pretrain" (masked pre-training of an AudioMAE).
-    data: name of the data set as `audioprune.data.read` has it; None takes any.
-    init: what the weights start from: None (drawn at random), a hub id, a folder or weight file, or a recipe (its
-        name, or a .yaml file beside this one), which a sweep then trains first, on the same clips.
-    config: settings of the model's config. preset: of the front end (`audioprune.PRESETS`).
-    needs_init: whether nothing can be learnt from random weights, so that a start must be named.
-    new_head: draw the head anew even where the start's is for the same labels.
-    method: of pruning, as in a settings file; its keep rate is the default of `--keep-rate`.
+    data: name of the data set in `audioprune.data.read`; None allows any.
+    init: initial weights: None (random), a hub id, a folder or weight file, or a recipe (its name, or a .yaml file in
+        the same folder). A sweep trains such a recipe first, on the same clips.
+    config: settings of the model's config. preset: preset of the front end (`audioprune.PRESETS`).
+    needs_init: whether the training must start from trained weights.
+    new_head: initialise the head again, even if the start has a head for the same labels.
+    method: pruning method, as in a settings file; its keep rate is the default of `--keep-rate`.
     batch_size: clips of one optimizer step, over all processes.
     best: which weights are kept: those of the last epoch, or of the best epoch on the validation clips. Test clips
-        are never asked. validation_share: share of the training clips set aside where a data set has no validation.
+        are never used for this. validation_share: share of the training clips for validation, if the data set has no
+        validation clips.
     """
 
     name: str
@@ -151,22 +163,24 @@ class Recipe(Part):
     def _consistent(self) -> Recipe:
         if self.shrink.start + self.shrink.epochs > self.epochs:
             raise ValueError(
-                f"shrink ends at epoch {self.shrink.start + self.shrink.epochs}, training at {self.epochs}: the final "
-                "keep rate would never be reached"
+                f"shrink ends at epoch {self.shrink.start + self.shrink.epochs}, but training ends at {self.epochs}, "
+                "before the final keep rate; set shrink.start or shrink.epochs lower"
             )
         if self.task == "pretrain" and self.family != "audiomae":
-            raise ValueError(f"task is pretrain and family is {self.family}; only an AudioMAE is pre-trained here")
+            raise ValueError(f"task is pretrain and family is {self.family}; only audiomae can be pre-trained")
         if self.task == "pretrain" and (self.augment.patch_mask or self.distill or self.best == "validation"):
-            raise ValueError("task is pretrain, where augment.patch_mask, distill and best=validation mean nothing")
+            raise ValueError(
+                "task is pretrain, which has no augment.patch_mask, distill or best=validation; remove them"
+            )
         self.pruning()
         return self
 
     def pruning(self, keep_rate: float | Sequence[float] | None = None) -> Method:
-        """The method, at its own keep rate or another."""
+        """Pruning method, at its own keep rate or at another."""
         settings = dict(self.method)
         name = settings.pop("method", "TopK")
         if name not in METHODS:
-            raise ValueError(f"method is {name!r}; there are {', '.join(METHODS)}")
+            raise ValueError(f"method is {name!r}; it must be one of {', '.join(METHODS)}")
         try:
             method = METHODS[name](**settings)
         except TypeError as error:
@@ -175,7 +189,7 @@ class Recipe(Part):
 
     @property
     def peak_lr(self) -> float:
-        """Learning rate after the warm-up, of the last layers."""
+        """Learning rate of the last layers after the warm-up."""
         per = self.optimizer.lr_per
         return self.optimizer.lr * (self.batch_size / per if per else 1.0)
 
@@ -186,7 +200,7 @@ class Recipe(Part):
 
     @property
     def starts_from(self) -> str | None:
-        """The recipe that is trained first, if `init` is one."""
+        """Recipe that is trained first, if `init` names one."""
         return self.init if self.init in names() or Path(self.init or "").suffix in YAML else None
 
 
@@ -194,16 +208,16 @@ YAML = (".yaml", ".yml")
 
 
 def names() -> list[str]:
-    """The recipes that come with audioprune."""
+    """Names of the recipes that come with audioprune."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """A recipe by its name or its file, with settings changed by words such as "optimizer.lr=1e-4" or "epochs=3".
+    """Read a recipe by its name or file, and change settings by words such as "optimizer.lr=1e-4" or "epochs=3".
 
-    A file may say `extends: NAME` and give only what differs.
+    A file may contain `extends: NAME` and only the settings that differ.
 
-    Raises `ValueError` that names the file, the setting, and what would be right.
+    Raises `ValueError` that names the file, the setting, and the valid values.
     """
     path = find(source)
     settings = {**_settings(path), "name": path.stem}
@@ -217,7 +231,7 @@ def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _hint(problem: Any) -> str:
-    """Settings that a misspelt one may have meant, or how to see those that there are."""
+    """Hint for an unknown setting: the most similar one, or the command that lists all settings."""
     if problem["type"] != "extra_forbidden":
         return ""
     *outer, last = map(str, problem["loc"])
@@ -229,7 +243,7 @@ def _hint(problem: Any) -> str:
 
 
 def find(source: str | Path) -> Path:
-    """The file of a recipe: of that name among ours, or the path itself where it ends in .yaml."""
+    """File of a recipe: the path itself if it ends in .yaml, otherwise our recipe of that name."""
     path = Path(source)
     if path.suffix in YAML:
         return path.resolve()
@@ -242,7 +256,7 @@ def find(source: str | Path) -> Path:
 
 
 def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's settings over those of the recipe that it extends."""
+    """Settings of a file, merged over those of the recipe that it extends."""
     try:
         settings = yaml.load(path.read_text(), Loader=_Loader)
     except FileNotFoundError:
@@ -250,11 +264,11 @@ def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a YAML recipe ({error})") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected settings such as 'epochs: 10'")
+        raise ValueError(f"{path}: contains no settings; write some, such as 'epochs: 10'")
     if Path(str(settings.get("init"))).suffix in YAML:
         settings["init"] = str((path.parent / settings["init"]).resolve())
     extended = settings.pop("extends", None)
-    settings.pop("name", None)  # a recipe is called as its file is
+    settings.pop("name", None)  # a recipe has the name of its file
     if extended is None:
         return settings
     try:
@@ -262,23 +276,23 @@ def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: extends {extended}: {error}") from None
     if below in seen or below == path:
-        raise ValueError(f"{path}: extends {extended}, which extends it in turn")
-    return _merged(_settings(below, (*seen, path)), settings)
+        raise ValueError(f"{path}: extends {extended}, which extends this file again")
+    return _merge(_settings(below, (*seen, path)), settings)
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `above` over those of `below`, groups of settings merged one by one."""
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `above` merged over those of `below`; groups of settings are merged one by one."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         if both and value.get("method", merged[key].get("method")) != merged[key].get("method"):
             both = False  # another method has other settings
-        merged[key] = _merged(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
 def _override(settings: dict[str, Any], word: str) -> None:
-    """Apply "a.b=value", the value read as YAML. A lone "lr" is short for "optimizer.lr"."""
+    """Apply "a.b=value", with the value as YAML. "lr" alone is short for "optimizer.lr"."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise ValueError(f"--set is {word!r}; write NAME=VALUE, such as epochs=10 or optimizer.lr=1e-4")
@@ -286,7 +300,7 @@ def _override(settings: dict[str, Any], word: str) -> None:
     for name in outer:
         inner = settings.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ValueError(f"--set {word}: {name} holds no settings of its own")
+            raise ValueError(f"--set {word}: {name} has no settings of its own")
         settings = inner
     try:
         settings[last] = yaml.load(value, Loader=_Loader)

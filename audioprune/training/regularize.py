@@ -1,4 +1,4 @@
-"""What makes training noisy inside the model: drop path, and patches that never enter it. Nothing of it is saved."""
+"""Regularisation inside the model: drop path, and patches that do not enter it. Nothing of it is saved."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from ..adapters.blocks.adapter import find_blocks
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): in training, a clip's residual branch is left out with probability `rate`
-    and the others are scaled up. (batch, tokens, width) → the same."""
+    """Stochastic depth (arXiv 1603.09382).
+
+    In training, the residual branch of a clip is left out with probability `rate`, and the others are scaled up. Input
+    and output have the shape (batch, tokens, width)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -32,21 +34,24 @@ class DropPath(nn.Module):
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
-    """Drop path in both residual branches of every block, from 0 in the first to `rate` in the last.
+    """Add drop path to both residual branches of every block, from 0 in the first to `rate` in the last.
 
-    It takes the place of the blocks' dropout, which has no weights. Raises `UnsupportedModelError` where a block's
-    branches do not end in one.
+    It replaces the dropout of the blocks, which has no weights. Raises `UnsupportedModelError` if the branches of a
+    block do not end in a dropout.
     """
     layers = find_blocks(model).layers
     for layer, layer_rate in zip(layers, torch.linspace(0, rate, len(layers)).tolist(), strict=True):
         if not isinstance(getattr(layer, "dropout", None), nn.Dropout | DropPath):
-            raise UnsupportedModelError(f"{type(layer).__name__} has no dropout at its branches' end to replace")
+            raise UnsupportedModelError(
+                f"{type(layer).__name__} has no dropout at the end of its branches that drop path could replace"
+            )
         layer.dropout = DropPath(layer_rate).train(layer.training)
 
 
 class PatchMask(TrainerCallback):
-    """In training, `rate` of the patch columns (time) and `rate` of the rows (frequency) do not enter the model,
-    until epoch `until`: AudioMAE's 2-D masking in fine-tuning, and the cheaper epochs that come with it."""
+    """Masks patches in training until epoch `until`: AudioMAE's 2-D masking in fine-tuning. It makes epochs cheaper.
+
+    `rate` of the patch columns (time) and `rate` of the rows (frequency) do not enter the model."""
 
     def __init__(self, model: nn.Module, rate: float, until: float) -> None:
         self.adapter, self.rate, self.until = find_blocks(model), rate, until
@@ -60,7 +65,7 @@ class PatchMask(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # A run may be resumed after the end, or within an epoch: `state.epoch` is fractional.
+        # A run may resume after the end, or within an epoch: `state.epoch` is a fraction.
         if (state.epoch or 0.0) >= self.until:
             self.on_train_end(args, state, control)
 
@@ -70,11 +75,11 @@ class PatchMask(TrainerCallback):
             self._hook = None
 
     def _drop(self, module: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
-        """(batch, special + patches, width) → fewer patches, other ones in each clip."""
+        """Drop patches of tokens (batch, special + patches, width), other ones in each clip."""
         if not module.training:
             return tokens
         special, grid = self.adapter.special, self.adapter.grid
-        assert grid is not None  # of a spectrogram's patches there is always one
+        assert grid is not None  # patches of a spectrogram always have a grid
         kept = kept_patches(tokens.shape[0], grid.time, grid.frequency, self.rate, grid.frequency_major, tokens.device)
         patches = tokens[:, special:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
         return torch.cat((tokens[:, :special], patches), dim=1)
@@ -83,7 +88,16 @@ class PatchMask(TrainerCallback):
 def kept_patches(
     batch: int, time: int, frequency: int, rate: float, frequency_major: bool, device: torch.device
 ) -> Tensor:
-    """(batch, n) ascending numbers of the patches in the columns and rows that stay."""
+    """Numbers of the patches in the columns and rows that stay: (batch, n), ascending.
+
+    Args:
+        batch: number of clips.
+        time: number of patch columns.
+        frequency: number of patch rows.
+        rate: share of columns and rows to drop.
+        frequency_major: whether patches are numbered row by row.
+        device: device of the result.
+    """
     columns = _some(batch, time, rate, device)
     rows = _some(batch, frequency, rate, device)
     outer, inner, stride = (rows, columns, time) if frequency_major else (columns, rows, frequency)
@@ -91,6 +105,6 @@ def kept_patches(
 
 
 def _some(batch: int, count: int, rate: float, device: torch.device) -> Tensor:
-    """(batch, ⌈(1 − rate) · count⌉) ascending choices from 0 … count − 1."""
+    """Random choices from 0 … count − 1: (batch, ⌈(1 − rate) · count⌉), ascending."""
     stay = max(1, count - int(rate * count))
     return torch.rand(batch, count, device=device).argsort(1)[:, :stay].sort(1).values

@@ -1,8 +1,8 @@
-"""Many trainings in one resumable run: recipes × folds × seeds × keep rates, and what each starts from.
+"""Many trainings in one resumable run: recipes × folds × seeds × keep rates, and the trainings that they start from.
 
-Each training has a folder of its own, OUT/RECIPE/fold1-seed0-rate0.5. A training that is done is not repeated, one
-that was interrupted goes on from its last checkpoint, and several processes may work on one sweep: each takes the next
-training that nobody works on.
+Each training has its own folder, OUT/RECIPE/fold1-seed0-rate0.5. A training that is done is not repeated. One that was
+interrupted continues from its last checkpoint. Several processes may work on one sweep: each takes the next training
+that no other process works on.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .task import RESULT, Task
 
 LOCK = ".lock"
 WAIT_SECONDS = 5.0
-"""Between looks at what other processes have done."""
+"""Time between checks of the other processes' progress."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training, and the one whose model it starts from."""
+    """A training, and the training whose model it starts from."""
 
     task: Task
     after: Step | None = None
@@ -55,29 +55,42 @@ def plan(
     cache: SoundCache | None = None,
     read: Callable[[str], Recipe] = read_recipe,
 ) -> list[Step]:
-    """The trainings of a sweep in an order in which each follows what it starts from; fold by fold and seed by seed,
-    so that a sweep that is cut short has whole rows."""
+    """Trainings of a sweep, in order: each comes after the training that it starts from.
+
+    They are ordered by fold and seed, so that an interrupted sweep has complete rows.
+
+    Args:
+        recipes: the recipes.
+        table: the data set.
+        out: folder of the sweep.
+        folds: folds to test on; (None,) for a data set without folds.
+        seeds: seeds.
+        keep_rates: keep rates of the recipes that prune.
+        hold_out: further folds that are not used.
+        cache: cache of decoded clips.
+        read: reads a recipe by its name.
+    """
     chain(recipes, read)
     steps: dict[Path, Step] = {}
-    maker = _Planner(table, out, tuple(hold_out), cache, read, steps)
+    planner = _Planner(table, out, tuple(hold_out), cache, read, steps)
     for seed, fold, recipe in itertools.product(seeds, folds, recipes):
         for rate in keep_rates if recipe.task == "classify" and _shrinks(recipe) else (None,):
-            maker.step(recipe, fold, seed, rate)
+            planner.step(recipe, fold, seed, rate)
     return list(steps.values())
 
 
 def chain(recipes: Sequence[Recipe], read: Callable[[str], Recipe] = read_recipe) -> list[Recipe]:
-    """The recipes and all that they start from. Raises `ValueError` where one starts from itself."""
-    found: list[Recipe] = []
+    """The recipes and all recipes that they start from. Raises `ValueError` if one starts from itself."""
+    chained: list[Recipe] = []
     for recipe in recipes:
         line = [recipe]
         while line[-1].starts_from:
             before = read(str(line[-1].starts_from))
             if before.name in {one.name for one in line}:
-                raise ValueError(f"{recipe.name}: starts from itself, by way of {before.name}")
+                raise ValueError(f"{recipe.name}: starts from itself, through {before.name}; change its init")
             line.append(before)
-        found += line
-    return found
+        chained += line
+    return chained
 
 
 @dataclass(frozen=True)
@@ -90,18 +103,18 @@ class _Planner:
     steps: dict[Path, Step]
 
     def step(self, recipe: Recipe, fold: str | None, seed: int, rate: float | None) -> Step:
-        """The step of one training, made and listed after those it needs."""
+        """Step of one training. It is added to the plan after the steps that it needs."""
         folder = self.out / recipe.name / folder_name(fold, self.hold_out, seed, rate)
         if folder in self.steps and self.steps[folder].task.recipe != recipe:
-            raise ValueError(f"two recipes are called {recipe.name}; rename one, since folders are called after them")
+            raise ValueError(f"two recipes have the name {recipe.name}; rename one, because folders have their names")
         if folder not in self.steps:
-            # A fold or rate that cannot be is found now, not after a night of training.
+            # Check the fold and the rate now, not after a night of training.
             recipe.pruning(rate)
             self.table.split(fold, self.hold_out)
             after = None
             if recipe.starts_from:
-                # Pre-training hears no labels and its seed matters little: one serves all seeds. (Clips that a seed
-                # sets aside for validation may be among those it heard; test clips never are.)
+                # Pre-training uses no labels and its seed matters little, so one serves all seeds. (It may use clips
+                # that a seed sets aside for validation, but never test clips.)
                 before = self.read(recipe.starts_from)
                 after = self.step(before, fold, min(before.seeds) if before.task == "pretrain" else seed, None)
             init = None if after is None else after.task.out
@@ -111,7 +124,7 @@ class _Planner:
 
 
 def folder_name(fold: str | None, hold_out: Sequence[str], seed: int, rate: float | None) -> str:
-    """Such as "fold1-seed0-rate0.5"; what does not apply is left out."""
+    """Folder name such as "fold1-seed0-rate0.5"; parts that do not apply are left out."""
     parts = [] if fold is None else [f"fold{fold}"]
     parts += [f"without{'+'.join(hold_out)}"] if hold_out else []
     parts += [f"seed{seed}"]
@@ -128,11 +141,16 @@ def run(
     wait_seconds: float | None = WAIT_SECONDS,
     **changes: Any,
 ) -> list[dict[str, Any]]:
-    """Train what is not trained yet, and return the result of every step that is done.
+    """Run the steps that are not done, and return the result of every step that is done.
 
-    Waits for what other processes are at, looking every `wait_seconds`; None leaves that to them.
-
-    begin, finished: called around each training of this process; waits: while there is none to take.
+    Args:
+        steps: the plan.
+        begin: called before each training of this process.
+        finished: called after each training of this process.
+        callbacks: makes the Trainer's callbacks for each training.
+        waits: called while all remaining steps belong to other processes.
+        wait_seconds: time between checks of other processes; None does not wait for them.
+        changes: arguments of transformers' `TrainingArguments`.
     """
     left = [step for step in steps if not step.done]
     while left:
@@ -140,13 +158,13 @@ def run(
         for step in left:
             if step.done or (step.after and not step.after.done):
                 continue
-            with claimed(step.task.out) as mine:
+            with claim(step.task.out) as mine:
                 if mine and not step.done:
                     begin(step)
                     train = pretrain if step.task.recipe.task == "pretrain" else fine_tune
                     finished(step, train(step.task, callbacks(), **changes))
                     progressed = True
-                    break  # from the start again: the order is the plan's, whoever did what meanwhile
+                    break  # start again from the top: the order is that of the plan
         left = [step for step in left if not step.done]
         if left and not progressed:
             if wait_seconds is None:
@@ -158,13 +176,13 @@ def run(
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process has the folder to itself. The claim ends with the process, however that ends."""
+def claim(folder: Path) -> Iterator[bool]:
+    """Claim a folder: yields True if this process has it alone. The claim ends at the latest with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as file:
         yield lock(file)
 
 
 def _shrinks(recipe: Recipe) -> bool:
-    """Whether a recipe is one for pruning: it is trained at each keep rate, others once."""
+    """Whether a recipe prunes. It is then trained at each keep rate, otherwise once."""
     return "keep_rate" in recipe.method and recipe.method["keep_rate"] != 1.0

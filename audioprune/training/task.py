@@ -1,4 +1,4 @@
-"""What one training is: a recipe on a split of clips, and the folder that says so."""
+"""Definition of one training: a recipe, a split of clips, and a folder that records both."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ from .dataset import SpectrogramDataset
 from .recipe import Augment, Recipe
 
 TASK = "task.json"
-"""Says what a folder's training is, from its first moment on."""
+"""File with the settings of a folder's training, written at its start."""
 RESULT = "result.json"
-"""Written when a training is done; a folder that holds it is not trained again."""
+"""File with the result of a training, written at its end. A folder that contains it is not trained again."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One training: a recipe on a split of a table of clips.
 
-    fold: that is held out for testing, where the data set has folds; hold_out: further folds that are left alone.
-    keep_rate: the final one, None for the recipe's. init: what to start from, None for the recipe's. out: folder.
+    Args:
+        recipe: the recipe.
+        table: the data set.
+        out: folder of the training.
+        fold: fold for testing, if the data set has folds.
+        hold_out: further folds that are not used.
+        seed: seed.
+        keep_rate: the final keep rate; None for the recipe's.
+        init: weights to start from; None for the recipe's.
+        cache: cache of decoded clips.
     """
 
     recipe: Recipe
@@ -43,7 +51,7 @@ class Task:
         if self.recipe.best == "validation" or self.recipe.validation_share:
             if not split.validation and not self.recipe.validation_share:
                 raise DataError(
-                    f"{self.recipe.name} keeps the best epoch on validation clips, and {self.table.name} has none; "
+                    f"{self.recipe.name} keeps the best epoch on validation clips, but {self.table.name} has none; "
                     "set validation_share=0.1, or best=last"
                 )
             split = split.with_validation(self.recipe.validation_share, self.seed)
@@ -64,14 +72,16 @@ class Task:
 
 
 def masks_until(recipe: Recipe) -> float:
-    """Epoch from which no masks are used: the start of the shrink, or never where a recipe has no shrink."""
+    """Epoch from which no masks are used: the start of the shrink, or infinity if the recipe has no shrink."""
     return recipe.shrink.start if recipe.shrink.start or recipe.shrink.epochs else float("inf")
 
 
-def settle(task: Task) -> None:
-    """Note in `task.json` what the folder is for. Raises `ValueError` where it was begun for something else: half a
-    training by other settings must not be taken for this one."""
-    _ = task.split  # a fold that is not there is said before the folder is bound to it
+def record_task(task: Task) -> None:
+    """Write the settings of the training to `task.json`.
+
+    Raises `ValueError` if the folder was begun with other settings: a training with other settings must not be
+    continued as this one."""
+    _ = task.split  # a missing fold raises before the folder gets these settings
     settings = {
         "recipe": task.recipe.model_dump(mode="json"),
         "data": task.table.name,
@@ -80,7 +90,7 @@ def settle(task: Task) -> None:
         "hold_out": list(task.hold_out),
         "seed": task.seed,
         "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
-        # By name, since a sweep's folder may be moved as a whole.
+        # Only the name, because the folder of a sweep may be moved.
         "init": None if task.init is None else Path(task.init).name,
     }
     settings = json.loads(json.dumps(settings))
@@ -96,20 +106,20 @@ def settle(task: Task) -> None:
         )
 
 
-def _differences(begun: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs, as "epochs=10 (not 20)"."""
-    found = []
-    for key in sorted({*begun} & {*asked}):  # a setting that came later had its default
-        was, now = begun[key], asked[key]
+def _differences(begun: dict[str, Any], requested: dict[str, Any], prefix: str = "") -> list[str]:
+    """Differences as text, such as "epochs=10 (not 20)"."""
+    differences = []
+    for key in sorted({*begun} & {*requested}):  # a setting added in a later version had its default
+        was, now = begun[key], requested[key]
         if isinstance(was, dict) and isinstance(now, dict):
-            found += _differences(was, now, f"{prefix}{key}.")
+            differences += _differences(was, now, f"{prefix}{key}.")
         elif was != now and key != "about":
-            found.append(f"{prefix}{key}={was} (not {now})")
-    return found
+            differences.append(f"{prefix}{key}={was} (not {now})")
+    return differences
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+    """Write a JSON file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(content, indent=1) + "\n")

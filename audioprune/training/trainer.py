@@ -1,4 +1,4 @@
-"""transformers' Trainer with a recipe's optimizer, learning rate and loss; checkpoints that a kill cannot tear."""
+"""transformers' Trainer with a recipe's optimizer, learning rate and loss, and with checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..core.pruning import Pruned, handle
-from .forward_record import ForwardRecord, learning_of, watching
+from .forward_record import ForwardRecord, loss_inputs, record_forward
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
 from .recipe import Recipe
 
 
 class RecipeTrainer(Trainer):
-    """A Trainer whose optimizer, learning rate and loss are a recipe's, with what the method of a pruned model adds.
+    """Trainer with the optimizer, learning rate and loss of a recipe, and the loss of the pruning method.
 
-    teacher: model whose answers are learnt too (`recipe.distill`, and methods that ask for one); only evaluated.
+    teacher: model whose logits are learnt too (`recipe.distill`, and methods that need a teacher); it is not trained.
     """
 
     def __init__(self, recipe: Recipe, *args: Any, teacher: nn.Module | None = None, **kwargs: Any) -> None:
@@ -40,11 +40,11 @@ class RecipeTrainer(Trainer):
         if teacher is not None:
             teacher.eval().requires_grad_(False).to(self.args.device)
         if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(TellEpoch(self.train_dataset))
+            self.add_callback(EpochSetter(self.train_dataset))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # transformers would write AST's tensors by their names of old, under which it does not find them again: neither
-        # a resumed run nor the best epoch had its weights.
+        # transformers would write AST's tensors under their old names, and then not find them: a resumed run and the
+        # best epoch would lose their weights.
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             model: Any = self.accelerator.unwrap_model(self.model)
@@ -60,16 +60,16 @@ class RecipeTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # transformers warns and goes on with whatever weights there were.
+        # transformers only warns, and continues with incomplete weights.
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
             raise ValueError(
                 f"{self.args.output_dir}: its checkpoint is not of this model ({len(wrong)} tensors, {wrong[0]} …); "
-                "remove the checkpoint-… folders to begin anew"
+                "remove the checkpoint-… folders to start again"
             )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        # `drop_last` is for training; transformers would leave out the last clips of an evaluation too.
+        # `drop_last` is for training; transformers would also drop the last clips of an evaluation.
         drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -83,7 +83,7 @@ class RecipeTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         if self.lr_scheduler is None:
-            # `max_steps` may end a run early; the schedule is that of all epochs.
+            # `max_steps` may end a run early; the schedule still covers all epochs.
             epochs, per_epoch = self.recipe.epochs, len(self.get_train_dataloader())
             self.lr_scheduler = make_scheduler(
                 cast(Optimizer, optimizer or self.optimizer), self.recipe, epochs * per_epoch
@@ -98,7 +98,7 @@ class RecipeTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         pruned = handle(model) if model.training else None
-        with self._watching(model, pruned) as caught:
+        with self._recording(model, pruned) as record:
             outputs = model(input_values=inputs["input_values"])
         if self.recipe.task == "pretrain":
             loss = outputs.loss
@@ -106,43 +106,53 @@ class RecipeTrainer(Trainer):
             loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
         if not model.training:
             return (loss, outputs) if return_outputs else loss
-        answers, taught = self._ask_teacher(inputs["input_values"])
-        if answers is not None and self.recipe.distill is not None:
+        teacher_logits, teacher_record = self._run_teacher(inputs["input_values"])
+        if teacher_logits is not None and self.recipe.distill is not None:
             weight = self.recipe.distill.weight
-            loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, answers, self.recipe.distill)
+            loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, teacher_logits, self.recipe.distill)
         if pruned is not None and pruned.rates:
-            step = learning_of(pruned, caught, outputs.logits, inputs["labels"], taught, answers)
+            step = loss_inputs(pruned, record, outputs.logits, inputs["labels"], teacher_record, teacher_logits)
             added = pruned.method.loss(step)
             loss = loss if added is None else loss + added
         return (loss, outputs) if return_outputs else loss
 
-    def _watching(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[ForwardRecord]:
-        return nullcontext(ForwardRecord()) if pruned is None else watching(model, pruned)
+    def _recording(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[ForwardRecord]:
+        return nullcontext(ForwardRecord()) if pruned is None else record_forward(model, pruned)
 
-    def _ask_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, ForwardRecord]:
-        """The teacher's logits, None without one, and what left its encoder."""
+    def _run_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, ForwardRecord]:
+        """Logits of the teacher, None without one, and the record of its forward."""
         if self.teacher is None:
             return None, ForwardRecord()
-        # The model's own forward was wrapped in autocast by accelerate; the teacher's was not.
-        with torch.no_grad(), self.accelerator.autocast(), watching(self.teacher) as caught:
-            return self.teacher(input_values=spectrograms).logits, caught
+        # accelerate wraps the model's own forward in autocast, but not the teacher's.
+        with torch.no_grad(), self.accelerator.autocast(), record_forward(self.teacher) as record:
+            return self.teacher(input_values=spectrograms).logits, record
 
 
-class TellEpoch(TrainerCallback):
-    """Tells a data set each epoch that begins. accelerate's loader does not where it shards or skips batches: in
-    several processes, and in a run that goes on within an epoch."""
+class EpochSetter(TrainerCallback):
+    """Sets the epoch of a data set when an epoch begins.
+
+    accelerate's loader does not do this if it shards or skips batches: in several processes, and in a run that
+    continues within an epoch."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))  # fractional in a resumed run
+        self.dataset.set_epoch(int(state.epoch or 0))  # a fraction in a resumed run
 
 
 def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **changes: Any) -> TrainingArguments:
-    """The Trainer's arguments that follow from a recipe. `changes` are arguments of `TrainingArguments`."""
+    """Trainer arguments from a recipe.
+
+    Args:
+        recipe: the recipe.
+        out: folder of the training.
+        seed: seed.
+        processes: number of processes.
+        changes: arguments of transformers' `TrainingArguments` to set or replace.
+    """
     if recipe.batch_size % processes:
-        raise ValueError(f"batch_size is {recipe.batch_size}; it does not divide among {processes} processes")
+        raise ValueError(f"batch_size is {recipe.batch_size}; it must be a multiple of the {processes} processes")
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("precision is fp16, which needs a GPU; on a CPU use --set precision=bf16 or fp32")
     settings: dict[str, Any] = {
@@ -172,29 +182,29 @@ def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **change
 
 @contextmanager
 def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Raise `ValueError` that names the checkpoint where a file in it is damaged."""
+    """Raise `ValueError` that names the checkpoint if a file in it is damaged."""
     try:
         yield
     except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ValueError(
-            f"{checkpoint}: a file in it cannot be read ({reason}); remove this folder to go on from the checkpoint "
+            f"{checkpoint}: a file in it cannot be read ({reason}); remove this folder to continue from the checkpoint "
             "before it, or from the start"
         ) from error
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The newest complete checkpoint; torn ones, of a run that was killed as it saved, are removed."""
-    found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
+    """Newest complete checkpoint. Incomplete ones, of a run that was killed while saving, are removed."""
+    folders = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(folders, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
         if _complete(path):
             return path
-        shutil.rmtree(path, ignore_errors=True)  # another process may be at it too
+        shutil.rmtree(path, ignore_errors=True)  # another process may remove it too
     return None
 
 
 def _complete(checkpoint: Path) -> bool:
-    """The Trainer writes `trainer_state.json` last."""
+    """Whether a checkpoint is complete. The Trainer writes `trainer_state.json` last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
@@ -203,5 +213,5 @@ def _complete(checkpoint: Path) -> bool:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A teacher made of a model as it is now."""
+    """Copy of a model in its current state, as a teacher."""
     return copy.deepcopy(model).eval().requires_grad_(False)

@@ -93,13 +93,13 @@ CASES: dict[str, list[Case]] = {
         bad_sound("bytes that are no sound", "corrupt.wav", rf"corrupt\.wav: {UNDECODED}"),
         bad_sound("a text named .wav", "text.wav", rf"text\.wav: {UNDECODED}"),
         bad_sound("a WAV that ends within its header", "header.wav", rf"header\.wav: {UNDECODED}"),
-        bad_sound("a FLAC cut in half", "half.flac", rf"half\.flac: {UNDECODED}.*copy it again if it is torn"),
+        bad_sound("a FLAC cut in half", "half.flac", rf"half\.flac: {UNDECODED}.*copy it again if it is damaged"),
         bad_sound("a format that libsndfile lacks", "movie.m4a", rf"movie\.m4a: {UNDECODED}"),
         bad_sound("0.01 s", "10ms.wav", r"10ms\.wav: 10 ms is too short; a spectrogram needs 25 ms"),
         bad_sound(
-            "a NaN among the samples", "nan.wav", r"nan\.wav: holds NaN or infinite samples; repair or re-export it"
+            "a NaN among the samples", "nan.wav", r"nan\.wav: contains NaN or infinite samples; repair or re-export it"
         ),
-        bad_sound("an infinite sample", "inf.wav", r"inf\.wav: holds NaN or infinite samples; repair or re-export"),
+        bad_sound("an infinite sample", "inf.wav", r"inf\.wav: contains NaN or infinite samples; repair or re-export"),
         Case(
             "one good sound and one that is none",
             f"tag mixed {INTO}",
@@ -306,7 +306,7 @@ CASES: dict[str, list[Case]] = {
         bad_model(
             "an unknown name, without a network",
             "esc100",
-            r"esc100: cannot be loaded \((?P<theirs>.+)\); give esc10 \(shipped\), a folder or weight file",
+            r"esc100: cannot be loaded \((?P<theirs>.+)\); give esc10 \(shipped\), a local folder or weight file",
         ),
         bad_model("a path that is not there", "./gone", r"gone: no such file or folder"),
         bad_model(
@@ -338,23 +338,27 @@ CASES: dict[str, list[Case]] = {
             r"torn\.pth: cannot be read as weights \((?P<theirs>.+)\)\. The file is truncated.*download it again",
         ),
         bad_model(
-            "a text", "text.pth", r"text\.pth: cannot be read as weights \(no pickle, or one of more than tensors"
+            "a text",
+            "text.pth",
+            r"text\.pth: cannot be read as weights \(not a pickle, or a pickle of more than tensors",
         ),
         bad_model(
             "a pickle with code in it",
             "code.pth",
-            r"code\.pth: cannot be read .*no pickle, or one of more than tensors, whose code was not run\).*re-save",
+            r"code\.pth: cannot be read .*a pickle of more than tensors, whose code was not run\).*save its state dict",
         ),
         bad_model(
             "one of an older kind",
             "code.bin",
-            r"code\.bin: cannot be read .*no pickle, or one of more than tensors, whose code was not run\).*re-save",
+            r"code\.bin: cannot be read .*a pickle of more than tensors, whose code was not run\).*save its state dict",
         ),
-        bad_model("a list", "list.pth", r"list\.pth: holds no state dict .*save model\.state_dict\(\) by torch\.save"),
+        bad_model(
+            "a list", "list.pth", r"list\.pth: contains no state dict .*save model\.state_dict\(\) with torch\.save"
+        ),
         bad_model(
             "another network's weights",
             "unknown.pth",
-            r"unknown\.pth: neither AST .* nor AudioMAE .*give a file of their authors' layouts",
+            r"unknown\.pth: neither AST .* nor AudioMAE .*give a file in one of the authors' layouts",
         ),
         bad_model(
             "the same as safetensors", "unknown.safetensors", r"unknown\.safetensors: neither AST .* nor AudioMAE"
@@ -362,11 +366,9 @@ CASES: dict[str, list[Case]] = {
         bad_model(
             "a sound",
             "a.wav",
-            r"a\.wav: a sound by its name, not a model; audioprune\.load_audio reads sounds",
+            r"a\.wav: a sound by its name, not a model; read sounds with audioprune\.load_audio",
         ),
-        bad_model(
-            "a BERT", "bert", "bert: its model_type is bert, which has no audio classifier; there are AST, AudioMAE"
-        ),
+        bad_model("a BERT", "bert", "bert: its model_type is bert, which has no audio classifier; use AST, AudioMAE"),
         Case(
             "a WavLM",
             "tag a.wav --model wavlm --out new.jsonl",
@@ -377,11 +379,9 @@ CASES: dict[str, list[Case]] = {
         bad_model(
             "a CTC head",
             "ctc",
-            "ctc: Wav2Vec2ForCTC answers for every frame, .*give a model with a sequence classification head",
+            "ctc: Wav2Vec2ForCTC has an output for every frame, .*give a model with a sequence classification head",
         ),
-        bad_model(
-            "an audio-language model", "listener", "listener: an audio-language model.*ask it by `audioprune ask`"
-        ),
+        bad_model("an audio-language model", "listener", "listener: an audio-language model.*use `audioprune ask`"),
         Case(
             "weights that are no AudioMAE, to be converted",
             "convert unknown.pth new",
@@ -397,7 +397,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "an AST's pooling for an AudioMAE",
             "convert tiny new --pooling cls",
-            "tiny: its model_type is audiomae, and pooling='cls' is for an AST",
+            "tiny: its model_type is audiomae, but pooling='cls' is for an AST",
             lambda: ap.load("tiny", pooling="cls"),
         ),
         Case(
@@ -411,7 +411,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "rows of another setting",
             "tag a.wav --model tiny --keep-rate 0.7 --out results.jsonl",
-            r"results\.jsonl: was written under another setting \(keep_rate was 0\.5 and is 0\.7\); choose another",
+            r"results\.jsonl: was written with another setting \(keep_rate was 0\.5 and is 0\.7\); choose another",
         ),
         Case(
             "notes",
@@ -496,7 +496,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "other labels, in a test",
             "eval --model tiny --data classes --out old.json",
-            "tiny: knows the labels LABEL_0.*evaluate on the data set that the model was trained for",
+            "tiny: has the labels LABEL_0.*evaluate on the data set that the model was trained for",
         ),
         Case(
             "a folder that is not there",
@@ -555,7 +555,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "an unknown question",
             "analyze --data folds --folds 1 --skip magic --out new",
-            "--skip is 'magic'; there are tradeoff",
+            "--skip is 'magic'; it must be one of tradeoff",
         ),
         Case(
             "a file for a cache",
@@ -650,7 +650,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "a classifier",
             f"ask a.wav {ASK} --model esc10",
-            "esc10: audiomae is no audio-language model .*such are listener",
+            "esc10: audiomae is not an audio-language model .*examples are listener",
         ),
         Case("a path that is not there", f"ask a.wav {ASK} --model ./gone", "gone: no such file or folder"),
         Case("a keep rate of 0", f"ask a.wav {ASK} --keep-rate 0", RATE),
@@ -658,7 +658,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "a method that learns block by block",
             f"ask a.wav {ASK} --method dynamicvit",
-            "DynamicViT learns, block by block, .*use one that does not",
+            "DynamicViT learns, block by block, .*use a method that does not learn",
         ),
         Case("layers", "explain a.wav --model listener --layers 1", "layers is .*leave layers out"),
         Case(
@@ -666,7 +666,11 @@ CASES: dict[str, list[Case]] = {
             f"ask a.wav {ASK} --positions sideways",
             'positions is \'sideways\'; it is "renumber" or "keep"',
         ),
-        Case("a dtype that is none", f"ask a.wav {ASK} --dtype int8", "the dtype is 'int8'; there are auto, float32"),
+        Case(
+            "a dtype that is none",
+            f"ask a.wav {ASK} --dtype int8",
+            "the dtype is 'int8'; it must be one of auto, float32",
+        ),
         Case(
             "a picture in a format that is not written",
             f"ask a.wav {ASK} --out a.bmp",
@@ -688,13 +692,13 @@ CASES: dict[str, list[Case]] = {
         Case(
             "a port in use",
             "app --port {port}",
-            r"port 7860 of 127\.0\.0\.1 is in use .*choose another by --port",
+            r"port 7860 of 127\.0\.0\.1 is in use .*choose another with --port",
             needs="gradio",
         ),
         Case(
             "an address of another machine",
             "app --host 203.0.113.7 --port 0",
-            "--host is '203.0.113.7', which is no address of this machine",
+            "--host is '203.0.113.7', which is not an address of this machine",
             needs="gradio",
         ),
         Case("a port that is none", "app --port 99999", "Invalid value for '--port'.*65535"),
@@ -709,7 +713,7 @@ CASES: dict[str, list[Case]] = {
         export(
             "operators that do not exist yet",
             "new.onnx --opset 99",
-            r"opset is 99; the onnx that is installed knows 18 to (?P<theirs>\d+)",
+            r"opset is 99; the installed onnx supports 18 to (?P<theirs>\d+)",
         ),
         Case(
             "an audio-language model",

@@ -1,7 +1,7 @@
-"""Audio-language models: tokens are dropped once, between the audio encoder and the language model.
+"""Adapter of audio-language models: tokens are dropped once, between the audio encoder and the language model.
 
-The model is run at its full length up to the call of its language model, with the encoder's last attention under
-watch. What that call would have read is shortened, and goes on as `inputs_embeds`.
+The model runs at its full length up to the call of its language model, while the encoder's last attention is recorded.
+The inputs of that call are shortened, and then passed on as `inputs_embeds`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from .entries import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
 from .tap import TAP
 
 IMAGES = ("pixel_values", "pixel_values_videos", "image_pixel_values", "mm_encoder_outputs")
-"""Arguments that bring pictures into a prompt."""
+"""Arguments that put images into a prompt."""
 
 
 @register_adapter
 class PromptAdapter(Adapter):
-    """Connects pruning to an audio-language model: its tokens are reduced once, to a number that the sound does not
-    change.
+    """Connects pruning to an audio-language model. Its tokens are reduced once, to a number that does not depend on the
+    sound.
 
-    positions: "renumber" closes the gaps that dropped tokens leave in the position ids; "keep" leaves the ids as they
-    were.
+    positions: "renumber" closes the gaps that dropped tokens leave in the position ids; "keep" does not change the ids.
     """
 
     family = (
@@ -55,21 +54,21 @@ class PromptAdapter(Adapter):
         return ModelShape(config.hidden_size, config.num_attention_heads, 1, 0, None)
 
     @property
-    def watched(self) -> Any:
-        """The encoder's last attention, None where it cannot be reached."""
+    def last_attention(self) -> Any:
+        """The encoder's last attention module; None if it cannot be recorded."""
         if self.entry.tower is None:
             return None
         return getattr(self.encoder.get_submodule(self.entry.tower).layers[-1], self.entry.attention)
 
     @property
     def audio_token(self) -> int:
-        """The placeholder's id."""
+        """Id of the audio placeholder token."""
         config = self.encoder.config
         return int(config.audio_token_id if hasattr(config, "audio_token_id") else config.audio_config.audio_token_id)
 
     @property
     def blank(self) -> Tensor | None:
-        """(width,), what the language model reads of padding within a clip, None where clips have none."""
+        """Embedding of padding inside a clip, (width,); None if clips have no such padding."""
         return None if self.entry.blank is None else self.entry.blank(self.encoder)
 
     def check_method(self, method: MethodTraits) -> None:
@@ -85,14 +84,14 @@ class PromptAdapter(Adapter):
                 "language model; leave layers out"
             )
         if not method.static:
-            raise ValueError(f"{name} lets the sound decide how many tokens stay; take a method that keeps exactly K")
+            raise ValueError(f"with {name}, the sound decides how many tokens stay; use a method that keeps exactly K")
         if method.appends:
             raise ValueError(
-                f"{method} keeps one token more, of what it dropped, which has no place in time; use "
+                f"{method} adds one token for all dropped tokens, which has no position in time; use "
                 'TopK(…, dropped="merge")'
             )
         if method.build(self.shape) is not None:
-            raise ValueError(f"{name} learns, block by block, which tokens to keep; here use one that does not")
+            raise ValueError(f"{name} learns, block by block, which tokens to keep; use a method that does not learn")
 
     def _check_needs(self, needs: frozenset[str]) -> None:
         missing = needs - {"attention", "attention_heads", "keys"}
@@ -102,61 +101,63 @@ class PromptAdapter(Adapter):
             )
         if missing:
             raise ValueError(
-                f"{', '.join(sorted(missing))}: not to be had of an audio-language model's encoder outputs; "
+                f"{', '.join(sorted(missing))}: the encoder outputs of an audio-language model do not give this; "
                 'use score="attention" or "random", or a method that compares tokens'
             )
         if needs & {"attention", "attention_heads"} and self.entry.tower is None:
             raise ValueError(
-                f"{type(self.encoder).__name__}: the attention of its encoder cannot be reached, or its outputs are no "
-                "frames of it; use a method that compares the tokens themselves or looks at nothing, such as average "
-                'pooling or score="random" (docs/audio-language-models.md lists them)'
+                f"{type(self.encoder).__name__}: the attention of its encoder cannot be reached, or its outputs are "
+                "not frames of that attention; use a method that compares the tokens themselves, or one that needs no "
+                'scores, such as average pooling or score="random" (docs/audio-language-models.md lists them)'
             )
 
     def check_input(self, kwargs: dict[str, Any]) -> None:
-        """Raise `ValueError` for arguments of the model that cannot be served while its prompt is shortened."""
+        """Raise `ValueError` for arguments that the model does not support while its prompt is shortened."""
         for name in IMAGES:
             if kwargs.get(name) is not None:
                 raise ValueError(
-                    f"{name}: prompts that hold images or video beside sound are not served while the model is "
-                    "pruned; remove() the handle, or ask without them"
+                    f"{name}: prompts with images or video are not supported while the model is pruned; remove() the "
+                    "handle, or leave them out"
                 )
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 2:
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}; it is (batch, length) while pruned")
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}; it must be (batch, length) while the model is pruned"
+            )
         if kwargs.get("input_ids") is None:
-            raise ValueError("input_ids are missing: they tell where the sounds are in the prompt")
+            raise ValueError("input_ids are missing; give them, because they show where the sounds are in the prompt")
         self.check_cache(kwargs)
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
-            raise ValueError("logits_to_keep: places in the prompt move while it is pruned; give a number")
+            raise ValueError("logits_to_keep: positions in the prompt change while it is pruned; give a number")
 
     def check_cache(self, kwargs: dict[str, Any]) -> None:
-        """Raise `ValueError` where a prompt with sounds comes with a cache, of an earlier turn."""
+        """Raise `ValueError` if a prompt with sounds comes with the cache of an earlier turn."""
         cache, ids = kwargs.get("past_key_values"), kwargs.get("input_ids")
         if cache is None or ids is None or cache.get_seq_length() == 0:
             return
         if (ids == self.audio_token).any():
             raise ValueError(
-                "past_key_values: the cache of an earlier call is as long as its shortened prompt, and no longer fits "
-                "the prompt with its sounds; give the whole conversation without the cache"
+                "past_key_values: the cache of an earlier call has the length of its shortened prompt, and does not "
+                "fit the prompt with its sounds; give the whole conversation without the cache"
             )
 
     def attach(self, reducer: Reducer) -> PromptAttachment:
-        self._check_watched()
+        self._check_attention()
         return PromptAttachment(self, reducer)
 
-    def _check_watched(self) -> None:
-        """Raise `UnsupportedModelError` if the attention to watch is not this model's last one alone."""
-        watched, name = self.watched, type(self.encoder).__name__
-        if watched is None:
+    def _check_attention(self) -> None:
+        """Raise `UnsupportedModelError` if the last attention is used in several places or by another pruned model."""
+        last_attention, name = self.last_attention, type(self.encoder).__name__
+        if last_attention is None:
             return
         layers = self.encoder.get_submodule(self.entry.tower).layers
-        if sum(getattr(layer, self.entry.attention) is watched for layer in layers) > 1:
+        if sum(getattr(layer, self.entry.attention) is last_attention for layer in layers) > 1:
             raise UnsupportedModelError(
-                f"{name}: its audio encoder uses one block several times, so that what the last one attends to cannot "
-                "be told; give each place a block of its own (copy.deepcopy)"
+                f"{name}: its audio encoder uses one block several times, so the attention of the last block cannot be "
+                "recorded; give each place its own block (copy.deepcopy)"
             )
-        if hasattr(watched, TAP):
+        if hasattr(last_attention, TAP):
             raise UnsupportedModelError(
-                f"{name}: its audio encoder is that of another model, which is pruned; remove() that model's handle "
-                "first, or give this model a copy of its own (copy.deepcopy)"
+                f"{name}: its audio encoder belongs to another model, which is pruned; remove() that model's handle "
+                "first, or give this model its own copy (copy.deepcopy)"
             )

@@ -1,4 +1,4 @@
-"""`generate` on a shortened prompt, as if it were the whole one."""
+"""Generation with a shortened prompt that behaves like generation with the whole prompt."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ def generate_shorter(
 ) -> Any:
     """Run a model's `generate` on `shorter` inputs.
 
-    prompt: (batch, length), as it was given. It goes along whole, beside shorter embeddings: so stopping criteria,
-    logits processors, prefix functions and streamers see the prompt that their writer knows, and so begins what is
-    returned. Only the model reads the embeddings.
+    The original prompt is passed together with the shorter embeddings. Stopping criteria, logits processors, prefix
+    functions and streamers see the original prompt, and the output begins with it. Only the model reads the embeddings.
 
-    Raises `ValueError` for decoding that drafts tokens, which gives other tokens when a prompt comes as embeddings, and
-    for chunks of prompts and continuous batching.
+    Args:
+        model: the audio-language model.
+        generate: its own `generate`.
+        generation_config: the caller's generation config, or None.
+        args: further positional arguments.
+        shorter: the shortened inputs.
+        prompt: (batch, length), ids of the original prompt.
+
+    Raises `ValueError` for decoding with draft tokens, which gives other tokens if the prompt comes as embeddings, and
+    for prompts in chunks and continuous batching.
     """
     _refuse_modes(model, generation_config, shorter)
     embedded = shorter["inputs_embeds"].shape[1]
@@ -37,17 +44,19 @@ def generate_shorter(
 def take_embeddings(
     own: Callable[..., Any], input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """A `prepare_inputs_for_generation` that shows what it takes: `generate` looks for `inputs_embeds` in its
-    signature, and some models take it by **kwargs all the same. own: the model's."""
-    found = own(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+    """A `prepare_inputs_for_generation` with `inputs_embeds` in its signature.
+
+    `generate` looks for it there, but some models accept it only through **kwargs. own: the model's method.
+    """
+    model_inputs = own(input_ids, inputs_embeds=inputs_embeds, **kwargs)
     if kwargs.get("is_first_iteration") and inputs_embeds is not None:
-        # What is overwritten here may not hand on that it is the first.
-        found |= {"input_ids": None, "inputs_embeds": inputs_embeds}
-    return found
+        # The model's method may not pass on that this is the first iteration.
+        model_inputs |= {"input_ids": None, "inputs_embeds": inputs_embeds}
+    return model_inputs
 
 
 def _configs(model: Any, generation_config: Any) -> list[Any]:
-    """Where a setting of generation is looked up, after the arguments."""
+    """Configs that may contain a generation setting, in the order of lookup after the arguments."""
     return [config for config in (generation_config, model.generation_config) if config is not None]
 
 
@@ -56,25 +65,31 @@ def _refuse_modes(model: Any, generation_config: Any, kwargs: dict[str, Any]) ->
     for name in ASSISTED:
         if kwargs.get(name) is not None or any(getattr(config, name, None) is not None for config in configs):
             raise ValueError(
-                f"{name}: assisted and prompt-lookup decoding give other tokens when the prompt comes as embeddings, "
+                f"{name}: assisted and prompt-lookup decoding give other tokens if the prompt comes as embeddings, "
                 "as it does while the model is pruned; generate without it"
             )
     if any(kwargs.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None) for config in configs):
-        raise ValueError("prefill_chunk_size: a prompt that comes as embeddings is read at once; generate without it")
+        raise ValueError("prefill_chunk_size: a prompt of embeddings cannot be read in chunks; generate without it")
     if kwargs.get("cache_implementation") == "paged":
-        raise ValueError("continuous batching takes token ids alone; generate without cache_implementation='paged'")
+        raise ValueError("continuous batching takes only token ids; generate without cache_implementation='paged'")
 
 
 def _limits(model: Any, generation_config: Any, kwargs: dict[str, Any], embedded: int) -> dict[str, Any]:
-    """max_length and min_length, so that they count the whole prompt as they should.
+    """Values of max_length and min_length that count the whole prompt.
 
-    `generate` takes the embeddings' length off them: it supposes that ids and embeddings follow each other.
+    `generate` subtracts the length of the embeddings, because it assumes that the embeddings come after the ids.
+
+    Args:
+        model: the audio-language model.
+        generation_config: the caller's generation config, or None.
+        kwargs: arguments of `generate`.
+        embedded: length of the embeddings.
     """
     limits = {}
     for name, rival in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        asked = [kwargs.get(name), *(getattr(config, name, None) for config in _configs(model, generation_config))]
+        values = [kwargs.get(name), *(getattr(config, name, None) for config in _configs(model, generation_config))]
         counted = [kwargs.get(rival), *(getattr(config, rival, None) for config in _configs(model, generation_config))]
-        value = next((value for value in asked if value is not None), None)
+        value = next((value for value in values if value is not None), None)
         if value and all(other is None for other in counted):
             limits[name] = value + embedded
     return limits

@@ -1,4 +1,4 @@
-"""Where the sounds are in a prompt, and prompts with some of their tokens taken out."""
+"""Positions of the sounds in a prompt, and prompts without some of their tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring placeholders of one clip: `row` of the batch, from `start` on, `count` of them."""
+    """Consecutive placeholders of one clip: `row` of the batch, first position `start`, number `count`."""
 
     row: int
     start: int
@@ -18,7 +18,7 @@ class Run:
 
 
 def find_runs(input_ids: Tensor, audio_token: int) -> list[Run]:
-    """The clips of a batch of prompts, (batch, length), row by row."""
+    """Runs of placeholders in a batch of prompts, (batch, length), row by row."""
     runs = []
     for row, ids in enumerate((input_ids == audio_token).int().cpu()):
         steps = torch.diff(torch.nn.functional.pad(ids, (1, 1)))
@@ -28,10 +28,11 @@ def find_runs(input_ids: Tensor, audio_token: int) -> list[Run]:
 
 
 class Layout:
-    """Which positions of each prompt stay, and on which side the shorter rows are padded anew.
+    """Positions of each prompt that stay, and the side on which shorter rows are padded.
 
-    stays: (batch, length) booleans. mask: (batch, length), 0 for padding, or None. Padding that the batch had goes;
-    what is needed comes back on the side where it was, on the left where there was none.
+    The old padding of the batch is removed. New padding goes to the same side, or to the left if there was none.
+
+    stays: (batch, length), mask of the positions that stay. mask: (batch, length), 0 for padding, or None.
     """
 
     def __init__(self, stays: Tensor, mask: Tensor | None) -> None:
@@ -45,24 +46,25 @@ class Layout:
         self.filler = (rank < 0) | (rank >= counts[:, None])
         order = (~(stays & real)).to(torch.uint8).argsort(dim=1, stable=True)
         self._source = order.gather(1, rank.clamp(0, order.shape[1] - 1))
-        # A kept token's number among all real ones less its number among the kept: how far renumbering moves it.
+        # The number of dropped tokens before a kept token: renumbering moves it by so much.
         self._gone = (real & ~stays).long().cumsum(dim=1)
 
     @property
     def mask(self) -> Tensor:
-        """(batch, shorter), 0 for padding."""
+        """Attention mask, (batch, shorter), 0 for padding."""
         return (~self.filler).long()
 
     def take(self, values: Tensor, blank: float = 0) -> Tensor:
-        """(batch, length, …) → (batch, shorter, …), `blank` in padding."""
+        """Values of the positions that stay: (batch, length, …) → (batch, shorter, …), `blank` in padding."""
         source = self._source.to(values.device)
         index = source.reshape(*source.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
         filler = self.filler.to(values.device).reshape(*source.shape, *[1] * (values.ndim - 2))
         return values.gather(1, index).masked_fill(filler, blank)
 
     def positions(self, original: Tensor, renumber: bool) -> Tensor:
-        """Position ids, (batch, length) or (axes, batch, length), of what stays: the original ones, or closed up
-        over the gaps."""
+        """Position ids of the tokens that stay: the original ones, or renumbered without gaps.
+
+        original: (batch, length) or (axes, batch, length)."""
         if original.ndim == 3:
             return torch.stack([self.positions(axis, renumber) for axis in original])
         kept = original - self._gone.to(original) if renumber else original

@@ -1,4 +1,4 @@
-"""One prompt with sounds, and how it becomes shorter. Everything that it needs meanwhile belongs to this one call."""
+"""Shortening of one prompt with sounds. All its state belongs to one call."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from .attachment import PromptAttachment
 
 PER_TOKEN = {"input_ids": 0, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
-"""Arguments with one value a token, and what stands in padding."""
+"""Arguments with one value per token → their value in padding."""
 PER_LAYER = "per_layer_inputs"
-"""What Gemma's language model reads of each token beside its embedding."""
+"""Inputs of Gemma's language model for each token, in addition to its embedding."""
 
 
 @dataclass(frozen=True)
 class PromptPass:
-    """What one shortening did, as a trace reads it: one row a clip, in the order of the prompts.
+    """Record of one shortening for a trace: one row per clip, in the order of the prompts.
 
-    bounds: for each clip (n, 2), the seconds at which its tokens begin and end.
+    bounds: (n, 2) for each clip, the seconds at which its tokens begin and end.
     """
 
     grid: Grid
@@ -37,136 +37,139 @@ class PromptPass:
     bounds: list[Tensor]
 
 
-class _Reached(Exception):  # noqa: N818
-    """The language model was called, with these arguments."""
+class _LanguageModelCall(Exception):  # noqa: N818
+    """Raised at the call of the language model, with the arguments of the call."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.arguments = arguments
 
 
-class _OfThread(threading.local):
-    """A model that is served runs in many threads at once, and only one of them may be under way to the language
-    model."""
+class _ThreadState(threading.local):
+    """The shortening that runs in this thread. A served model may run in many threads at once."""
 
-    under_way: Shortening | None = None
-
-
-_OF_THREAD = _OfThread()
+    current: Shortening | None = None
 
 
-def is_under_way(attachment: PromptAttachment) -> bool:
-    """Whether this thread runs the model up to its language model, and no further."""
-    return _OF_THREAD.under_way is not None and _OF_THREAD.under_way.attachment is attachment
+_THREAD = _ThreadState()
+
+
+def is_shortening(attachment: PromptAttachment) -> bool:
+    """Whether this thread runs the model only up to its language model."""
+    return _THREAD.current is not None and _THREAD.current.attachment is attachment
 
 
 def stop_at_language_model(attachment: PromptAttachment, arguments: dict[str, Any]) -> None:
-    """Called where the language model would run. arguments: what it would be called with; without position ids they
-    are the prompt's own."""
-    if is_under_way(attachment):
-        assert _OF_THREAD.under_way is not None
-        raise _Reached({"position_ids": _OF_THREAD.under_way.given.get("position_ids"), **arguments})
+    """Stop the forward before the language model, if this thread is shortening a prompt.
+
+    arguments: arguments of the language model; if they have no position ids, those of the prompt are used."""
+    if is_shortening(attachment):
+        assert _THREAD.current is not None
+        raise _LanguageModelCall({"position_ids": _THREAD.current.inputs.get("position_ids"), **arguments})
 
 
 class Shortening:
-    """A model's inputs, with fewer audio tokens: `inputs_embeds` beside equally short `input_ids`, masks, position ids
-    and labels, and none of the sounds' features.
+    """Shortens a model's inputs to fewer audio tokens.
 
-    The model is run at its full length up to the call of its language model, with the encoder's last attention under
-    watch. What that call would have read is reduced.
+    The result has `inputs_embeds`, and equally short `input_ids`, masks, position ids and labels, but no features of
+    the sounds.
+
+    The model runs at its full length up to the call of its language model, while the encoder's last attention is
+    recorded. The inputs of that call are reduced.
     """
 
-    def __init__(self, attachment: PromptAttachment, reducer: Reducer, given: dict[str, Any]) -> None:
-        self.attachment, self.reducer, self.given = attachment, reducer, given
+    def __init__(self, attachment: PromptAttachment, reducer: Reducer, inputs: dict[str, Any]) -> None:
+        self.attachment, self.reducer, self.inputs = attachment, reducer, inputs
         self.adapter = attachment.adapter
 
     @torch.compiler.disable
     def run(self) -> dict[str, Any]:
-        """The shorter inputs. It is no part of a graph: how many tokens there are is read from the prompt."""
-        given, entry = self.given, self.adapter.entry
-        self.adapter.check_input(given)
-        reading, clips = self._listen()
-        embeds, stays = self._reduce(reading["inputs_embeds"], clips)
-        layout = Layout(stays, given.get("attention_mask"))
-        shorter = {k: v for k, v in given.items() if k not in (entry.features, *entry.about)}
+        """The shorter inputs. Not part of a compiled graph, because the number of tokens depends on the prompt."""
+        inputs, entry = self.inputs, self.adapter.entry
+        self.adapter.check_input(inputs)
+        call, clips = self._encode()
+        embeds, stays = self._reduce(call["inputs_embeds"], clips)
+        layout = Layout(stays, inputs.get("attention_mask"))
+        shorter = {k: v for k, v in inputs.items() if k not in (entry.features, *entry.about)}
         shorter["inputs_embeds"] = layout.take(embeds)
-        per_token = {name: given[name] for name in PER_TOKEN if given.get(name) is not None}
+        per_token = {name: inputs[name] for name in PER_TOKEN if inputs.get(name) is not None}
         shorter |= {name: layout.take(values, PER_TOKEN[name]) for name, values in per_token.items()}
-        if reading.get(PER_LAYER) is not None:
-            shorter[PER_LAYER] = layout.take(reading[PER_LAYER])
-        shorter |= self._masks(reading, layout)
+        if call.get(PER_LAYER) is not None:
+            shorter[PER_LAYER] = layout.take(call[PER_LAYER])
+        shorter |= self._masks(call, layout)
         return shorter
 
-    def _masks(self, reading: Mapping[str, Any], layout: Layout) -> dict[str, Tensor]:
-        """Attention mask and position ids, where the model does not count these itself as they should be."""
-        found, mask = {}, self.given.get("attention_mask")
+    def _masks(self, call: Mapping[str, Any], layout: Layout) -> dict[str, Tensor]:
+        """Attention mask and position ids, if the model would not compute the right ones itself."""
+        masks, mask = {}, self.inputs.get("attention_mask")
         if mask is not None or layout.filler.any():
-            found["attention_mask"] = layout.mask.to(torch.long if mask is None else mask.dtype)
-        renumber, original = self.adapter.positions == "renumber", reading.get("position_ids")
+            masks["attention_mask"] = layout.mask.to(torch.long if mask is None else mask.dtype)
+        renumber, original = self.adapter.positions == "renumber", call.get("position_ids")
         if original is None and not renumber:
-            whole = torch.ones_like(self.given["input_ids"]) if mask is None else mask
+            whole = torch.ones_like(self.inputs["input_ids"]) if mask is None else mask
             original = (whole.long().cumsum(dim=1) - 1).clamp_min(0)
         if original is not None:
-            found["position_ids"] = layout.positions(original, renumber)
-            # Without a mask transformers takes gaps in positions for borders between packed sequences.
-            found.setdefault("attention_mask", layout.mask)
-        return found
+            masks["position_ids"] = layout.positions(original, renumber)
+            # Without a mask, transformers treats gaps in positions as borders between packed sequences.
+            masks.setdefault("attention_mask", layout.mask)
+        return masks
 
-    def _listen(self) -> tuple[dict[str, Any], list[AudioSpan]]:
-        """Run the model up to its language model. Returns what that would read, and the clips."""
+    def _encode(self) -> tuple[dict[str, Any], list[AudioSpan]]:
+        """Run the model up to its language model. Returns the arguments of that call, and the clips."""
         adapter, entry = self.adapter, self.adapter.entry
-        watch = self.attachment.watch if self.reducer.needs(0) else None
-        runs = find_runs(self.given["input_ids"], adapter.audio_token)
-        sounds = AudioBatch(adapter.encoder, entry, self.given, runs)
-        if watch is None:
-            reading = self._reach()
-            return reading, sounds.clips(None, reading["inputs_embeds"], adapter.blank)
-        with watch.notes(None if entry.packed else sounds.voters, entry.masked) as notes:
-            reading = self._reach()
-        return reading, sounds.clips(notes, reading["inputs_embeds"], adapter.blank)
+        tap = self.attachment.tap if self.reducer.needs(0) else None
+        runs = find_runs(self.inputs["input_ids"], adapter.audio_token)
+        sounds = AudioBatch(adapter.encoder, entry, self.inputs, runs)
+        if tap is None:
+            call = self._language_model_call()
+            return call, sounds.clips(None, call["inputs_embeds"], adapter.blank)
+        with tap.recording(None if entry.packed else sounds.voters, entry.masked) as record:
+            call = self._language_model_call()
+        return call, sounds.clips(record, call["inputs_embeds"], adapter.blank)
 
-    def _reach(self) -> dict[str, Any]:
-        """What the language model would be called with."""
-        before, _OF_THREAD.under_way = _OF_THREAD.under_way, self
+    def _language_model_call(self) -> dict[str, Any]:
+        """Arguments with which the language model would be called."""
+        before, _THREAD.current = _THREAD.current, self
         try:
-            self.attachment.own_forward(**self.given)
-        except _Reached as reached:
-            return reached.arguments
+            self.attachment.own_forward(**self.inputs)
+        except _LanguageModelCall as call:
+            return call.arguments
         finally:
-            _OF_THREAD.under_way = before
+            _THREAD.current = before
         raise RuntimeError(f"{type(self.adapter.encoder).__name__} never called its language model")
 
     def _reduce(self, embeds: Tensor, clips: list[AudioSpan]) -> tuple[Tensor, Tensor]:
-        """Let the method reduce the clips, those of one length together. Returns embeddings with what was merged, and
-        (batch, length) booleans, the positions that stay."""
+        """Let the method reduce the clips; clips of the same length are reduced together.
+
+        Returns the embeddings, with merged tokens, and a mask (batch, length) of the positions that stay."""
         stays = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        of_clip: dict[int, tuple[Reduction, int]] = {}
+        reductions: dict[int, tuple[Reduction, int]] = {}
         for n in sorted({clip.count for clip in clips}):
             group = [i for i, clip in enumerate(clips) if clip.count == n]
             members = [clips[i] for i in group]
             place = torch.tensor([clip.run.start for clip in members])[:, None] + torch.arange(n)
             row = torch.tensor([clip.run.row for clip in members])[:, None]
             place, row = place.to(embeds.device), row.to(embeds.device)
-            reduction = self.reducer.reduce(*self._question(embeds[row, place], members))
+            reduction = self.reducer.reduce(*self._method_inputs(embeds[row, place], members))
             for clip in members:
                 stays[clip.run.row, clip.run.start : clip.run.start + clip.run.count] = False
             kept = place.gather(1, reduction.kept)
             stays[row, kept] = True
             embeds = embeds.index_put((row.expand_as(kept), kept), reduction.tokens.hidden.to(embeds.dtype))
-            of_clip |= {i: (reduction, member) for member, i in enumerate(group)}
+            reductions |= {i: (reduction, member) for member, i in enumerate(group)}
         observers = observers_of(self.attachment) if clips else []
         if observers:
-            made = self._record(clips, [of_clip[i] for i in range(len(clips))])
+            record = self._record(clips, [reductions[i] for i in range(len(clips))])
             for observer in observers:
-                observer(made)
+                observer(record)
         return embeds, stays
 
-    def _question(self, hidden: Tensor, clips: Sequence[AudioSpan]) -> tuple[Tokens, Evidence]:
-        """Some clips of one length as a method is given them. hidden: (clips, n, width)."""
+    def _method_inputs(self, hidden: Tensor, clips: Sequence[AudioSpan]) -> tuple[Tokens, Evidence]:
+        """Inputs of the method for clips of the same length. hidden: (clips, n, width)."""
         batch, n = hidden.shape[:2]
         time = torch.arange(n, device=hidden.device).expand(batch, -1)
-        heads = _stacked([clip.attention for clip in clips], hidden.device)
-        keys = _stacked([clip.keys for clip in clips], hidden.device)
+        heads = _stack([clip.attention for clip in clips], hidden.device)
+        keys = _stack([clip.keys for clip in clips], hidden.device)
         needs = self.reducer.needs(0)
         evidence = Evidence(
             layer=0,
@@ -181,7 +184,7 @@ class Shortening:
             training=self.adapter.encoder.training,
             attention=heads.mean(dim=1) if heads is not None and "attention" in needs else None,
             attention_heads=heads if "attention_heads" in needs else None,
-            # Where no attention is reached, tokens are compared by what the language model reads of them.
+            # If the attention cannot be reached, tokens are compared by their embeddings.
             keys=(hidden.detach() if keys is None else keys) if "keys" in needs else None,
         )
         return Tokens(hidden, time), evidence
@@ -189,12 +192,12 @@ class Shortening:
     def _record(self, clips: list[AudioSpan], reductions: list[tuple[Reduction, int]]) -> PromptPass:
         destination = None
         if any(reduction.destination is not None for reduction, _ in reductions):
-            destination = _padded([_destination(reduction)[member] for reduction, member in reductions], -1)
+            destination = _pad([_destination(reduction)[member] for reduction, member in reductions], -1)
         device = reductions[0][0].kept.device
         stage = Stage(
-            kept=_padded([reduction.kept[member] for reduction, member in reductions], NO_PATCH),
-            scores=_padded([reduction.scores[member] for reduction, member in reductions], 0),
-            candidates=_padded([torch.arange(clip.count, device=device) for clip in clips], NO_PATCH),
+            kept=_pad([reduction.kept[member] for reduction, member in reductions], NO_PATCH),
+            scores=_pad([reduction.scores[member] for reduction, member in reductions], 0),
+            candidates=_pad([torch.arange(clip.count, device=device) for clip in clips], NO_PATCH),
             destination=destination,
         )
         grid = Grid(max(clip.count for clip in clips), 1, frequency_major=False)
@@ -209,10 +212,10 @@ def _destination(reduction: Reduction) -> Tensor:
     return ops.places_of(reduction.kept, reduction.scores.shape[1])
 
 
-def _stacked(values: list[Tensor | None], device: torch.device) -> Tensor | None:
-    found = [value.to(device) for value in values if value is not None]
-    return torch.stack(found) if found else None
+def _stack(values: list[Tensor | None], device: torch.device) -> Tensor | None:
+    present = [value.to(device) for value in values if value is not None]
+    return torch.stack(present) if present else None
 
 
-def _padded(rows: list[Tensor], blank: float) -> Tensor:
+def _pad(rows: list[Tensor], blank: float) -> Tensor:
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=blank)

@@ -1,4 +1,4 @@
-"""What a tower's last attention says of each of its frames, without changing what it computes."""
+"""Recording of attention received and keys in a tower's last attention, without changing its output."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ...attention.scoring import eager_of
 
 NAME = "audioprune_tapped"
-"""Under this name the function is registered with transformers' `AttentionInterface`."""
+"""Name of the function in transformers' `AttentionInterface`."""
 
 LOGITS_AT_ONCE = 2**23
-"""Attention logits that are in memory at a time (32 MiB in float32): queries go through in chunks."""
+"""Most attention logits in memory at a time (32 MiB in float32); queries are processed in chunks."""
 
 TAP = "_audioprune_tap"
-"""Attribute of an attention module under watch."""
+"""Attribute of an attention module that has a tap."""
 
 
 class TapRecord:
-    """What one call of a tower said.
+    """Record of one call of a tower.
 
-    received: for each call of the attention, (rows, heads, frames), the attention that each frame received, summed
-    over the queries that are no padding. keys: (rows, frames, head_dim) each, the mean over heads.
+    received: (rows, heads, frames) for each call of the attention: attention received by each frame, summed over the
+    queries without padding. keys: (rows, frames, head_dim) for each call, the mean over heads.
     """
 
-    def __init__(self, watch: AttentionTap, lengths: Tensor | None, masked: bool) -> None:
-        self.watch, self._lengths, self._masked = watch, lengths, masked
+    def __init__(self, tap: AttentionTap, lengths: Tensor | None, masked: bool) -> None:
+        self.tap, self._lengths, self._masked = tap, lengths, masked
         self.received: list[Tensor] = []
         self.keys: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
-        """Note one call. query, key: (rows, heads, frames, head_dim)."""
+        """Record one call. query, key: (rows, heads, frames, head_dim)."""
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         real = None
         if self._lengths is not None:
@@ -48,58 +48,58 @@ class TapRecord:
         self.keys.append(key.mean(dim=1))
 
 
-class _OfThread(threading.local):
-    """A model that is served runs in many threads at once: each takes notes of its own call."""
+class _ThreadState(threading.local):
+    """The record of this thread. A served model may run in many threads at once, and each records its own calls."""
 
-    notes: TapRecord | None = None
+    record: TapRecord | None = None
 
 
-_OF_THREAD = _OfThread()
+_THREAD = _ThreadState()
 
 
 class AttentionTap:
-    """An attention module under watch, while somebody takes `notes`.
+    """A tap on an attention module, active inside `recording`.
 
-    The module computes what it always did, by the attention that the model runs; beside it, queries and keys are
-    multiplied once more, in chunks, so that the map of all pairs is never in memory.
+    The module's output does not change: it still uses the model's own attention. In addition, queries and keys are
+    multiplied again in chunks, so that the map of all pairs is never in memory.
     """
 
     def __init__(self, module: Any) -> None:
         AttentionInterface.register(NAME, tapped_attention)
         self.module, self._config = module, module.config
         self.eager = eager_of(module)
-        # Blocks share one config: the watched one gets its own copy, so that nothing else sees the changed attention.
+        # Blocks share one config. This module gets its own copy, so that the others keep their attention.
         module.config = copy.copy(module.config)
         module.config._attn_implementation = NAME
         setattr(module, TAP, self)
 
     @property
     def implementation(self) -> str:
-        """The attention that the model runs, which may be changed while it is pruned."""
+        """Name of the model's own attention. It may be changed while the model is pruned."""
         return self._config._attn_implementation or "eager"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # In another process transformers does not know the attention yet.
+        # In another process, the attention is not registered yet.
         self.__dict__.update(state)
         AttentionInterface.register(NAME, tapped_attention)
 
     def remove(self) -> None:
-        """Give the module its config back."""
+        """Remove the tap and restore the module's config."""
         self.module.config = self._config
         delattr(self.module, TAP)
 
     @contextmanager
-    def notes(self, lengths: Tensor | None, masked: bool) -> Iterator[TapRecord]:
-        """Note the calls that this thread makes meanwhile.
+    def recording(self, lengths: Tensor | None, masked: bool) -> Iterator[TapRecord]:
+        """Record the calls of this thread inside the context.
 
-        lengths: (rows,), frames of each row of a padded batch that are no padding; None: the tower packs its rows,
-        without padding. masked: whether the tower masks the others itself.
+        lengths: (rows,), frames of each row without padding; None if the tower packs its rows without padding. masked:
+        whether the tower masks padding itself.
         """
-        before, _OF_THREAD.notes = _OF_THREAD.notes, TapRecord(self, lengths, masked)
+        before, _THREAD.record = _THREAD.record, TapRecord(self, lengths, masked)
         try:
-            yield _OF_THREAD.notes
+            yield _THREAD.record
         finally:
-            _OF_THREAD.notes = before
+            _THREAD.record = before
 
 
 def tapped_attention(
@@ -111,12 +111,12 @@ def tapped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention signature: the model's own attention, after a look at the queries and keys."""
-    watch: AttentionTap = getattr(module, TAP)
-    notes = _OF_THREAD.notes
-    if notes is not None and notes.watch is watch:
-        notes.add(query, key, scaling)
-    own = ALL_ATTENTION_FUNCTIONS.get_interface(watch.implementation, watch.eager)
+    """Record queries and keys, then run the model's own attention. It has transformers' attention signature."""
+    tap: AttentionTap = getattr(module, TAP)
+    record = _THREAD.record
+    if record is not None and record.tap is tap:
+        record.add(query, key, scaling)
+    own = ALL_ATTENTION_FUNCTIONS.get_interface(tap.implementation, tap.eager)
     return own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
@@ -128,10 +128,17 @@ def column_sums(
     masked: bool = True,
     chunk: int | None = None,
 ) -> Tensor:
-    """Attention that each key received, summed over queries: Σ_n A[b, h, n, i], (batch, heads, n) in float32.
+    """Attention received by each key, summed over queries: Σ_n A[b, h, n, i], (batch, heads, n) in float32.
 
-    query, key: (batch, heads, n, head_dim). real: (batch, n), False for padding, which does not vote; where `masked`,
-    it gets no attention either. Memory grows with n, not n²: `chunk` queries go through at a time.
+    Memory grows with n, not n², because queries are processed in chunks.
+
+    Args:
+        query: (batch, heads, n, head_dim).
+        key: (batch, heads, n, head_dim).
+        scaling: factor of the logits.
+        real: (batch, n), False for padding, whose queries do not count; None without padding.
+        masked: whether padding also receives no attention.
+        chunk: number of queries at a time.
     """
     batch, heads, n, _ = query.shape
     if chunk is None:
@@ -145,7 +152,7 @@ def column_sums(
             logits = logits.masked_fill(blocked, float("-inf"))
         weights = logits.softmax(dim=-1)
         if real is not None:
-            # Rows that are padding altogether are all −inf: not a number times no vote is still not a number.
+            # Rows of padding only are all −inf, so their softmax is NaN. A product with 0 would still be NaN.
             weights = weights.masked_fill(~real[:, None, start : start + chunk, None], 0.0)
         sums += weights.sum(dim=2)
     return sums

@@ -39,29 +39,30 @@ class BlockAdapter(Adapter):
 
     @abstractmethod
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
-        """Raise `ValueError` for arguments of the encoder that cannot be served while tokens are dropped."""
+        """Raise `ValueError` for arguments that the encoder does not support while tokens are dropped."""
 
     @abstractmethod
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
-        """Shape of one clip as the encoder takes it: (frames, mels), (mels, frames), or (samples,) of a waveform.
+        """Shape of one clip as input of the encoder: (frames, mels), (mels, frames), or (samples,) of a waveform.
 
-        Raises `ValueError` if `samples` is missing, or given and of no use.
+        Raises `ValueError` if `samples` is missing, or given but not needed.
         """
 
     def check_method(self, method: MethodTraits) -> None:
         if not self.has_cls and method.needs & {"cls", "cls_heads"}:
             raise ValueError(
                 f"this model ({self.family}) has no CLS token whose attention could rank tokens; "
-                'use score="attention", what each token received from all others'
+                'use score="attention", the attention that each token receives from all others'
             )
 
     def grid_of(self, tokens: int) -> Grid:
-        """The patches of a forward that begins with so many droppable tokens."""
+        """Grid of the patches in a forward that begins with `tokens` droppable tokens."""
         return self.grid or Grid(tokens, 1, frequency_major=False)
 
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
-        """(batch,), how many of the droppable tokens of each clip are no padding, None where all are. Padding follows
-        the clip, and the model must mask it too."""
+        """Number of droppable tokens of each clip without padding, (batch,); None if there is no padding.
+
+        Padding comes after the clip, and the model must mask it too."""
         return None
 
     @property
@@ -76,27 +77,28 @@ class BlockAdapter(Adapter):
 
     @property
     def implementation(self) -> str:
-        """Name of the attention that the model runs when left alone."""
+        """Name of the attention of the unpruned model."""
         return self.encoder.config._attn_implementation or "eager"
 
     @property
     def pooled_by(self) -> nn.Module | None:
-        """The layer of a head that is followed by a mean over tokens, None if no such head was swapped."""
+        """Layer of a head that comes before a mean over tokens; None if no such head was swapped."""
         return None
 
     @property
     def eager(self) -> Callable[..., Any]:
-        """The eager attention function of the model's own module."""
+        """Eager attention function of the model's own module."""
         return attention.eager_of(self.attention_of(self.layers[0]))
 
     def attention_of(self, layer: Any) -> Any:
-        """A block's attention module, whose `config` names the attention to run."""
+        """Attention module of a block; its `config` names the attention to run."""
         return layer.attention
 
     def swap_of(self, module: nn.Module) -> type[nn.Module] | None:
-        """The class that a module becomes while pruned; None if it stays what it is, or must not be pruned.
+        """Class of a module while the model is pruned; None if it does not change, or must not be pruned.
 
-        A block must be of a known class, for its forward is written anew. A head or an encoder may be of a subclass.
+        A block must be of a known class, because its forward is written again. A head or an encoder may be of a
+        subclass.
         """
         if type(module) in self.swaps:
             return self.swaps[type(module)]
@@ -106,20 +108,19 @@ class BlockAdapter(Adapter):
         return entering_subclass(nearest, own) if nearest is not None and issubclass(nearest, Entering) else None
 
     def attach(self, reducer: Reducer) -> BlockAttachment:
-        """Swap classes and attention. The returned object undoes it all."""
+        """Swap classes and attention. The returned object undoes this."""
         self._check_classes()
         attention.register()
         return BlockAttachment(self, reducer)
 
     def _check_classes(self) -> None:
-        """Raise `UnsupportedModelError` if a module would not be swapped, and so would run unpruned unnoticed, or if a
-        block is not this encoder's alone."""
+        """Raise `UnsupportedModelError` if a module would silently run unpruned, or if a block is shared."""
         times = Counter(id(layer) for layer in self.layers)
         if max(times.values()) > 1:
             raise UnsupportedModelError(
                 f"one block is used {max(times.values())} times among the {len(self.layers)} of this model, and tokens "
-                "that it drops in one place would be missing in the others; give each place a block of its own "
-                "(copy.deepcopy), or leave the model unpruned"
+                "that it drops in one place would be missing in the others; give each place its own block "
+                "(copy.deepcopy), or do not prune the model"
             )
         parts: list[tuple[str, nn.Module]] = list(self.encoder.named_modules())
         for path, module in parts:
@@ -127,24 +128,24 @@ class BlockAdapter(Adapter):
             if hasattr(module, ATTACHMENT) or type(module) in self.swaps.values():
                 raise UnsupportedModelError(
                     f"{name} is pruned already, with another model that shares it; "
-                    "remove() that model's handle first, or give this model a copy of its own (copy.deepcopy)"
+                    "remove() that model's handle first, or give this model its own copy (copy.deepcopy)"
                 )
             if not isinstance(module, tuple(self.swaps)):
                 continue
             if self.swap_of(module) is None:
                 raise UnsupportedModelError(
-                    f"{name} is a {type(module).__name__}, a subclass of what audioprune knows how to replace; "
-                    "prune the model before it is wrapped (FSDP and the like), or add an adapter for the subclass"
+                    f"{name} is a {type(module).__name__}, a subclass that audioprune cannot replace; prune the model "
+                    "before it is wrapped (by FSDP and similar), or add an adapter for the subclass"
                 )
             if "forward" in module.__dict__:
                 raise UnsupportedModelError(
                     f"{name}.forward was replaced on the instance (offloading hooks and "
-                    "accelerate do so), which would hide the pruned one; prune the model before that"
+                    "accelerate do so), which would hide the pruned one; prune the model first"
                 )
 
 
 def refuse_samples(adapter: BlockAdapter, samples: int | None) -> None:
-    """Raise `ValueError` if a length is given for clips that all have one."""
+    """Raise `ValueError` if a length is given although all clips of the model have one length."""
     if samples is not None:
         raise ValueError(
             f"samples is {samples}, but {type(adapter.encoder).__name__} takes spectrograms of one length; leave it out"
@@ -152,10 +153,11 @@ def refuse_samples(adapter: BlockAdapter, samples: int | None) -> None:
 
 
 def find_blocks(model: nn.Module) -> BlockAdapter:
-    """As `find_adapter`, for what only an encoder with blocks has. Raises `UnsupportedModelError` for other models."""
+    """Adapter of a model whose blocks reduce tokens. Raises `UnsupportedModelError` for other models."""
     adapter = find_adapter(model)
     if not isinstance(adapter, BlockAdapter):
         raise UnsupportedModelError(
-            f"{type(model).__name__} is an audio-language model: its prompt is shortened, and no block of it is entered"
+            f"{type(model).__name__} is an audio-language model: its prompt is shortened, but not inside its blocks; "
+            "use a classifier or an encoder here"
         )
     return adapter

@@ -1,4 +1,4 @@
-"""What is changed in a model while its blocks reduce tokens."""
+"""Changes in a model while its blocks reduce tokens."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .adapter import BlockAdapter
 
 LEARNED = "audioprune_method"
-"""Name under which what a method learns is a module of the encoder."""
+"""Name of the module in the encoder that contains what the method learns."""
 
 
 class BlockAttachment(Attachment):
-    """Swapped classes and attention of an encoder, and what the method learns."""
+    """Swapped classes and attention of an encoder, and the module that the method learns."""
 
     def __init__(self, adapter: BlockAdapter, reducer: Reducer) -> None:
         self.adapter, self.reducer = adapter, reducer
@@ -36,14 +36,14 @@ class BlockAttachment(Attachment):
             layer._audioprune_index = index
             attend = adapter.attention_of(layer)
             setattr(attend, attention.OWN_CONFIG, attend.config)
-            # Blocks share one config: each gets its own copy, so that nothing else sees the changed attention.
+            # Blocks share one config. Each gets its own copy, so that other modules keep their attention.
             attend.config = copy.copy(attend.config)
             attend.config._attn_implementation = attention.NAME
-        # Who calls a head's own forward, which it kept from before, must not get a plain mean of merged tokens.
+        # A caller who kept a head's original forward must not get a plain mean of merged tokens.
         if adapter.pooled_by is not None:
             adapter.pooled_by.register_forward_pre_hook(refuse_unequal)
         if reducer.learned is not None:
-            # In the model it trains, moves and is saved with it.
+            # As part of the model it is trained, moved and saved with the model.
             adapter.encoder.add_module(LEARNED, reducer.learned)
 
     def _swap(self, module: nn.Module, pruned: type[nn.Module]) -> None:
@@ -52,16 +52,16 @@ class BlockAttachment(Attachment):
         if issubclass(pruned, Entering):
             setattr(module, ATTACHMENT, self)
         if isinstance(module, PreTrainedModel):
-            # transformers looks up by class which outputs can be recorded, and the class may be a new one.
+            # transformers looks up the recordable outputs by class, and the class may be new.
             _CAN_RECORD_REGISTRY[module] = module._can_record_outputs
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # In another process (a worker, a pickled model) transformers does not know the attention yet.
+        # In another process (a worker, a pickled model), the attention is not registered yet.
         self.__dict__.update(state)
         attention.register()
 
     def detach(self) -> None:
-        """Give every module its class and its config back."""
+        """Restore the class and the config of every module."""
         for layer in self.adapter.layers:
             attend = self.adapter.attention_of(layer)
             attend.config = getattr(attend, attention.OWN_CONFIG)
@@ -69,7 +69,7 @@ class BlockAttachment(Attachment):
             del layer._audioprune_index
         if self.adapter.pooled_by is not None:
             hooks = self.adapter.pooled_by._forward_pre_hooks
-            # Not by the handle of the registration: quantisation puts another layer, with the same hooks, in its place.
+            # Not through the registration's handle: quantisation replaces the layer by another with the same hooks.
             for key in [key for key, hook in hooks.items() if hook is refuse_unequal]:
                 del hooks[key]
         for module, original in self._swapped:

@@ -1,4 +1,4 @@
-"""The modules of a pruned model in which a forward's book-keeping begins."""
+"""The modules of a pruned model in which a `TokenPass` begins."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from .attachment import BlockAttachment
 
 KWARG = "token_pass"
-"""Keyword argument in which a forward's `TokenPass` travels through the encoder, from block to block."""
+"""Keyword argument that passes a forward's `TokenPass` through the encoder, from block to block."""
 
 ATTACHMENT = "_audioprune_attachment"
-"""Attribute of such a module: the `Attachment` of the model that it belongs to."""
+"""Attribute of such a module: the `Attachment` of its model."""
 
 
 class Entering:
-    """A head or an encoder, made to begin a `TokenPass` and to hand it on.
+    """A head or an encoder that begins a `TokenPass` and passes it on.
 
-    It does so in its `forward`, so that it does not matter how it is called: as `model(x)`, as `model.forward(x)`,
-    compiled, or from a head. Within a pass that began further out it goes on with that one. Where nothing is reduced
-    the module's own forward runs, and nothing else.
+    This happens in its `forward`, so any way of calling works: `model(x)`, `model.forward(x)`, compiled, or from a
+    head. Inside a pass that began in an outer module, it continues that pass. If nothing is reduced, only the module's
+    own forward runs.
 
-    The class that a subclass replaces is the last of its bases. `with_pass`: what runs with a pass, if it is not the
-    own forward; it takes the same arguments and `token_pass`.
+    The class that a subclass replaces is the last of its bases. `with_pass`: the function that runs with a pass, if it
+    is not the module's own forward; it takes the same arguments and `token_pass`.
     """
 
     with_pass: ClassVar[Callable[..., Any] | None] = None
@@ -43,7 +43,7 @@ class Entering:
 
 @functools.cache
 def entering_subclass(pruned: type[Entering], own: type) -> type:
-    """What an `Entering` class makes of a subclass of the class that it replaces."""
+    """Pruned version of `own`, a subclass of the class that the `Entering` class `pruned` replaces."""
     bases = tuple(base for base in pruned.__bases__[:-1] if base is not Entering)
     return type(own.__name__, (Entering, *bases, own), {"with_pass": pruned.with_pass, "__module__": own.__module__})
 
@@ -57,14 +57,14 @@ def _entering(own: Callable[..., Any], with_pass: Callable[..., Any] | None) -> 
         if KWARG in kwargs:
             return reducing(self, *args, **kwargs)
         attachment: BlockAttachment | None = self.__dict__.get(ATTACHMENT)
-        if attachment is None:  # pruning was removed, and somebody holds this forward still
+        if attachment is None:  # pruning was removed, but the caller still has this forward
             return own(self, *args, **kwargs)
-        # Read once: the keep rate may be set from another thread.
+        # Read once, because another thread may set the keep rate.
         adapter, reducer = attachment.adapter, attachment.reducer
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        token_pass = TokenPass(adapter, reducer, attachment.eager, given)
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        token_pass = TokenPass(adapter, reducer, attachment.eager, arguments)
         if reducer.reduces:
-            adapter.check_input(given, reducer)
+            adapter.check_input(arguments, reducer)
             output = reducing(self, *args, **{**kwargs, KWARG: token_pass})
             if adapter.pooled_by is not None and self is not adapter.encoder:
                 mark_unequal(output, token_pass)

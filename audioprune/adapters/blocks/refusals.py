@@ -1,4 +1,4 @@
-"""Speech models that would give wrong answers if they were pruned, and why."""
+"""Speech models that would give wrong outputs if they were pruned, with the reasons."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
             "Data2VecAudioForAudioFrameClassification",
             "UniSpeechSatForAudioFrameClassification",
         ),
-        f"it labels every frame, and dropped ones would have no label; {_POOLED}",
+        f"it labels every frame, and dropped frames would have no label; {_POOLED}",
     ),
     (
         ("Wav2Vec2ForXVector", "Data2VecAudioForXVector", "UniSpeechSatForXVector"),
-        f"its head convolves over neighbouring frames, which those that are left are not; {_POOLED}",
+        f"its head convolves over neighbouring frames, and the kept frames are not neighbours; {_POOLED}",
     ),
     (
         ("Wav2Vec2ForPreTraining", "UniSpeechForPreTraining", "UniSpeechSatForPreTraining"),
@@ -34,60 +34,59 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("SEWModel", "SEWDModel"),
-        "its encoder upsamples its tokens back to full length, which those that are left do not have; "
-        "use a Wav2Vec2 or a HuBERT",
+        "its encoder upsamples all tokens back to full length, but some are dropped; use a Wav2Vec2 or a HuBERT",
     ),
     (
         ("WavLMModel",),
-        "its gated relative position bias is laid out over all pairs of tokens; use a HuBERT or a UniSpeech-SAT",
+        "its gated relative position bias needs all pairs of tokens; use a HuBERT or a UniSpeech-SAT",
     ),
     (
         ("Wav2Vec2BertModel", "Wav2Vec2ConformerModel"),
-        "each of its blocks convolves over neighbouring tokens, which those that are left are not; use a Wav2Vec2",
+        "each of its blocks convolves over neighbouring tokens, and the kept tokens are not neighbours; use a Wav2Vec2",
     ),
     (
         ("WhisperModel",),
-        "its decoder attends to every frame, and tells time by their places; use WhisperForAudioClassification, "
+        "its decoder attends to every frame, and uses their positions as times; use WhisperForAudioClassification, "
         "or the encoder by itself",
     ),
     (("SpeechEncoderDecoderModel",), "its decoder attends to every frame; use the encoder by itself"),
 )
 REFUSED = {name: reason for names, reason in _REASONS for name in names}
-"""Class → why a model that is one, or holds one, is not pruned, and what to use instead."""
+"""Class name → the reason why a model that is one, or contains one, is refused, with a remedy."""
 
 
 def check_layerdrop(name: str, rate: float, reducer: Reducer) -> None:
-    """Raise `ValueError` if blocks that are skipped in training would be missed.
+    """Raise `ValueError` if layer drop would skip a block that a learning method needs.
 
-    A block that is skipped reduces nothing in that step, which is what layer drop means; but what a method learns, or
-    hands from block to block, must be there.
+    A skipped block reduces nothing in that step, as layer drop intends. But what a method learns in a block, or passes
+    from block to block, would be missing.
     """
     if rate > 0 and reducer.learns:
         raise ValueError(
-            f"{name} is {rate}: blocks that are skipped in training would leave out what the method learns there; set "
-            f"{name} = 0 while the model is pruned, or take a method that learns nothing"
+            f"{name} is {rate}: training would skip blocks in which the method learns; set {name} = 0 while the model "
+            "is pruned, or use a method that does not learn"
         )
 
 
 def find_encoders(model: nn.Module, heads: tuple[type, ...], towers: tuple[type, ...]) -> list[Any]:
-    """Classification heads in a model, and bare towers that stand in no such head.
+    """Classification heads in a model, and towers that are not part of such a head.
 
-    Raises `UnsupportedModelError` where the model is one of `REFUSED`, or gives a tower's output to something that
-    may need every frame, or is set to an option under which its answer needs more than the last block's tokens.
+    Raises `UnsupportedModelError` if the model is one of `REFUSED`, if it passes a tower's output to a module that may
+    need every frame, or if an option makes its output depend on more than the last block's tokens.
     """
     _check_classes(model)
-    found: list[nn.Module] = []
+    encoders: list[nn.Module] = []
     for module in model.modules():
-        if isinstance(module, (*heads, *towers)) and not any(_holds(other, module) for other in found):
-            found.append(module)
-    for module in found:
+        if isinstance(module, (*heads, *towers)) and not any(_contains(other, module) for other in encoders):
+            encoders.append(module)
+    for module in encoders:
         _check_config(module, isinstance(module, heads))
         if isinstance(module, towers):
             _check_owners(model, module)
-    return found
+    return encoders
 
 
-def _holds(owner: nn.Module, module: nn.Module) -> bool:
+def _contains(owner: nn.Module, module: nn.Module) -> bool:
     return any(part is module for part in owner.modules())
 
 
@@ -101,10 +100,10 @@ def _check_classes(model: nn.Module) -> None:
 
 def _check_owners(model: nn.Module, tower: nn.Module) -> None:
     for owner in model.modules():
-        if isinstance(owner, PreTrainedModel) and owner is not tower and _holds(owner, tower):
+        if isinstance(owner, PreTrainedModel) and owner is not tower and _contains(owner, tower):
             raise UnsupportedModelError(
-                f"{type(owner).__name__} holds a {type(tower).__name__} and may need every frame of it; "
-                "where it only averages them, prune that module by itself"
+                f"{type(owner).__name__} contains a {type(tower).__name__} and may need every frame of it; "
+                "if it only averages them, prune that module by itself"
             )
 
 
@@ -112,11 +111,11 @@ def _check_config(encoder: Any, is_head: bool) -> None:
     name, config = type(encoder).__name__, encoder.config
     if is_head and config.use_weighted_layer_sum:
         raise UnsupportedModelError(
-            f"{name} with config.use_weighted_layer_sum adds up the states of all blocks, which differ in length when "
-            "it is pruned; use a head without it, or the bare model"
+            f"{name} with config.use_weighted_layer_sum adds the states of all blocks, which differ in length if it is "
+            "pruned; use a head without it, or the bare model"
         )
     if getattr(config, "add_adapter", False):
         raise UnsupportedModelError(
-            f"{name} with config.add_adapter ends in convolutions over neighbouring tokens, which those that are left "
-            "are not; use a model without it"
+            f"{name} with config.add_adapter ends in convolutions over neighbouring tokens, and the kept tokens are "
+            "not neighbours; use a model without it"
         )

@@ -24,8 +24,8 @@ from .token_pass import TokenPass
 class PrunedASTLayer(ASTLayer):
     """An AST block that drops tokens between its attention and its MLP.
 
-    Its instances are made by swapping the class of a loaded block, so state-dict keys, `isinstance`, output capture
-    and gradient checkpointing stay as they are.
+    A loaded block gets this class by a swap, so state-dict keys, `isinstance`, output capture and gradient
+    checkpointing do not change.
     """
 
     _audioprune_index: int
@@ -43,7 +43,7 @@ class PrunedASTLayer(ASTLayer):
         hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
         residual = hidden_states
         hidden_states = self.layernorm_before(hidden_states)
-        # The encoder's mask is for all patches; without padding it says nothing.
+        # The encoder's mask covers all patches; without padding it has no effect.
         hidden_states, _ = self.attention(hidden_states, None, attention_call=call, **kwargs)
         hidden_states = self.dropout(hidden_states) + residual
         hidden_states = token_pass.reduce(self._audioprune_index, hidden_states, call)
@@ -53,7 +53,7 @@ class PrunedASTLayer(ASTLayer):
 
 
 class WeightedMeanPooling(MeanPooling):
-    """Mean pooling in which a token counts by its size (merged) and its policy (of a method that is learning)."""
+    """Mean pooling that weights a token by its size (if merged) and its policy (if a method is learning)."""
 
     def forward(self, tokens: Tensor, *, token_pass: TokenPass | None = None, **_: Any) -> Tensor:
         weight = None if token_pass is None else token_pass.final_weight(tokens)
@@ -70,7 +70,7 @@ class PrunedAudioMAEModel(Entering, SwappedModel, AudioMAEModel): ...
 
 
 class SpectrogramAdapter(BlockAdapter):
-    """Shared by the families whose blocks are transformers' AST blocks."""
+    """Base of the families whose blocks are transformers' AST blocks."""
 
     encoder_class: ClassVar[type[nn.Module]]
     swaps: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {
@@ -99,12 +99,12 @@ class SpectrogramAdapter(BlockAdapter):
 
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         if kwargs.get("kept") is not None:
-            raise ValueError("kept: masked pre-training hides patches already; remove the pruning while it runs")
+            raise ValueError("kept: masked pre-training already hides patches; remove the pruning before it")
         mask = kwargs.get("attention_mask")
         if mask is not None and not bool((mask != 0).all()):
             raise ValueError(
-                "attention_mask: these models hear clips of one fixed length, padding included, so there is nothing "
-                "to mask; leave it out while the model is pruned"
+                "attention_mask: the clips of these models have one fixed length, with padding, so there is nothing to "
+                "mask; leave it out while the model is pruned"
             )
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

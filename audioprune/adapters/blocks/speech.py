@@ -1,7 +1,7 @@
 """Transformers over a waveform: Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech and UniSpeech-SAT.
 
-Their blocks, their heads and their convolutions are the same, under different names. A token is what the convolutions
-make of 25 ms of sound, one every 20 ms; clips differ in length, and shorter ones of a batch are padded.
+Their blocks, heads and convolutions are the same, under different names. A token is the output of the convolutions for
+25 ms of sound, one every 20 ms. Clips differ in length, and the shorter ones of a batch are padded.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
 
 STATES = "hidden_states"
-"""First argument of a stack of blocks, which has no waveform."""
+"""First argument of a stack of blocks, which takes no waveform."""
 
 BLOCKS = 10
-"""Parts of a token's sound whose loudness makes its statistics."""
+"""Number of parts of a token's sound; their loudness gives its statistics."""
 
 
 class PostNorm(nn.Module):
-    """A block that normalizes after each residual, made to drop tokens between its attention and its feed-forward.
+    """A block with normalization after each residual that drops tokens between its attention and its feed-forward.
 
-    They are dropped right after the residual and before its norm: the place is the same as in a block that normalizes
-    first, and merged tokens are means of the residual stream in both.
+    They are dropped after the residual and before its norm. The place is the same as in a block that normalizes first,
+    and in both, merged tokens are means of the residual stream.
     """
 
     def forward(
@@ -54,7 +54,7 @@ class PostNorm(nn.Module):
         if token_pass is None:  # a block that is called outside its encoder
             return super().forward(hidden_states, attention_mask, **kwargs)
         hidden_states, call = token_pass.enter(self._audioprune_index, hidden_states)
-        # The encoder's mask is for all tokens; the call has one for those that are left.
+        # The encoder's mask covers all tokens; the call has one for the kept tokens.
         attended, _ = self.attention(hidden_states, attention_mask=None, attention_call=call, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         hidden_states = self.layer_norm(token_pass.reduce(self._audioprune_index, hidden_states, call))
@@ -63,7 +63,7 @@ class PostNorm(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """A block that normalizes before each residual ("stable layer norm"), made to drop tokens in between."""
+    """A block with normalization before each residual ("stable layer norm") that drops tokens in between."""
 
     def forward(
         self: Any,
@@ -85,7 +85,7 @@ class PreNorm(nn.Module):
 
 
 class PooledHead(Entering, SwappedModel):
-    """A sequence classification head whose mean is over the tokens that are left."""
+    """A sequence classification head that averages over the kept tokens."""
 
     @can_return_tuple
     @filter_output_hidden_states
@@ -101,8 +101,15 @@ class PooledHead(Entering, SwappedModel):
 
 
 def classify(head: Any, outputs: Any, token_pass: TokenPass, labels: Tensor | None) -> SequenceClassifierOutput:
-    """What transformers' heads do, with the mean over the tokens that are left instead of over all frames."""
-    # Its own masked mean counts the frames that there were, so it is not asked.
+    """Output of transformers' heads, with the mean over the kept tokens instead of all frames.
+
+    Args:
+        head: the classification head.
+        outputs: outputs of the base model.
+        token_pass: the pass of this forward.
+        labels: (batch,), or None.
+    """
+    # The head's own masked mean would divide by the original number of frames.
     weight = token_pass.final_weight(outputs.last_hidden_state)
     projected = head.projector(outputs.last_hidden_state)
     logits = head.classifier(projected.mean(dim=1) if weight is None else weighted_mean(projected, weight))
@@ -115,7 +122,7 @@ def classify(head: Any, outputs: Any, token_pass: TokenPass, labels: Tensor | No
 
 
 class PrunedHubertModel(Entering, SwappedModel, hubert.HubertModel):
-    """The one base model that keeps further arguments to itself: here they reach the blocks."""
+    """HuBERT's base model, which does not pass further arguments on. Here they reach the blocks."""
 
     @capture_outputs(tie_last_hidden_states=False)
     def with_pass(
@@ -144,7 +151,7 @@ class PrunedUniSpeechModel(Entering, SwappedModel, unispeech.UniSpeechModel): ..
 class PrunedUniSpeechSatModel(Entering, SwappedModel, unispeech_sat.UniSpeechSatModel): ...
 
 
-# The stacks of blocks within them, for whoever calls these with features of their own.
+# The stacks of blocks inside them, for callers with their own features.
 class PrunedWav2Vec2Encoder(Entering, wav2vec2.Wav2Vec2Encoder): ...
 
 
@@ -172,7 +179,7 @@ class PrunedUniSpeechSatEncoder(Entering, unispeech_sat.UniSpeechSatEncoder): ..
 class PrunedUniSpeechSatStableEncoder(Entering, unispeech_sat.UniSpeechSatEncoderStableLayerNorm): ...
 
 
-# One class for each: a swapped module stays an instance of its own family, and can be pickled.
+# One class for each, so that a swapped module is still an instance of its own family, and can be pickled.
 class PrunedWav2Vec2Layer(PostNorm, wav2vec2.Wav2Vec2EncoderLayer): ...
 
 
@@ -279,22 +286,22 @@ class WaveformAdapter(BlockAdapter):
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
         if samples is None:
             raise ValueError(
-                f"{type(self.encoder).__name__} takes clips of any length, but how many tokens are kept is a number in "
-                "the graph: say how long every clip is, samples=80_000 for 5 s (--clip-seconds 5)"
+                f"{type(self.encoder).__name__} takes clips of any length, but the number of kept tokens is fixed in "
+                "the graph; give the length of every clip, samples=80_000 for 5 s (--clip-seconds 5)"
             )
         if samples < 1:
-            raise ValueError(f"samples is {samples}; it is the length of every clip, 16,000 for a second")
+            raise ValueError(f"samples is {samples}; it must be the length of every clip, 16,000 for a second")
         return (samples,)
 
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
-        # As the models do: they count what is no padding, and take it to be at the beginning, wherever it is.
+        # As the models do: they count the samples without padding, and assume that these are at the beginning.
         mask = kwargs.get("attention_mask")
         if mask is None:
             return None
         return mask.sum(dim=1) if STATES in kwargs else self._tokens_of(mask.sum(dim=1))
 
     def _tokens_of(self, samples: Tensor) -> Tensor:
-        """Tokens of clips of so many samples, (batch,) each."""
+        """Number of tokens of clips, (batch,), from their number of samples, (batch,)."""
         return self.tower._get_feat_extract_output_lengths(samples).long()
 
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
@@ -310,41 +317,41 @@ class WaveformAdapter(BlockAdapter):
 
     @staticmethod
     def _check_token_mask(mask: Tensor) -> None:
-        """Of a stack of blocks that is called by itself: (batch, tokens)."""
+        """Check the mask (batch, tokens) of a stack of blocks that is called by itself."""
         if not bool(mask[:, :1].all()) or bool((mask[:, 1:].int() > mask[:, :-1].int()).any()):
             raise ValueError(
                 "attention_mask has padding before tokens, or a row without tokens; while the model is pruned, padding "
-                "stands at the end of each row"
+                "must be at the end of each row"
             )
 
     def _check_mask(self, mask: Tensor, waveform: Tensor) -> None:
         if mask.shape != waveform.shape:
             raise ValueError(
                 f"attention_mask is {tuple(mask.shape)}, but input_values are {tuple(waveform.shape)}; "
-                "give one mark for each sample, 1 for sound and 0 for padding"
+                "give one number for each sample, 1 for sound and 0 for padding"
             )
         tokens = self._tokens_of(mask.sum(dim=1))
         if (tokens < 1).any():
             clip = int(tokens.argmin())
             raise ValueError(
-                f"attention_mask leaves {int(mask[clip].sum())} samples of clip {clip}, but one token takes "
-                f"{self._window[0]}; leave the clip out, or let the mask show so much of its padding"
+                f"attention_mask leaves {int(mask[clip].sum())} samples of clip {clip}, but one token needs "
+                f"{self._window[0]}; leave the clip out, or unmask so many samples"
             )
 
     @property
     def _window(self) -> tuple[int, int]:
-        """Samples under a token, and from one token to the next."""
+        """Number of samples of a token, and from one token to the next."""
         field, hop = 1, 1
         for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
             field, hop = field + (kernel - 1) * hop, hop * stride
         return field, hop
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Of the loudness (log10 of the mean square) of ten equal parts of each token's sound."""
+        """Mean and standard deviation of the loudness (log10 of the mean square) of ten parts of each token's sound."""
         if STATES in kwargs:
             raise ValueError(
-                "the method ranks tokens by their sound, and this stack of blocks is given hidden states alone; call "
-                "the model with the waveform, or take a score that looks at tokens"
+                "the method ranks tokens by their sound, but this stack of blocks gets only hidden states; call the "
+                "model with the waveform, or use a score that needs only tokens"
             )
         field, hop = self._window
         sound = kwargs[self.encoder.main_input_name].float().unfold(1, field, hop)

@@ -1,4 +1,4 @@
-"""One forward's book-keeping: which tokens enter each block, and what becomes of them."""
+"""State of the tokens in one forward: which tokens enter each block, and which leave it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ FROM_INPUT = needs_from("input")
 
 @dataclass(frozen=True)
 class TokenState:
-    """The droppable tokens at a point of the forward, but for their hidden states.
+    """The droppable tokens at a point of the forward, without their hidden states.
 
-    patch, size, policy, memory: as in `Tokens`. lengths: (batch,), how many tokens each row has, the rest of it being
-    filler; None where rows have no filler.
+    Args:
+        patch: as in `Tokens`.
+        size: as in `Tokens`.
+        policy: as in `Tokens`.
+        memory: as in `Tokens`.
+        lengths: (batch,), number of tokens of each row; the rest of the row is filler. None without filler.
     """
 
     patch: Tensor
@@ -37,17 +41,17 @@ class TokenState:
 
     @property
     def real(self) -> Tensor | None:
-        """(batch, n), true for tokens and false for filler; None where there is no filler."""
+        """Mask of the tokens, False for filler, (batch, n); None without filler."""
         if self.lengths is None:
             return None
         return torch.arange(self.patch.shape[1], device=self.patch.device) < self.lengths[:, None]
 
 
 class TokenPass:
-    """The tokens' fate in one forward.
+    """State of the tokens in one forward.
 
-    What each block finds is kept by block, not overwritten, so that a block which is computed again (gradient
-    checkpointing) finds what it found the first time. Nothing outlives the forward.
+    The state is stored for each block and not overwritten, so that a block that runs again (gradient checkpointing)
+    sees the same state as the first time. The state ends with the forward.
     """
 
     def __init__(
@@ -56,14 +60,14 @@ class TokenPass:
         self.adapter, self.reducer, self.eager, self.inputs = adapter, reducer, eager, inputs
         self.stages: dict[int, Stage] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
-        """What the method noted at each pruned layer, for its loss."""
+        """Notes of the method at each pruned layer, for its loss."""
         self._with_gradient = torch.is_grad_enabled()
         self._before: dict[int, TokenState] = {}
         self._within: dict[int, TokenState] = {}
         self._final: TokenState | None = None
         self._grid: Grid | None = None
         self._whole: Tensor | None = None
-        """(batch,), how many tokens each clip began with, padding aside; None where none is padded."""
+        """Number of tokens of each clip at the beginning, without padding, (batch,); None if no clip is padded."""
 
     @property
     def grid(self) -> Grid | None:
@@ -72,11 +76,11 @@ class TokenPass:
 
     @property
     def final(self) -> TokenState:
-        """Of the tokens that leave the last block."""
+        """State of the tokens that leave the last block."""
         return self._final or self._before[max(self._before)]
 
     def final_weight(self, tokens: Tensor) -> Tensor | None:
-        """(batch, n), how much each token that leaves the last block counts in a mean; None where all count alike.
+        """Weights of the last block's tokens in a mean, (batch, n); None if all are equal.
 
         tokens: (batch, n, width), without special ones.
         """
@@ -88,29 +92,29 @@ class TokenPass:
         return weight
 
     def enter(self, layer: int, hidden: Tensor) -> tuple[Tensor, AttentionCall]:
-        """Before block `layer`: the tokens that enter it, and what it must ask of its attention.
+        """Tokens that enter block `layer`, and the requests to its attention. Called before the block.
 
         hidden: (batch, special + n, width), special tokens first.
         """
         if not self._before:
             self._before[layer] = self._first(hidden[:, self.adapter.special :])
-        # Not always the block before this one: layer drop skips some in training.
+        # Not always the previous block, because layer drop skips some in training.
         state = self._before[max(index for index in self._before if index <= layer)]
         if self.reducer.prunes_before(layer):
             hidden, state = self._apply(layer, hidden, state, {})
         self._within[layer] = state
-        return hidden, self._order(layer, state, hidden.dtype)
+        return hidden, self._attention_call(layer, state, hidden.dtype)
 
     def reduce(self, layer: int, hidden: Tensor, call: AttentionCall) -> Tensor:
-        """(batch, special + n, width) after attention → the tokens that go on, special ones first."""
+        """Tokens that stay after the attention of a block, special ones first. hidden: (batch, special + n, width)."""
         state = self._within[layer]
         if self.reducer.prunes(layer):
-            hidden, state = self._apply(layer, hidden, state, call.found)
+            hidden, state = self._apply(layer, hidden, state, call.results)
         self._before[layer + 1] = state
         return hidden
 
     def leave(self, layer: int, hidden: Tensor) -> Tensor:
-        """After block `layer`: what the model reads of it."""
+        """Output of block `layer` for the rest of the model."""
         last = len(self.adapter.layers)
         if layer + 1 < last:
             return hidden
@@ -120,7 +124,7 @@ class TokenPass:
             return hidden
         self.notes[last] = finished.notes
         self._final = self._before[min(self._before)]
-        # It is as wide as the longest clip; the batch may be padded beyond that.
+        # It is as long as the longest clip, but the batch may be padded further.
         missing = special + self._final.patch.shape[1] - finished.hidden.shape[1]
         return pad(finished.hidden, (0, 0, 0, missing)) if missing else finished.hidden
 
@@ -137,7 +141,7 @@ class TokenPass:
     def _tokens(self, hidden: Tensor, state: TokenState) -> Tokens:
         return Tokens(hidden[:, self.adapter.special :], state.patch, state.size, state.policy, state.memory)
 
-    def _order(self, layer: int, state: TokenState, dtype: torch.dtype) -> AttentionCall:
+    def _attention_call(self, layer: int, state: TokenState, dtype: torch.dtype) -> AttentionCall:
         real, policy = state.real, state.policy
         return AttentionCall(
             implementation=self.adapter.implementation,
@@ -151,7 +155,7 @@ class TokenPass:
         )
 
     def _bias(self, state: TokenState, real: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """(batch, 1, 1, special + n), what is added to the logits of each key: log(size), and -inf for filler."""
+        """Bias of the logits of each key, (batch, 1, 1, special + n): log(size), and -inf for filler."""
         bias = None
         if state.size is not None and self.reducer.proportional:
             bias = state.size.to(dtype).log()
@@ -161,12 +165,19 @@ class TokenPass:
         return None if bias is None else pad(bias, (self.adapter.special, 0))[:, None, None, :]
 
     def _apply(
-        self, layer: int, hidden: Tensor, state: TokenState, found: dict[str, Tensor]
+        self, layer: int, hidden: Tensor, state: TokenState, results: dict[str, Tensor]
     ) -> tuple[Tensor, TokenState]:
-        """Let the method reduce the tokens, and note what it did."""
+        """Let the method reduce the tokens, and record the result.
+
+        Args:
+            layer: the block.
+            hidden: (batch, special + n, width).
+            state: state of the tokens.
+            results: results of the attention, by name.
+        """
         self._check_gradient()
         special = hidden[:, : self.adapter.special]
-        tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, found)
+        tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, results)
         if state.lengths is None and self._whole is None:
             reduction = self.reducer.reduce(tokens, evidence)
         else:
@@ -181,17 +192,17 @@ class TokenPass:
         )
 
     def _check_gradient(self) -> None:
-        """Raise `ValueError` if a block whose method learns runs without the gradients that the forward has."""
+        """Raise `ValueError` if a block runs without gradients in a forward in which the method learns."""
         lost = self._with_gradient and not torch.is_grad_enabled()
         if lost and self.reducer.learns and self.adapter.encoder.training:
             raise ValueError(
-                "use_reentrant=True: such checkpointing runs a block without gradients first, and what the method "
-                "learns from it would get none; use gradient_checkpointing_enable(gradient_checkpointing_kwargs="
+                "use_reentrant=True: such checkpointing first runs a block without gradients, so the method could not "
+                "learn from it; use gradient_checkpointing_enable(gradient_checkpointing_kwargs="
                 '{"use_reentrant": False})'
             )
 
     def _reduce_rows(self, tokens: Tokens, evidence: Evidence, lengths: Tensor | None) -> Reduction:
-        """Rows of one length at a time, and of clips of one length, so that no method ever sees filler or padding."""
+        """Reduce rows of equal length, of clips of equal length, together, so that a method never sees filler."""
         batch, device = len(tokens.patch), tokens.patch.device
         assert self._grid is not None
         now = [tokens.count] * batch if lengths is None else lengths.tolist()
@@ -202,19 +213,19 @@ class TokenPass:
         order, parts = [], []
         for (length, patches), listed in rows_of.items():
             rows, grid = torch.tensor(listed, device=device), self.adapter.grid_of(patches)
-            seen = replace(evidence.take(rows, length), columns=grid.time, patches=grid.patches)
-            parts.append(self.reducer.reduce(tokens.take(rows, length), seen))
+            part_evidence = replace(evidence.take(rows, length), columns=grid.time, patches=grid.patches)
+            parts.append(self.reducer.reduce(tokens.take(rows, length), part_evidence))
             order.append(rows)
         return _join(parts, torch.cat(order).argsort(), tokens.count)
 
-    def _evidence(self, layer: int, special: Tensor, state: TokenState, found: dict[str, Tensor]) -> Evidence:
+    def _evidence(self, layer: int, special: Tensor, state: TokenState, results: dict[str, Tensor]) -> Evidence:
         assert self._grid is not None
-        seen: dict[str, Any] = dict(found)
+        parts: dict[str, Any] = dict(results)
         for name, statistic in self._statistics(layer):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
-            # A fused token is no patch of the input: it ranks as an average one.
+            # A fused token is not a patch of the input, so it gets the average.
             average = self._average(statistic)
-            seen[name] = torch.where(state.patch < 0, average, gathered)
+            parts[name] = torch.where(state.patch < 0, average, gathered)
         return Evidence(
             layer=layer,
             depth=len(self.adapter.layers),
@@ -226,15 +237,15 @@ class TokenPass:
             special=special,
             learned=self.reducer.learned,
             training=self.adapter.encoder.training,
-            **seen,
+            **parts,
         )
 
     def _average(self, statistic: Tensor) -> Tensor:
-        """(batch, patches) → (batch, 1), the mean over a clip's patches, padding aside."""
+        """Mean over a clip's patches without padding: (batch, patches) → (batch, 1)."""
         if self._whole is None:
             return statistic.mean(dim=1, keepdim=True)
-        heard = torch.arange(statistic.shape[1], device=statistic.device) < self._whole[:, None]
-        return statistic.where(heard, 0.0).sum(dim=1, keepdim=True) / self._whole[:, None]
+        real = torch.arange(statistic.shape[1], device=statistic.device) < self._whole[:, None]
+        return statistic.where(real, 0.0).sum(dim=1, keepdim=True) / self._whole[:, None]
 
     def _statistics(self, layer: int) -> Iterator[tuple[str, Tensor]]:
         needs = self.reducer.needs(layer).intersection(FROM_INPUT)
@@ -244,12 +255,12 @@ class TokenPass:
 
 
 def _unless_all(lengths: Tensor, count: int) -> Tensor | None:
-    """None where every row has all of `count` tokens."""
+    """The lengths, or None if every row has all `count` tokens."""
     return None if int(lengths.min()) == count else lengths
 
 
 def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
-    """One reduction of several, of rows that differ in length. order: each row's place among those of the parts."""
+    """Join reductions of rows of different lengths. order: index of each row among the rows of the parts."""
 
     def stack(values: list[Any], fill: float, width: int | None = None) -> Any:
         if values[0] is None:
@@ -261,7 +272,7 @@ def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
         return torch.cat(wide)[order]
 
     def alike(values: list[Tensor | None], meant: Callable[[Reduction], Tensor]) -> list[Tensor | None]:
-        """None in all parts or in none: a part may have left it out that had too few tokens to do anything."""
+        """Fill in missing values. A part with too few tokens to reduce may have no values although others have."""
         if all(value is None for value in values):
             return values
         return [meant(part) if value is None else value for part, value in zip(parts, values, strict=True)]

@@ -1,4 +1,4 @@
-"""Whisper's encoder, bare or with a classification head: 30 s of sound always, 1500 tokens."""
+"""Whisper's encoder, bare or with a classification head: always 30 s of sound, 1500 tokens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PrunedWhisperLayer(WhisperEncoderLayer):
 
 
 class PrunedWhisper(PooledHead, WhisperForAudioClassification):
-    """The head whose mean is over the tokens that are left."""
+    """A classification head that averages over the kept tokens."""
 
     @can_return_tuple
     def with_pass(
@@ -68,9 +68,7 @@ class PrunedWhisper(PooledHead, WhisperForAudioClassification):
         **kwargs: Any,
     ) -> Any:
         if encoder_outputs is not None:
-            raise ValueError(
-                "encoder_outputs: which tokens they hold cannot be told; give input_features while the model is pruned"
-            )
+            raise ValueError("encoder_outputs: their tokens are unknown; give input_features while the model is pruned")
         return classify(self, self.encoder(input_features, **kwargs), kwargs[KWARG], labels)
 
 
@@ -96,8 +94,8 @@ class WhisperAdapter(BlockAdapter):
 
     @classmethod
     def find(cls, model: nn.Module) -> list[Adapter]:
-        found = find_encoders(model, (WhisperForAudioClassification,), (WhisperEncoder,))
-        return [cls(encoder) for encoder in found]
+        encoders = find_encoders(model, (WhisperForAudioClassification,), (WhisperEncoder,))
+        return [cls(encoder) for encoder in encoders]
 
     @property
     def tower(self) -> Any:
@@ -119,12 +117,12 @@ class WhisperAdapter(BlockAdapter):
         return layer.self_attn
 
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
-        # An attention_mask is no trouble: Whisper takes it and does not look.
+        # An attention_mask is no problem: Whisper accepts it but does not use it.
         if self.tower.training:
             check_layerdrop("model.encoder.layerdrop", self.tower.layerdrop, reducer)
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Of the two frames of the log-mel that each token's second convolution steps over."""
+        """Mean and standard deviation of each token's two log-mel frames (the stride of the second convolution)."""
         features = kwargs[self.encoder.main_input_name].float()
         cells = features.unflatten(2, (-1, FRAMES_PER_TOKEN)).transpose(1, 2).flatten(2)
         return cells.mean(dim=2), cells.std(dim=2, correction=0)

@@ -1,4 +1,4 @@
-"""What the sounds look like: Figs. 4 and 8."""
+"""Figure of the data set's log-mel values: Figs. 4 and 8."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import KIND_COLOURS, Values, minus, panels, titled
+from .style import KIND_COLOURS, Values, minus, panels, set_titles
 
 FINE = 60
-"""Bars of the histogram of patch means."""
+"""Number of bars in the histogram of patch means."""
 
 
 def survey(values: Values) -> dict[str, Figure]:
@@ -26,14 +26,14 @@ def _histogram(axes: Axes, values: Values) -> None:
     heights = 100 * np.array(values["shares"])
     axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=colours, edgecolor="white", linewidth=0.8)
     _tau(axes, values["tau"])
-    for kind, where in (("background", "up to τ"), ("signal", "above τ")):
-        axes.bar(edges[:1], [0], color=KIND_COLOURS[kind], label=f"{kind}: {where}")
+    for kind, side in (("background", "up to τ"), ("signal", "above τ")):
+        axes.bar(edges[:1], [0], color=KIND_COLOURS[kind], label=f"{kind}: {side}")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-    titled(axes, f"values of {values['clips']} clips", "normalised log-mel value", "values (%)")
+    set_titles(axes, f"values of {values['clips']} clips", "normalised log-mel value", "values (%)")
 
 
 def _patches(axes: Axes, values: Values) -> None:
-    """Means of patches; each cluster has its colour, from the quietest, darkest, on."""
+    """Draw the histogram of patch means; each cluster has its colour, the quietest the darkest."""
     points, counts = np.array(values["patch_centers"]), np.array(values["patch_counts"], dtype=float)
     edges = np.linspace(points.min(), points.max(), FINE + 1) if len(points) > 1 else points[0] + np.array([-0.5, 0.5])
     heights, _ = np.histogram(points, edges, weights=100 * counts / counts.sum())
@@ -46,7 +46,7 @@ def _patches(axes: Axes, values: Values) -> None:
         axes.bar(edges[:-1][own], heights[own], np.diff(edges)[own], align="edge", color=colour, label=label)
     _tau(axes, values["tau"])
     signal = f"{100 * values['signal_share']:.1f} % of {values['patches']:,} patches are signal"
-    titled(axes, signal, "mean of a patch", "patches (%)")
+    set_titles(axes, signal, "mean of a patch", "patches (%)")
     axes.legend(frameon=False, fontsize=8)
 
 

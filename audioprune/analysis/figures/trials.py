@@ -1,4 +1,4 @@
-"""What happens where the model is pruned in another way: swaps (Table 4), clusters removed, other rankings, costs."""
+"""Figures of the model under other pruning: swaps (Table 4), removed clusters, other rankings, costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import MARKERS, PALETTE, Values, legend, metric_label, numbers, panels, stage_style, titled, whiskers
+from .style import MARKERS, PALETTE, Values, legend, metric_label, numbers, panels, set_titles, stage_style, whiskers
 
 TEST_NAMES = {
     "baseline": "as pruned",
@@ -28,8 +28,8 @@ def perturbation(values: Values) -> dict[str, Figure]:
     _bars(axes[0, 1], rates, list(TEST_NAMES)[1:], "change")
     axes[0, 0].set_ylim(0, 105)
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
-    titled(axes[0, 0], "with the swaps", "keep rate", metric_label(values))
-    titled(axes[0, 1], "change by the swaps, on the same clips", "keep rate", "change (points)")
+    set_titles(axes[0, 0], "with the swaps", "keep rate", metric_label(values))
+    set_titles(axes[0, 1], "change by the swaps, on the same clips", "keep rate", "change (points)")
     legend(figure, axes[0, 0], most=4)
     return {"perturbation": figure}
 
@@ -57,7 +57,7 @@ def ranking(values: Values) -> dict[str, Figure]:
     figure, axes = panels(1, 2, 3.6)
     names = list(rates[0]["scores"])
     for i, name in enumerate(names):
-        # Side by side, or whiskers would cover each other.
+        # Shifted, because whiskers would cover each other.
         x = np.arange(len(rates)) + 0.08 * (i - (len(names) - 1) / 2)
         style: dict[str, Any] = {"color": SCORE_COLOURS[name], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.4}
         style |= {"linestyle": ":" if name == "random" else "-", "label": name}
@@ -65,13 +65,13 @@ def ranking(values: Values) -> dict[str, Figure]:
             whiskers(one, x, [rate["scores"][name][what] for rate in rates], **style)
     for one in axes[0]:
         one.set_xticks(range(len(rates)), [f"{rate['keep_rate']:g}" for rate in rates])
-    titled(
+    set_titles(
         axes[0, 0],
         f"{values['clips']} clips; random: mean of {values['seeds']} seeds",
         "keep rate",
         metric_label(values),
     )
-    titled(axes[0, 1], "agreement with the unpruned model", "keep rate", "clips with its top label (%)")
+    set_titles(axes[0, 1], "agreement with the unpruned model", "keep rate", "clips with its top label (%)")
     legend(figure, axes[0, 0])
     return {"ranking": figure}
 
@@ -80,17 +80,17 @@ def cluster_drop(values: Values) -> dict[str, Figure]:
     figure, axes = panels(1, 2, 3.7, sharey=True)
     base = values["unpruned"]["score"]
     for one, (side, title) in zip(axes[0], (("quiet", "the quietest"), ("loud", "the loudest")), strict=True):
-        removed = [of for of in values["removed"] if of["side"] == side]
+        removed = [entry for entry in values["removed"] if entry["side"] == side]
         for i, block in enumerate(values["blocks"]):
-            estimates = [base, *(of["blocks"][i]["score"] for of in removed)]
+            estimates = [base, *(entry["blocks"][i]["score"] for entry in removed)]
             x = np.arange(len(estimates)) + 0.07 * (i - (len(values["blocks"]) - 1) / 2)
             label = f"after block {block + 1}"
             whiskers(one, x, estimates, label=label, **stage_style(i, len(values["blocks"])))
-        names = ["nothing", *(f"{of['clusters']}\n{100 * of['share']:.0f} %" for of in removed)]
+        names = ["nothing", *(f"{entry['clusters']}\n{100 * entry['share']:.0f} %" for entry in removed)]
         one.set_xticks(range(len(names)), names)
         if base["mean"] is not None:
             one.axhline(100 * base["mean"], color="black", linestyle="--", linewidth=1, zorder=0)
-        titled(one, f"{title} patches removed", "clusters removed, and their share of the patches")
+        set_titles(one, f"{title} patches removed", "clusters removed, and their share of the patches")
     axes[0, 0].set_ylabel(metric_label(values), fontsize=9.5)
     legend(figure, axes[0, 0])
     return {"cluster_drop": figure}
@@ -101,11 +101,11 @@ def tradeoff(values: Values) -> dict[str, Figure]:
     timed = all(rate["clips_per_second"] for rate in rates)
     figure, axes = panels(1, 1 + timed, 3.5, sharey=True)
     _costs(axes[0, 0], rates, [rate["macs"] / 1e9 for rate in rates])
-    titled(axes[0, 0], "work: left is cheaper", "multiply-accumulates of a clip (billions)", metric_label(values))
+    set_titles(axes[0, 0], "work: left is cheaper", "multiply-accumulates of a clip (billions)", metric_label(values))
     if timed:
         _costs(axes[0, 1], rates, [rate["clips_per_second"] for rate in rates])
         title = f"speed, {values['batch_size']} clips at once: right is faster"
-        titled(axes[0, 1], title, "throughput (clips/s)")
+        set_titles(axes[0, 1], title, "throughput (clips/s)")
     return {"tradeoff": figure}
 
 

@@ -1,7 +1,7 @@
-"""Attention and attention received on a GPU, in Triton: no N×N map in memory, and none written.
+"""Attention and attention received on a GPU, in Triton, without an N×N map in memory.
 
-`available` tells whether the kernels can serve a call, and `attend_and_score` serves it. Triton is imported with the
-first call that is served, never before; nothing here knows the rest of the package.
+`available` checks whether the kernels support a call, and `attend_and_score` runs it. Triton is imported at the first
+such call, not before. This package does not use the rest of audioprune.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ from torch.nn.functional import scaled_dot_product_attention
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDEST = 256
-"""Of the heads that the kernels' tiles are made for: beyond, they would not fit into shared memory."""
+"""Greatest head width. With wider heads, the kernels' tiles would not fit into shared memory."""
 
 _TRITON = find_spec("triton") is not None
 _interpreting = False
-"""Whether the kernels serve the CPU too: only within `interpreter.interpreted`."""
+"""Whether the kernels also run on the CPU: only inside `interpreter.interpreted`."""
 
 
 def available(query: Tensor, mask: Tensor | None = None, dropout: float = 0.0, differentiable: bool = False) -> bool:
-    """Whether `attend_and_score` can serve a call.
+    """Whether `attend_and_score` supports a call.
 
-    query: (batch, heads, N, head_dim). mask: additive; only one that is the same for all queries can be served,
-    (batch or 1, heads or 1, 1, N). differentiable: whether gradients are to flow through the scores, which the
-    kernels have none of. In a program that is being exported there would be an operator that only this package knows.
+    False inside an export, because the program would contain an operator that only this package knows.
+
+    Args:
+        query: (batch, heads, N, head_dim).
+        mask: additive mask; only one that is the same for all queries is supported, (batch or 1, heads or 1, 1, N).
+        dropout: dropout of the attention; only 0 is supported.
+        differentiable: whether the scores need gradients, which the kernels do not give.
     """
     return (
         _TRITON
@@ -49,13 +53,21 @@ def attend_and_score(
     special: int,
     voters: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Context (batch, heads, N, head_dim), in value's dtype, and attention received by each patch in each head
-    (batch, heads, N − special), float32 and without gradient.
+    """Compute attention and the attention received by each patch.
 
-    query, key, value: (batch, heads, N, head_dim) of any strides and one dtype. mask: (batch or 1, heads or 1, 1, N),
-    added to the logits of each key, -inf for filler, or None. special: leading tokens that neither vote nor are
-    scored. voters: (batch, N − special), how much each query's attention counts, not negative, or None. A query that
-    has nothing but -inf to look at gets a context of 0 and gives no attention. Raises ValueError for other shapes.
+    A query whose logits are all -inf gets a context of 0 and gives no attention.
+
+    Args:
+        query: (batch, heads, N, head_dim), any strides.
+        key: as query, of the same dtype.
+        value: as query, of the same dtype.
+        scaling: factor of the logits.
+        mask: (batch or 1, heads or 1, 1, N), added to the logits of each key, -inf for filler; or None.
+        special: number of leading tokens that neither vote nor are scored.
+        voters: (batch, N − special), weight of each query's attention, not negative; or None.
+
+    Returns the context (batch, heads, N, head_dim) in value's dtype, and the attention received by each patch in each
+    head (batch, heads, N − special), float32 and without gradient. Raises `ValueError` for other shapes.
     """
     from .operator import attend
 
@@ -63,7 +75,7 @@ def attend_and_score(
     bias, voters = (None if x is None else x.detach() for x in (mask, voters))
     inputs = (query, key, value) if mask is None else (query, key, value, mask)
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-        # SDPA brings its own backward, in memory that grows with N; only the scores are left to do.
+        # SDPA has its own backward, in memory that grows with N. So the kernels compute only the scores.
         _, received = attend(query.detach(), key.detach(), None, bias, voters, scaling, special)
         mask = None if mask is None else mask.to(query.dtype)
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling), received
@@ -72,7 +84,7 @@ def attend_and_score(
 
 @torch.compiler.assume_constant_result
 def _is_recent(device: int) -> bool:
-    # Older GPUs have no bfloat16, and Triton no promise for them. Constant, as a compiler cannot trace the question.
+    # Older GPUs have no bfloat16, and Triton does not support them. Constant, because a compiler cannot trace this.
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
@@ -81,7 +93,7 @@ def _is_of_keys(mask: Tensor) -> bool:
 
 
 def _exporting() -> bool:
-    # torch 2.6 cannot tell exporting from compiling.
+    # torch 2.6 cannot distinguish exporting from compiling.
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
@@ -90,17 +102,17 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, speci
     for name, other in (("key", key), ("value", value)):
         if other.shape != query.shape or other.dtype != query.dtype:
             raise ValueError(
-                f"{name} is {tuple(other.shape)}, {other.dtype}: it should be as query is, {tuple(query.shape)}, "
+                f"{name} is {tuple(other.shape)}, {other.dtype}: it must equal query, {tuple(query.shape)}, "
                 f"{query.dtype}"
             )
     if not 0 <= special <= n:
-        raise ValueError(f"special = {special}: it should be from 0 to the {n} tokens that there are")
+        raise ValueError(f"special is {special}; it must be from 0 to the number of tokens, {n}")
     if mask is not None and not (
         _is_of_keys(mask) and mask.shape[0] in (1, batch) and mask.shape[1] in (1, heads) and mask.shape[3] in (1, n)
     ):
         raise ValueError(
-            f"mask is {tuple(mask.shape)}, {mask.dtype}: it should be ({batch} or 1, {heads} or 1, 1, {n}) and "
-            "floating point"
+            f"mask is {tuple(mask.shape)}, {mask.dtype}; it must be ({batch} or 1, {heads} or 1, 1, {n}) and floating "
+            "point"
         )
     if voters is not None and voters.shape != (batch, n - special):
-        raise ValueError(f"voters is {tuple(voters.shape)}: it should be ({batch}, {n - special})")
+        raise ValueError(f"voters is {tuple(voters.shape)}; it must be ({batch}, {n - special})")

@@ -1,4 +1,4 @@
-"""The kernels without a GPU, for tests and for whoever debugs them."""
+"""Running of the kernels without a GPU, for tests and debugging."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from audioprune.attention import kernels
 
-_MODULE = f"{kernels.__name__}.received"
+_MODULE = f"{kernels.__name__}.triton_attention"
 
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Within, the kernels serve CPU tensors too, through Triton's interpreter: the same code, slowly, in numpy."""
+    """Context in which the kernels also run on CPU tensors, by Triton's interpreter: the same code, slow, in numpy."""
     import triton.language as tl
 
     compiled = sys.modules.pop(_MODULE, None)
     try:
-        # Triton decides when a kernel is defined whether it will be interpreted.
+        # Triton decides at the definition of a kernel whether to interpret it.
         with patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
-            received = import_module(_MODULE)
-            # It knows its own sum and maximum, which are as ours, and would step through ours one number at a time.
+            module = import_module(_MODULE)
+            # Triton's own sum and maximum give the same results, but ours would run one number at a time.
             known = {"_add": tl.standard._sum_combine, "_larger": tl.standard._elementwise_max}
             with (
-                patch.multiple(received, launch=_widened(received.launch), **known),
+                patch.multiple(module, launch=_with_float32(module.launch), **known),
                 patch.object(kernels, "_interpreting", True),
             ):
                 yield
@@ -41,8 +41,8 @@ def interpreted() -> Iterator[None]:
             sys.modules[_MODULE] = compiled
 
 
-def _widened(launch: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`launch` with bfloat16 made float32 on the way in, as numpy has none and would multiply its bits."""
+def _with_float32(launch: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """`launch` with bfloat16 inputs converted to float32, because numpy has no bfloat16 and would use its bits."""
 
     def run(query: Tensor, key: Tensor, value: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
         if query.dtype != torch.bfloat16:

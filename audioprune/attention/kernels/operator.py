@@ -1,4 +1,4 @@
-"""The kernels as one operator of torch, which torch.compile takes into its graph as it is."""
+"""The kernels as one operator of torch, which torch.compile puts into its graph unchanged."""
 
 from __future__ import annotations
 
@@ -23,9 +23,20 @@ def attend(
     scaling: float,
     special: int,
 ) -> tuple[Tensor, Tensor]:
-    """Context (batch, heads, N, head_dim), empty where value is None, and attention received (batch, heads,
-    N − special), float32. No gradients. query, key, value: (batch, heads, N, head_dim); bias: broadcastable to
-    (batch, heads, 1, N); voters: (batch, N − special)."""
+    """Compute attention and attention received, without gradients.
+
+    Args:
+        query: (batch, heads, N, head_dim).
+        key: (batch, heads, N, head_dim).
+        value: (batch, heads, N, head_dim), or None.
+        bias: broadcastable to (batch, heads, 1, N), or None.
+        voters: (batch, N − special), or None.
+        scaling: factor of the logits.
+        special: number of leading tokens that are not scored.
+
+    Returns the context (batch, heads, N, head_dim), empty if value is None, and the attention received (batch, heads,
+    N − special), float32.
+    """
     from .triton_attention import launch
 
     count = query.shape[2] - special
@@ -49,7 +60,7 @@ def _(
 
 
 def empty_context(value: Tensor | None, query: Tensor) -> Tensor:
-    """Room for the context. Each token's heads lie side by side in memory, as the model's next layer reads them."""
+    """Uninitialised context. Each token's heads are adjacent in memory, as the model's next layer reads them."""
     if value is None:
         return query.new_empty(0)
     batch, heads, n, width = value.shape

@@ -1,12 +1,12 @@
-"""Two kernels: attention that remembers each row's log-sum-exp, and the columns' sums of the same map.
+"""Two kernels: attention that stores each row's log-sum-exp, and the column sums of the same map.
 
-The first is FlashAttention-2's forward pass (arXiv 2307.08691, algorithm 1): a program has a block of queries, goes
-along the keys with a running maximum and a running sum, and writes its context and, for each query, the logarithm of
-its softmax's denominator. With that logarithm any entry of the map can be made again on its own; the second kernel
-does so column by column: a program has a block of keys, goes along the queries and adds up. Every sum has one owner
-and one order, so the same input gives the same bits.
+The first kernel is FlashAttention-2's forward pass (arXiv 2307.08691, algorithm 1). A program has a block of queries.
+It iterates over the keys with a running maximum and a running sum, and writes the context and, for each query, the
+logarithm of the softmax denominator. From that logarithm, any entry of the map can be computed again. The second kernel
+does this by columns: a program has a block of keys, iterates over the queries, and adds. Each sum is computed by one
+program in a fixed order, so the same input gives the same bits.
 
-Logarithms and exponentials are to base 2, as the hardware's are.
+Logarithms and exponentials have base 2, as in the hardware.
 """
 
 # mypy: allow-untyped-defs
@@ -24,7 +24,7 @@ from .operator import empty_context
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
-# Lengths differ from layer to layer of a pruned model: for none of them is a kernel to be compiled anew.
+# Lengths differ between the layers of a pruned model. A kernel must not be compiled again for each length.
 _FREE = ["heads", "count", "special", "blocks", "bias_batch", "bias_head", "voters_batch"]
 
 
@@ -75,7 +75,7 @@ def _attend(
     STREAMED: tl.constexpr,  # keys at a time
     PRECISION: tl.constexpr,
     BIASED: tl.constexpr,
-    ATTENDING: tl.constexpr,  # whether the context is wanted, or only the levels
+    ATTENDING: tl.constexpr,  # whether to compute the context, or only the levels
 ):
     pair = tl.program_id(0) // blocks
     # 64 bits: a tensor may have more than 2^31 numbers.
@@ -108,7 +108,7 @@ def _attend(
             extra = tl.where(there, 0.0, float("-inf"))
         logits = tl.dot(queries, turned, input_precision=PRECISION) * scale + extra[None, :]
         higher = tl.maximum(highest, tl.reduce(logits, 1, _larger))
-        # So long as a row has met nothing but -inf, -inf less -inf would be no number.
+        # While a row has only -inf so far, -inf minus -inf would be NaN.
         level = tl.where(higher == float("-inf"), 0.0, higher)
         weights = tl.exp2(logits - level[:, None])
         fading = tl.exp2(highest - level)
@@ -123,7 +123,7 @@ def _attend(
         highest = higher
     empty = total == 0
     total = tl.where(empty, 1.0, total)
-    # Infinity for a row that has nothing to look at: in the second kernel all its weights are then 0.
+    # Infinity for a row with only -inf, so that the second kernel gives all its weights as 0.
     level = tl.where(empty, float("inf"), highest + tl.log2(total))
     tl.store(levels + pair.to(tl.int64) * count + rows, level, mask=rows < count)
     if ATTENDING:
@@ -141,7 +141,7 @@ def _receive(
     bias,  # (batch, heads, 1, count)
     levels,  # (batch · heads, count), of `_attend`
     voters,  # (batch, count − special)
-    received,  # (batch · heads, count − special): what each key got of all voters together
+    received,  # (batch · heads, count − special): sum over all voters for each key
     scale,  # of the logits, to base 2
     heads,
     count,
@@ -180,7 +180,7 @@ def _receive(
     levels += pair.to(tl.int64) * count
     received += pair.to(tl.int64) * (count - special)
     there = keys < count
-    # Keys are the rows of this tile, so that each sum below is within a row: few threads share one.
+    # Keys are the rows of this tile, so that each sum below is inside a row, which few threads share.
     held = tl.load(
         key + wide[:, None] * key_row + columns[None, :] * key_column,
         mask=there[:, None] & (columns[None, :] < WIDTH),
@@ -200,7 +200,7 @@ def _receive(
             mask=counting[None, :] & (columns[:, None] < WIDTH),
             other=0.0,
         )
-        # A vote goes into the exponent; no vote is a level of infinity, and a weight of 0.
+        # The weight of a vote is part of the exponent. No vote means a level of infinity, and a weight of 0.
         level = tl.load(levels + rows, mask=counting, other=float("inf"))
         if VOTING:
             vote = tl.load(voters + (far - special) * voters_row, mask=counting, other=0.0).to(tl.float32)
@@ -219,8 +219,10 @@ def launch(
     scaling: float,
     special: int,
 ) -> tuple[Tensor, Tensor]:
-    """Context (batch, heads, N, head_dim), empty where value is None, and what each patch received of all voters
-    together (batch, heads, N − special), float32. Shapes are those of `operator.attend`."""
+    """Launch both kernels.
+
+    The arguments are those of `operator.attend`. Returns the context (batch, heads, N, head_dim), empty if value is
+    None, and the sum of attention received over all voters (batch, heads, N − special), float32."""
     batch, heads, count, width = query.shape
     levels = query.new_empty(batch * heads, count, dtype=torch.float32)
     received = query.new_empty(batch, heads, count - special, dtype=torch.float32)
@@ -232,7 +234,7 @@ def launch(
     held, streamed, options = tiles(padded, query.dtype)
     biases = None if bias is None else bias.expand(batch, heads, 1, count)
     bias_strides = (0, 0, 0) if biases is None else (biases.stride(0), biases.stride(1), biases.stride(3))
-    # What is absent is never read: query stands in its place.
+    # Missing tensors are never read, so query is passed in their place.
     values, contexts = (query, query) if value is None else (value, context)
     shape = {"WIDTH": width, "PADDED": padded, "HELD": held, "STREAMED": streamed, "BIASED": bias is not None}
     shape |= {"PRECISION": "ieee" if query.dtype == torch.float32 else "tf32"} | options
@@ -257,14 +259,14 @@ def launch(
 
 
 def tiles(padded: int, dtype: torch.dtype) -> tuple[int, int, dict[str, Any]]:
-    """Rows that a program holds, rows that it streams past them, and how it is compiled.
+    """Rows that a program holds, rows that it streams, and its compile options.
 
-    padded: the heads' width. Held and streamed tiles fit together into the shared memory of a GPU with 99 KiB for a
-    program, and the sums into registers. In float32 there are no tensor cores to feed, and less fits.
+    padded: padded width of a head. Held and streamed tiles together fit into the shared memory of a GPU with 99 KiB per
+    program, and the sums fit into registers. In float32, no tensor cores are used, and less fits.
     """
     if dtype == torch.float32:
         held, streamed, warps, stages = {128: (32, 32, 8, 2), 256: (32, 16, 8, 2)}.get(padded, (64, 32, 8, 2))
     else:
         held, streamed, warps, stages = {128: (128, 64, 8, 2), 256: (64, 32, 4, 2)}.get(padded, (128, 64, 4, 3))
-    # Logits are a product and a sum: one instruction, where it may be.
+    # Logits are a product and a sum, which can be one instruction.
     return held, streamed, {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
