@@ -69,7 +69,7 @@ def test_a_calibration_goes_on(left: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_calibration_of_another_model_is_begun_anew(left: Path) -> None:
-    with pytest.warns(UserWarning, match="begun anew"):
+    with pytest.warns(UserWarning, match=r"begun with model='.{16}' \(not '.{16}'\), and now begun anew"):
         before.calibrate(left / "calibration.jsonl", change=CHANGE)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from .. import fingerprints
 from ..adapters import UnsupportedModelError
 from ..compare.benchmark import machine
 from ..core.pruning import prune
@@ -18,7 +19,6 @@ from ..methods import Method, UntrainedError
 from .answer_log import Answers, AnswersError, Row
 from .batch_generate import Asker
 from .items import Benchmark, Item
-from .loading import fingerprint
 from .metrics import CIDER, METRICS, require, score, tokenizer
 from .prompts import asked, check_prompt
 from .report import write
@@ -65,7 +65,7 @@ class Evaluation:
         """
         check_prompt(self.benchmark.name, self.asker.prompt)
         require(self.benchmark.name)
-        weights = fingerprint(self.asker.model)
+        weights = fingerprints.of_weights(self.asker.model)
         rows: list[Row] = []
         for setting in settings:
             begin(setting)
@@ -100,7 +100,9 @@ class Evaluation:
             seen += done
             advance(done)
 
-        with Answers(self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)) as answers:
+        path, asks = self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)
+        earlier = {"weights": lambda: fingerprints.of_beginnings(self.asker.model)}
+        with Answers(path, asks, earlier) as answers:
             answers.check_asked({item.id: asked(item, self.asker.prompt) for item in items})
             try:
                 self._answer(setting, answers, count)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ..audio.features import LogMel
 from ..core.pruning import handle
 from ..core.settings import describe
 from ..core.twin import twin
+from ..files import move
 from ..methods import Method
 from .operators import translations
 
@@ -135,7 +135,7 @@ def export_onnx(
         del program  # it holds the weights once more
         advance()
         found = _compare(model, _opened(draft, opset), name, batches, expected)
-        size = _move(draft, target)
+        size = _move(draft.parent, target.parent)
         advance()
     return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *found)
 
@@ -354,10 +354,10 @@ def _is_tie(model: nn.Module, name: str, clip: Tensor, logits: Tensor, tolerance
     return bool(((answers - logits).abs() > tolerance).any())
 
 
-def _move(draft: Path, target: Path) -> int:
-    """Put the file, and what may lie beside it, in place. Returns the bytes of all."""
-    parts = sorted(draft.parent.iterdir(), reverse=True)  # weights before the file that names them
+def _move(folder: Path, target: Path) -> int:
+    """Put the files of the drafts' folder beside each other at the target. Returns the bytes of all."""
+    parts = sorted(folder.iterdir(), reverse=True)  # weights before the file that names them
     size = sum(part.stat().st_size for part in parts)
     for part in parts:
-        os.replace(part, target.parent / part.name)
+        move(part, target / part.name)
     return size

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..audio.features import LogMel
 from ..data import ClipTable, DataError, SoundCache, Split
+from ..files import check_same, write_json
 from .dataset import SpectrogramDataset
 from .recipe import Augment, Recipe
 
@@ -72,7 +72,7 @@ def settle(task: Task) -> None:
     """Note in `task.json` what the folder is for. Raises `ValueError` where it was begun for something else: half a
     training by other settings must not be taken for this one."""
     _ = task.split  # a fold that is not there is said before the folder is bound to it
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": task.recipe.model_dump(mode="json"),
         "data": task.table.name,
         "clips": len(task.table),
@@ -83,34 +83,11 @@ def settle(task: Task) -> None:
         # By name, since a sweep's folder may be moved as a whole.
         "init": None if task.init is None else Path(task.init).name,
     }
-    settings = json.loads(json.dumps(settings))
     file = task.out / TASK
     if not file.exists():
         write_json(file, settings)
         return
     begun = json.loads(file.read_text())
-    other = _differences(begun, settings)
-    if other:
-        raise ValueError(
-            f"{task.out}: begun with {', '.join(other)}; give the same settings to go on, or another folder"
-        )
-
-
-def _differences(begun: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs, as "epochs=10 (not 20)"."""
-    found = []
-    for key in sorted({*begun} & {*asked}):  # a setting that came later had its default
-        was, now = begun[key], asked[key]
-        if isinstance(was, dict) and isinstance(now, dict):
-            found += _differences(was, now, f"{prefix}{key}.")
-        elif was != now and key != "about":
-            found.append(f"{prefix}{key}={was} (not {now})")
-    return found
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    for one in (begun, settings):
+        one["recipe"].pop("about", None)  # words, by which nothing is trained
+    check_same(task.out, begun, settings, ValueError, "another folder", only_shared=True)
