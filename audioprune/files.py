@@ -1,9 +1,12 @@
-"""JSON Lines files that survive a kill, each written by one run at a time."""
+"""Files that survive a kill, written whole or row by row, and the check that a run continues its own files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -13,6 +16,92 @@ except ImportError:  # Windows has no advisory locks of this kind
     fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
+Earlier = Mapping[str, Callable[[], Any]]
+"""Setting → what an earlier version wrote for it, computed only if what was written is not today's value."""
+
+DRAFT = ".part"
+"""Suffix of a draft. A killed run leaves it; its name begins with a dot."""
+
+
+@contextmanager
+def draft(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a path to write to; at the end of the block that file becomes `path`. After an error it is removed.
+
+    folder: holds the draft, on the same disk as `path`; None for the folder of `path`, which is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}"
+    try:
+        yield made
+        move(made, path)
+    finally:
+        with suppress(OSError):
+            made.unlink()
+
+
+def move(made: Path, path: Path) -> None:
+    """Replace `path` by a finished file, whose content is on the disk before its new name is."""
+    with open(made, "r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(made, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with draft(path) as made:
+        made.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, **options: Any) -> None:
+    """Write a JSON file, indented, whole or not at all. options: of `json.dumps`."""
+    write_text(path, json.dumps(content, indent=1, **options) + "\n")
+
+
+def check_same(
+    path: Path,
+    begun: Row,
+    asked: Row,
+    error: type[ValueError],
+    another: str = "another --out",
+    *,
+    only_shared: bool = False,
+    earlier: Earlier | None = None,
+) -> None:
+    """Raise `error`, which names what differs, if a file or folder was begun with other settings.
+
+    another: what the user may choose instead. The rest: see `differences`.
+    """
+    other = differences(begun, asked, only_shared=only_shared, earlier=earlier)
+    if other:
+        raise error(f"{path}: begun with {', '.join(other)}; give the same settings to go on, or {another}")
+
+
+def differences(
+    begun: Row, asked: Row, *, only_shared: bool = False, earlier: Earlier | None = None, within: str = ""
+) -> list[str]:
+    """Settings that are not the same, as "recipe.epochs=10 (not 20)"; [] if all are. Tuples are lists, as in JSON.
+
+    only_shared: compare the settings that both have; a missing one has its default. Otherwise a missing one is None.
+    earlier: values that are the same too. within: what precedes the names.
+    """
+    found, asked = [], json.loads(json.dumps(asked))
+    for key in sorted({*begun} & {*asked} if only_shared else {*begun, *asked}):
+        was, now = begun.get(key), asked.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += differences(was, now, only_shared=only_shared, within=f"{within}{key}.")
+        elif was != now and not (earlier and key in earlier and was == earlier[key]()):
+            found.append(f"{within}{key}={_shown(was)} (not {_shown(now)})")
+    return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def lock(file: IO[Any]) -> bool:

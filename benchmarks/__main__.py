@@ -14,6 +14,7 @@ import torch
 from audioprune.attention import packing
 from audioprune.cli.console import err, progress
 from audioprune.compare.benchmark import machine
+from audioprune.files import write_json
 
 from . import block, compiled, forward, front, limit, packed
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
             bar.update(task, description=key)
             found[key] = job()
             bar.advance(task)
-            _write(options.out, found)
+            write_json(options.out, found)
     err.print(f"{len(todo)} contests → {options.out}")
 
 
@@ -120,13 +121,6 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise SystemExit(f"{path}: not a file of figures ({error}); choose another --out") from error
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n")
-    partial.replace(path)
 
 
 if __name__ == "__main__":

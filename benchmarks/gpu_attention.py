@@ -10,7 +10,6 @@ interpreter, at sizes that say nothing about speed.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
@@ -28,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from audioprune.attention import kernels
 from audioprune.attention.scoring import attend_and_score, received_attention
 from audioprune.compare.benchmark import machine
+from audioprune.files import write_json
 
 HEADS, WIDTH, SPECIAL = 12, 64, 1
 BATCHES = {512: 128, 1500: 32, 7500: 4}
@@ -251,7 +251,7 @@ def main() -> None:
         result = run(args)
     result = {"command": " ".join(["python", *sys.argv]), **result}
     if args.out is not None:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,6 +29,7 @@ import audioprune as ap
 from audioprune.attention.packing import available, pack
 from audioprune.cli.console import err, progress
 from audioprune.compare.benchmark import machine
+from audioprune.files import write_json
 from audioprune.methods import Method
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 from audioprune.onnx.export import OPSET, export_onnx, noise, open_session
@@ -181,9 +181,8 @@ def main() -> None:
     setting = {"dropped": options.dropped, "opset": options.opset, "quick": options.quick}
     command = shlex.join(["python", "-m", "benchmarks.onnx_runtime", *sys.argv[1:]])
     if options.out is not None and contests:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         result = {"command": command, "machine": versions, **setting, "contests": contests}
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(options.out, result)
 
 
 if __name__ == "__main__":

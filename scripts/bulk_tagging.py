@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.dataset
 
 from audioprune.compare.benchmark import machine
+from audioprune.files import write_json
 
 WORKERS = 2
 ON_RAY = ("--engine", "ray", "--workers", str(WORKERS))
@@ -160,7 +161,7 @@ def main() -> None:
         "same_rows": same,
         "runs": rows,
     }
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(options.out, found)
     print(json.dumps(found, indent=1))
 
 

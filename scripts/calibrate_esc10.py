@@ -23,10 +23,11 @@ from torch import Tensor
 import audioprune as ap
 from audioprune.attention import packing
 from audioprune.calibration import Calibration, calibrate, upper_bound
+from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import machine
-from audioprune.compare.comparison import agreement, divergence, logits_of
+from audioprune.compare.comparison import logits_of
 from audioprune.data import ClipRow, SoundCache, read
-from audioprune.training.task import write_json
+from audioprune.files import write_json
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"esc10": (0.10, 0.15), "fsdd-digits": (0.05, 0.10)}

@@ -14,7 +14,6 @@ agreement over all 400 clips looks better than it is. Accuracy over the 160 clip
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from rich.progress import track
 from torch import Tensor
 
 import audioprune as ap
+from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import machine
-from audioprune.compare.comparison import agreement, divergence, logits_of
+from audioprune.compare.comparison import logits_of
 from audioprune.compare.evaluation import spread
 from audioprune.core.settings import describe
 from audioprune.data import SoundCache, read
+from audioprune.files import write_json
 from audioprune.methods import Method
 
 SEEDS = range(5)
@@ -123,8 +124,7 @@ def main() -> None:
         "unpruned": unpruned,
         "pruned": table,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
     print(f"→ {args.out}", file=sys.stderr)
 
 

@@ -22,12 +22,13 @@ from rich.progress import track
 from torch import Tensor
 
 import audioprune as ap
+from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import machine
-from audioprune.compare.comparison import agreement, divergence, logits_of
+from audioprune.compare.comparison import logits_of
 from audioprune.compare.evaluation import spread
 from audioprune.core.settings import describe
 from audioprune.data import SoundCache, read
-from audioprune.training.task import write_json
+from audioprune.files import write_json
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("audiomae-esc10", "ast-esc10", "audiomae-fsdd-digits", "ast-fsdd-digits")

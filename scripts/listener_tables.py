@@ -28,9 +28,9 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 import audioprune as ap
 from audioprune.audio.files import SAMPLE_RATE
 from audioprune.compare.benchmark import machine
-from audioprune.data.scenes import KINDS, Scene, make_scenes, read_recordings
 from audioprune.lm.settings import method
-from audioprune.training.listener import prompt
+from listener import prompt
+from listener.scenes import KINDS, Scene, make_scenes, read_recordings
 
 RATES = (0.5, 0.33, 0.25, 0.125)
 METHODS = (

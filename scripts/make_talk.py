@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+
 from make_clips import RATE, normal, rain, rooster
 
 WORDS = (("four", 1.3), ("six", 3.1), ("two", 6.6))

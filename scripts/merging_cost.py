@@ -18,7 +18,7 @@ import torch
 
 import audioprune as ap
 from audioprune.compare.benchmark import machine
-from audioprune.training.task import write_json
+from audioprune.files import write_json
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("audiomae-esc10", "ast-esc10", "audiomae-fsdd-digits", "ast-fsdd-digits")

@@ -13,9 +13,8 @@ import statistics
 import sys
 from typing import Any
 
-from render_results import MODELS, ROOT, compared, faster, read, spread, table
-
 from audioprune.methods.names import SHORTCUTS, TABLE
+from render_results import MODELS, ROOT, compared, faster, read, spread, table
 
 PAGES = ROOT / "docs/methods"
 BLOCK = re.compile(r"(<!-- measured -->\n).*?(<!-- /measured -->)", re.DOTALL)

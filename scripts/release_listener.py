@@ -13,11 +13,11 @@ import json
 import statistics
 from pathlib import Path
 
-from release_checkpoint import DATA, attribution
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from audioprune.data.scenes import KINDS, make_scenes, read_recordings
-from audioprune.training.listener import blind, evaluate, silenced
+from listener import blind, evaluate, silenced
+from listener.scenes import KINDS, make_scenes, read_recordings
+from release_checkpoint import DATA, attribution
 
 HELD_OUT = {"5"}
 FIRST_SEED, SETS, SCENES = 9_000, 5, 60

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import performance
-
 from audioprune.methods.names import FORMER
 
 ROOT = Path(__file__).parents[1]

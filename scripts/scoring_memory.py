@@ -10,7 +10,6 @@ memory.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from audioprune.adapters.audio_lm.tap import column_sums
 from audioprune.compare.benchmark import machine
 from audioprune.core.cost import peak_memory
+from audioprune.files import write_json
 
 HEADS, WIDTH, FRAMES_A_SECOND = 20, 64, 50
 CASES = {"windows": (30, 60, 120, 300, 600), "chunked": (30, 60, 120, 240), "map": (30, 60, 120)}
@@ -54,7 +54,7 @@ def main() -> None:
             rows.append({"how": how, "seconds": seconds, "mib": round(int(found.stdout) / 2**20, 1)})
             print(rows[-1], file=sys.stderr)
     command = f"python scripts/scoring_memory.py {sys.argv[1]}"
-    Path(sys.argv[1]).write_text(json.dumps({"command": command, "machine": machine(), "rows": rows}, indent=1) + "\n")
+    write_json(Path(sys.argv[1]), {"command": command, "machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

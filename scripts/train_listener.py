@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -23,8 +22,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from audioprune.data.scenes import KINDS, Scene, make_scenes, read_recordings
-from audioprune.training.listener import (
+from audioprune.files import draft, write_json
+from listener import (
     ListenerTraining,
     Settings,
     blind,
@@ -33,6 +32,7 @@ from audioprune.training.listener import (
     make_processor,
     silenced,
 )
+from listener.scenes import KINDS, Scene, make_scenes, read_recordings
 
 SETS = 5
 SCENES = 60
@@ -54,7 +54,7 @@ def train(args: argparse.Namespace) -> None:
         bfloat16=not args.float32, weight_decay=args.weight_decay, frame_weight=args.frame_weight, seed=args.seed,
         thinned=args.thinned,
     )  # fmt: skip
-    (args.out / "settings.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    write_json(args.out / "settings.json", asdict(settings))
     training = ListenerTraining(model, processor, recordings, settings)
     if (args.out / "state.pt").exists():
         training.load_state(torch.load(args.out / "state.pt", weights_only=True))
@@ -85,8 +85,8 @@ def run(training: ListenerTraining, out: Path, save_every: int) -> None:
                 progress.update(bar, description=" ".join(f"{k} {v:.3f}" for k, v in means.items()))
                 recent = []
             if training.done % save_every == 0 or training.done == total:
-                torch.save(training.state(), out / "state.part")
-                os.replace(out / "state.part", out / "state.pt")
+                with draft(out / "state.pt") as made:
+                    torch.save(training.state(), made)
             progress.update(bar, completed=training.done)
 
 

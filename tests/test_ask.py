@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audioprune.training.listener import make_model, make_processor
+from listener import make_model, make_processor
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 import audioprune as ap
+from audioprune.files import DRAFT
 from audioprune.tagging.bulk import find_sounds, open_log
 from audioprune.tagging.tagger import ResultLogError, Tagger, key, run
 
@@ -232,7 +233,7 @@ class Killed(BaseException):
     "moment",
     [
         "audioprune.tagging.bulk_parquet.pq.write_table",
-        "pathlib.Path.rename",
+        "audioprune.files.os.replace",
         "audioprune.tagging.tagger.ResultLog.clear",
     ],
 )
@@ -248,6 +249,7 @@ def test_a_kill_while_a_part_is_written_loses_and_doubles_nothing(tagger, tmp_pa
         patch.setattr(moment, kill)
         with pytest.raises(Killed):
             log.__exit__(None, None, None)
+    (out / f".part-00000.parquet.0{DRAFT}").write_bytes(b"PAR1")  # no `finally` runs in a kill
     with open_log(out, SETTING) as log:
         assert run(tagger, paths, log) == (3, 0)
     assert [row["path"] for row in parquet(out)] == [str(path) for path in paths]

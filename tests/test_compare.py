@@ -15,8 +15,9 @@ from sklearn.metrics import average_precision_score
 
 import audioprune as ap
 from audioprune.compare import comparison
+from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import in_turn, mean_macs
-from audioprune.compare.comparison import agreement, compare, divergence, pareto, passes
+from audioprune.compare.comparison import compare, pareto, passes
 from audioprune.compare.settings import FineTuned, choose_clips, parse_methods, targets_of
 from audioprune.data import ClipRow, ClipTable, DataError
 from audioprune.methods.names import compared

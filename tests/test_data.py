@@ -750,13 +750,14 @@ def test_a_killed_run_leaves_no_torn_entry(tmp_path: Path) -> None:
         assert np.load(entry).shape == (80_000,)
 
     unfinished = cached / "unfinished"
-    for name, age in (("old.tmp", 7200), ("young.tmp", 0)):
+    for name, age in (("old.part", 7200), ("of-last-version.tmp", 7200), ("young.part", 0)):
         (unfinished / name).write_bytes(b"half")
         os.utime(unfinished / name, (time.time() - age,) * 2)
     table = read(tmp_path / "set")
     sounds = SoundCache(cached, 5.0)
-    assert not (unfinished / "old.tmp").exists()
-    assert (unfinished / "young.tmp").exists()
+    left = {path.name for path in unfinished.iterdir()}
+    assert "young.part" in left
+    assert not {"old.part", "of-last-version.tmp"} & left
     sounds.prepare(table.rows)
     assert len(list(cached.rglob("*.npy"))) == 150
     np.testing.assert_array_equal(sounds.waveform(table.rows[7]), load_audio(table.rows[7].path).waveform)

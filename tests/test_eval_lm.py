@@ -33,13 +33,14 @@ from transformers import (
 import audioprune as ap
 from audioprune.audio.files import AudioError
 from audioprune.data import DataError
+from audioprune.fingerprints import of_weights
 from audioprune.lm import batch_generate, loading, metrics
 from audioprune.lm.answer_log import AnswerLog, AnswersError
 from audioprune.lm.batch_generate import BatchGenerator, waveform
 from audioprune.lm.benchmarks import Benchmark, Item, read
 from audioprune.lm.evaluate import Evaluation
 from audioprune.lm.items import SoundIndex, build_benchmark
-from audioprune.lm.loading import ask_inputs, audio_tokens, fingerprint, load_lm
+from audioprune.lm.loading import ask_inputs, audio_tokens, load_lm
 from audioprune.lm.metrics import cider, matches, normalised, score, tokenize
 from audioprune.lm.prompts import PROMPTS, check_prompt, fill_prompt
 from audioprune.lm.report import markdown, table
@@ -594,7 +595,7 @@ def test_loading(folder, loaded) -> None:
     assert type(model) is Qwen2AudioForConditionalGeneration
     assert type(processor) is Qwen2AudioProcessor
     assert not model.training
-    assert fingerprint(model) == fingerprint(tiny_model()) != fingerprint(tiny_model(1))
+    assert of_weights(model) == of_weights(tiny_model()) != of_weights(tiny_model(1))
     assert load_lm(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
     with pytest.raises(ValueError, match="the dtype is 'int8'; it must be one of auto, float32"):
         load_lm(folder, dtype="int8")

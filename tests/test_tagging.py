@@ -97,7 +97,7 @@ def test_another_setting_is_refused_and_nothing_changed(tagger, clips, tmp_path)
     with ResultLog(out, SETTING) as log:
         run(tagger, find_clips([clips])[0], log)
     before = out.read_bytes()
-    with pytest.raises(ResultLogError, match=r"keep_rate was 0.5 and is 0.7"):
+    with pytest.raises(ResultLogError, match=r"begun with keep_rate=0.5 \(not 0.7\); give"):
         ResultLog(out, {**SETTING, "keep_rate": 0.7})
     assert out.read_bytes() == before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from .. import fingerprints
 from ..adapters import find_adapter
 from ..adapters.blocks.adapter import find_blocks
 from ..audio.features import LogMel
@@ -70,7 +68,7 @@ class ModelSet:
     @property
     def identity(self) -> dict[str, Any]:
         """Identity of a saved state: the models and their weights, the methods and the front end."""
-        prints = {id(model): weights_fingerprint(model) for model in self.by_rate.values()}
+        prints = {id(model): fingerprints.of_weights(model) for model in self.by_rate.values()}
         front = self.front
         return {
             "models": {f"{rate:g}": self.sources[rate] for rate in self.by_rate},
@@ -165,22 +163,14 @@ def default_score(model: Any) -> str:
     return "cls" if find_blocks(model).reads_cls else "attention"
 
 
-def weights_fingerprint(model: Any) -> str:
-    """SHA-256 prefix of all weights, in hex."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
 def clips_fingerprint(rows: Sequence[ClipRow]) -> str:
     """SHA-256 prefix of the clips and of their files' paths, sizes and times, in hex."""
-    digest = hashlib.sha256()
-    for row in rows:
+
+    def identity(row: ClipRow) -> tuple[object, ...]:
         stat = os.stat(row.path)
-        digest.update(repr((str(row.path), row.labels, row.start, row.end, stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()[:16]
+        return str(row.path), row.labels, row.start, row.end, stat.st_size, stat.st_mtime_ns
+
+    return fingerprints.of_parts(repr(identity(row)).encode() for row in rows)
 
 
 def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:

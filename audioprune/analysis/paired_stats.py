@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from ..compare.agreement import same_top
 
 Weights = Mapping[str, float]
 """Setting → weight: {"a": 1} is one score, {"a": 1, "b": -1} a difference, {"a": ½, "b": ½} a mean over seeds."""
@@ -64,17 +67,16 @@ class Outcomes:
 
         logits: (batch, classes) of each setting. labels: (batch, classes), ones and zeros. full: (batch, classes), the
         unpruned model's logits."""
-        every = np.stack([logits[name].numpy() for name in self.names])
-        top = every.argmax(axis=2)
-        agree = (top == full.numpy().argmax(axis=1)).astype(np.int64)
+        every = torch.stack([logits[name] for name in self.names])
+        agree = same_top(every, full).long().numpy()
         self._agree += agree @ agree.T
-        self.clips += every.shape[1]
+        self.clips += len(full)
         if self.multi_label:
-            self._logits.append(every)
+            self._logits.append(every.numpy())
             self._labels.append(labels.numpy() > 0.5)
             self._precisions = None
         else:
-            right = (top == labels.numpy().argmax(axis=1)).astype(np.int64)
+            right = same_top(every, labels).long().numpy()
             self._right += right @ right.T
 
     def score(self, weights: Weights | str) -> Estimate:

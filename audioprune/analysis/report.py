@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ..files import write_bytes, write_json, write_text
 from . import reference
 from .figures import CAPTIONS, draw
 from .formatting import TextTable, format_table
@@ -112,7 +110,8 @@ def write(
         "paper_note": comparison_note(data),
         "paper": {"source": reference.SOURCE, "link": reference.LINK},
     }
-    return _write(out / REPORT, _render(context))
+    write_text(out / REPORT, _render(context))
+    return out / REPORT
 
 
 def _render(context: dict[str, Any]) -> str:
@@ -163,7 +162,7 @@ def _save(out: Path, name: str, figure: Figure) -> tuple[bytes, bytes]:
     """Write a figure as SVG and PNG, and return both contents."""
     svg, png = _bytes(figure, "svg"), _bytes(figure, "png")
     for suffix, content in (("svg", svg), ("png", png)):
-        _write(out / "figures" / f"{_slug(name)}.{suffix}", content)
+        write_bytes(out / "figures" / f"{_slug(name)}.{suffix}", content)
     return svg, png
 
 
@@ -210,9 +209,9 @@ def _table(out: Path, table: Table) -> _PageTable:
     name = _slug(table.name)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([table.columns, *table.rows])
-    _write(out / "tables" / f"{name}.csv", buffer.getvalue())
+    write_text(out / "tables" / f"{name}.csv", buffer.getvalue())
     content = {"name": table.name, "caption": table.caption, "columns": table.columns, "rows": table.rows}
-    _write(out / "tables" / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "tables" / f"{name}.json", content, ensure_ascii=False)
     # Also inside the page, so that the page is complete without the other files.
     data = "data:text/csv;charset=utf-8;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
     return _PageTable(table.caption, format_table(table), f"{name}.csv", data, len(table.rows) > LONG)
@@ -226,16 +225,3 @@ def _typeset(sentence: str) -> str:
 def _slug(name: str) -> str:
     """Name that is safe for a file and an anchor."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unnamed"
-
-
-def _write(path: Path, content: str | bytes) -> Path:
-    """Write a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content if isinstance(content, bytes) else content.encode())
-        part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    return path

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adapters.blocks.adapter import find_blocks
+from ..files import check_same, write_json
 from . import state as files
 from .batches import FULL, AnalysisBatch, Intervention, has_cls
 from .cluster_drop import ClusterDrop
@@ -212,7 +211,7 @@ class Analysis:
         if not self._path.exists():
             return
         state = files.load_state(self._path)
-        files.check_same(self._path, state["belongs"], self._run_identity)
+        check_same(self._path, state["belongs"], self._run_identity, files.StateError)
         self.survey.load(state["survey"])
         self.surveyed, self.analysed = state["surveyed"], state["heard"]
         if state["begun"]:
@@ -242,13 +241,5 @@ def write_answers(out: Path, chapters: Sequence[Chapter], about: dict[str, Any])
         question.name: {"title": question.title, "how": question.how} | asdict(answer) for question, answer in chapters
     }
     path = out / ANSWERS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        content = files.plain({"about": about, "answers": answers})
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    write_json(path, files.plain({"about": about, "answers": answers}), allow_nan=False)
     return path

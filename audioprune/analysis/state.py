@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from ..files import draft
 
 _TREE = "tree"
 
@@ -22,16 +23,8 @@ def save_state(path: Path, tree: Any) -> None:
     """Write atomically: numbers, words, None, lists, tuples, dicts with any keys, numpy arrays and CPU tensors."""
     arrays: list[np.ndarray] = []
     text = json.dumps(_encode(tree, arrays))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(file, **{_TREE: np.array(text)}, **{f"a{i}": array for i, array in enumerate(arrays)})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with draft(path) as made, open(made, "wb") as file:
+        np.savez(file, **{_TREE: np.array(text)}, **{f"a{i}": array for i, array in enumerate(arrays)})  # type: ignore[arg-type]
 
 
 def load_state(path: Path) -> Any:
@@ -79,24 +72,6 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if kind == "$tuple":
         return tuple(_decode(one, arrays) for one in content)
     return {_decode(k, arrays): _decode(v, arrays) for k, v in content}
-
-
-def check_same(path: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `StateError` if a state belongs to another model, data set or setting, and say which."""
-    other = [
-        f"{key} {_shown(was.get(key))} (now {_shown(now.get(key))})"
-        for key in dict.fromkeys((*was, *now))
-        if was.get(key) != now.get(key)
-    ]
-    if other:
-        raise StateError(
-            f"{path}: this analysis was begun with {'; '.join(other)}; use the same to continue, or another --out"
-        )
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 100 else f"{text[:97]}…"
 
 
 def plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .. import fingerprints
+from ..compare.agreement import divergences, same_top
 from ..core.pruning import prune
 from ..methods import Method
 from .ledger import Ledger
@@ -77,34 +77,17 @@ class ClipSet:
                 stacked = {key: torch.stack([self._rows[i][key] for i in chosen]) for key in self._rows[chosen[0]]}
                 yield chosen, {key: _placed(tensor, model) for key, tensor in stacked.items()}
 
+    def tensors(self) -> Iterator[Tensor]:
+        """What is told of each clip, clip by clip."""
+        return (tensor for row in self._rows for tensor in row.values())
+
     @property
-    def digest(self) -> str:
-        """Of all their numbers."""
-        return digest(tensor for row in self._rows for tensor in row.values())
+    def fingerprint(self) -> str:
+        return fingerprints.of_tensors((name, tensor) for row in self._rows for name, tensor in row.items())
 
 
 def _placed(tensor: Tensor, model: PreTrainedModel) -> Tensor:
     return tensor.to(model.device, model.dtype) if tensor.is_floating_point() else tensor.to(model.device)
-
-
-def digest(tensors: Any) -> str:
-    """Of tensors' numbers, whatever they are."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
-
-
-def divergences(logits: Tensor, full: Tensor, multi_label: bool = False) -> Tensor:
-    """KL(full ‖ logits) of each clip in nats: of the softmax over classes, or where a clip may have several labels, of
-    each label's own probability, summed. logits, full: (clips, classes) → (clips,) float64."""
-    logits, full = logits.double(), full.double()
-    if not multi_label:
-        p, q = full.log_softmax(1), logits.log_softmax(1)
-        return (p.exp() * (p - q)).sum(1)
-    yes = full.sigmoid() * (F.logsigmoid(full) - F.logsigmoid(logits))
-    no = (-full).sigmoid() * (F.logsigmoid(-full) - F.logsigmoid(-logits))
-    return (yes + no).sum(1)
 
 
 class Hearing:
@@ -148,7 +131,7 @@ class Hearing:
                     logits = self._logits(missing)
             except ValueError:
                 logits = torch.full_like(full, math.nan)
-            apart = (logits.argmax(1) != full.argmax(1)) | ~logits.isfinite().all(1)
+            apart = ~same_top(logits, full) | ~logits.isfinite().all(1)
             kl = divergences(logits, full, self.multi_label).nan_to_num(nan=math.inf)
             self._ledger.note(method, missing, apart.tolist(), kl.tolist())
             known = self._ledger.outcomes(method)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..core.settings import describe
+from ..files import Earlier, Row, differences, write_text
 from ..methods import Method
 
 Outcomes = dict[int, tuple[bool, float]]
@@ -19,21 +19,23 @@ Outcomes = dict[int, tuple[bool, float]]
 class Ledger:
     """JSON Lines: first what the run is, then what each setting made of some clips, and what was timed.
 
-    path: None keeps all in memory. run: what must be the same for the rows to be of use. `is_other`: the file was of
-    another run, and is begun anew. A last line that a kill has torn is done again.
+    path: None keeps all in memory. run: what must be the same for the rows to be of use. `other`: what the file was
+    begun with instead; it is then begun anew. A last line that a kill has torn is done again.
     """
 
-    def __init__(self, path: Path | None = None, run: dict[str, Any] | None = None) -> None:
-        self.path, self.is_other = path, False
+    def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
+        self.path = path
+        self.other: list[str] = []
         self._outcomes: dict[str, Outcomes] = {}
         self.times: dict[str, float] = {}
         self._file: TextIO | None = None
         if path is None:
             return
-        head = json.dumps({"run": run}, sort_keys=True)
         rows = _complete_lines(path)
-        self.is_other = bool(rows) and rows[0] != head
-        rows = rows if rows and not self.is_other else [head]
+        if rows:
+            self.other = _other(json.loads(rows[0]), run or {}, earlier)
+        if not rows or self.other:
+            rows = [json.dumps({"run": run}, sort_keys=True)]
         for row in rows[1:]:
             self._take(json.loads(row))
         write_text(path, "".join(f"{row}\n" for row in rows))
@@ -61,14 +63,14 @@ class Ledger:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, row: Row) -> None:
         text = json.dumps(row)
         self._take(json.loads(text))
         if self._file is not None:
             self._file.write(text + "\n")
             self._file.flush()
 
-    def _take(self, row: dict[str, Any]) -> None:
+    def _take(self, row: Row) -> None:
         if "times" in row:
             self.times |= row["times"]
             return
@@ -79,6 +81,14 @@ class Ledger:
 
 def _key(method: Method) -> str:
     return json.dumps(describe(method), sort_keys=True)
+
+
+def _other(head: Any, run: Row, earlier: Earlier | None) -> list[str]:
+    """What the first line of a file says of another run."""
+    begun = head.get("run") if isinstance(head, dict) else None
+    if not isinstance(begun, dict):
+        return ["something else"]
+    return differences(begun, run, earlier=earlier)
 
 
 def _complete_lines(path: Path) -> list[str]:
@@ -97,11 +107,3 @@ def _complete_lines(path: Path) -> list[str]:
             break
         found.append(line.rstrip("\n"))
     return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)

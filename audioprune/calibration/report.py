@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.settings import RECORD, describe
+from ..files import write_json
 from ..methods import Method
 from .bounds import CONFIDENCE, clips_needed, upper_bound
 from .choose import Choice, Finalist
 from .disagreement import Disagreement
-from .ledger import write_text
 
 SEARCH_SHARE = 0.25
 """Share of the clips that the search is left with at least."""
@@ -61,7 +60,7 @@ class Calibration:
         settings = describe(self.method)
         if settings.get("weights"):
             settings["weights"] = str(Path(settings["weights"]).resolve())
-        write_text(Path(path), json.dumps({**settings, RECORD: {**more, **self.record}}, indent=1) + "\n")
+        write_json(Path(path), {**settings, RECORD: {**more, **self.record}})
         return Path(path)
 
     def as_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from .. import fingerprints
 from ..adapters import find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..compare.benchmark import machine
@@ -19,7 +20,7 @@ from ..core.settings import describe
 from . import choose
 from .bounds import clips_needed
 from .calibrator import ModelCalibrator, Stage
-from .disagreement import Batches, ClipSet, digest
+from .disagreement import Batches, ClipSet
 from .ledger import Ledger
 from .report import Calibration, least_clips, rows_of
 from .space import MECHANISMS
@@ -83,17 +84,21 @@ def calibrate(
         order = random.Random(seed).sample(range(len(found)), len(found))
         searching = len(found) - confirming(len(found), max_disagreement)
         run = {
-            "model": digest(model.state_dict().values()),
-            "clips": found.digest,
+            "model": fingerprints.of_weights(model),
+            "clips": found.fingerprint,
             "seed": seed,
             "searching": searching,
             "batch_size": batch_size,
             "dtype": str(model.dtype),
             "machine": machine(),
         }
-        ledger = Ledger(None if state is None else Path(state), run)
-        if ledger.is_other:
-            warnings.warn(f"{state}: of another model, other clips or another machine; begun anew", stacklevel=2)
+        earlier = {
+            "model": lambda: fingerprints.of_numbers(model.state_dict().values()),
+            "clips": lambda: fingerprints.of_numbers(found.tensors()),
+        }
+        ledger = Ledger(None if state is None else Path(state), run, earlier)
+        if ledger.other:
+            warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=2)
         try:
             trial = ModelCalibrator(model, found, order, searching, batch_size, ledger, stage)
             trial.enter(methods, find_adapter(model).has_cls, bench_seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import fingerprints
 from ..audio.features import LogMel
 from ..audio.files import AudioError, decode_ahead, load_audio
 
@@ -38,7 +38,7 @@ def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any]
 
     A sound that is there twice must not count twice: copies are told by their samples, of what the model hears.
     """
-    sounds, rows, known = CalibrationSounds(torch.empty(0)), list[Tensor](), set[bytes]()
+    sounds, rows, known = CalibrationSounds(torch.empty(0)), list[Tensor](), set[str]()
     device = front.window.device
     load = partial(load_audio, max_seconds=front.max_seconds)
     for path, clip in decode_ahead(paths, load, ahead=AHEAD):
@@ -46,7 +46,7 @@ def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any]
         if isinstance(clip, AudioError):
             sounds.failed.append(str(clip))
             continue
-        key = hashlib.sha256(clip.waveform.tobytes()).digest()
+        key = fingerprints.of_parts([clip.waveform.data])
         if clip.is_silent:
             sounds.silent.append(path)
         elif key in known:

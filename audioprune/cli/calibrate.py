@@ -86,9 +86,9 @@ def calibrate(
     A run that is stopped goes on with the same command.
     """
     from ..calibration import calibrate as choose
-    from ..calibration.ledger import write_text
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim
+    from ..files import write_json
     from ..tagging.tagger import find_clips
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
@@ -144,7 +144,7 @@ def calibrate(
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
     if report is not None:
-        write_text(report, json.dumps(whole, indent=1) + "\n")
+        write_json(report, whole)
     if is_written:
         result.save(out_file, model=model, packed=pack)
     if as_json:

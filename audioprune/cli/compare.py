@@ -79,9 +79,9 @@ def compare(
     from ..compare import comparison
     from ..compare import settings as c
     from ..compare.benchmark import machine
+    from ..files import write_json
     from ..methods import TopK
     from ..plots import check_suffix, pareto_figure, save
-    from ..training.task import write_json
 
     chosen = c.parse_methods(t.words(methods))
     if not chosen:

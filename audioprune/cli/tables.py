@@ -50,10 +50,10 @@ def sweep(
     the work among processes or machines with one file system: each takes the next training that nobody is at.
     `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
+    from ..files import write_json
     from ..training.evaluation_table import finished, summarize
     from ..training.recipe import read_recipe
     from ..training.sweep import WAIT_SECONDS, chain, plan, run
-    from ..training.task import write_json
 
     chosen = [read_recipe(name, settings or ()) for name in recipe]
     shape = [word for word in settings or () if word.startswith("config.")]
@@ -141,10 +141,10 @@ def evaluate(
     Test clips are those of the fold, or of the test split. With several folds or seeds the mean and the sample
     standard deviation are reported. Nothing is written without --out.
     """
+    from ..files import write_json
     from ..methods import TopK
     from ..training.evaluation_table import cells, clips_of
     from ..training.evaluation_table import evaluate as run
-    from ..training.task import write_json
 
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
     for rate in rates:

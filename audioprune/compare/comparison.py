@@ -20,6 +20,7 @@ from ..core.recommend import recommended
 from ..core.settings import describe
 from ..methods import LearnedMethod, Method, TopK, UntrainedError
 from ..methods.names import NamedMethod
+from .agreement import agreement, divergence
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
 from .settings import Clips, FineTuned
@@ -37,23 +38,6 @@ class _Setting:
     runs: Sequence[Method]
     refused: str | None = None
     tuned: FineTuned | None = None
-
-
-def agreement(logits: Tensor, full: Tensor) -> float:
-    """Share of clips with the same top label. logits, full: (clips, classes)."""
-    return int((logits.argmax(1) == full.argmax(1)).sum()) / len(full)
-
-
-def divergence(logits: Tensor, full: Tensor, multi_label: bool = False) -> float:
-    """KL(full ‖ logits) in nats, mean over clips: of the softmax over classes, or where a clip may have several labels,
-    of each label's own probability, summed. logits, full: (clips, classes)."""
-    logits, full = logits.double(), full.double()
-    if not multi_label:
-        p, q = full.log_softmax(1), logits.log_softmax(1)
-        return float((p.exp() * (p - q)).sum(1).mean())
-    yes = full.sigmoid() * (F.logsigmoid(full) - F.logsigmoid(logits))
-    no = (-full).sigmoid() * (F.logsigmoid(-full) - F.logsigmoid(-logits))
-    return float((yes + no).sum(1).mean())
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from ..adapters import Adapter, find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
+from ..files import write_json
 from ..methods import METHODS, Method
 from .save import save_model
 from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
@@ -178,7 +178,7 @@ class Pruned:
         if "weights" in settings and self.learned is not None:
             save_file({name: t.contiguous() for name, t in self.learned.state_dict().items()}, folder / WEIGHTS)
             settings["weights"] = WEIGHTS
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        write_json(folder / SETTINGS, settings)
         return folder / SETTINGS
 
     def save_pretrained(self, folder: str | Path, extractor: Any = None) -> Path:

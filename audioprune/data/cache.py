@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from ..audio.features import LogMel
 from ..audio.files import AudioError, load_audio, to_mono, undecodable
+from ..files import DRAFT, draft
 from .table import ClipRow, DataError, report
 
 VERSION = 1
@@ -149,28 +149,20 @@ class SoundCache:
 
     def _store(self, key: str, array: np.ndarray) -> None:
         assert self.folder is not None
-        path = self._path(key)
-        temporary = self.folder / _UNFINISHED / f"{uuid.uuid4().hex}.tmp"
         try:
-            path.parent.mkdir(exist_ok=True)
-            with temporary.open("xb") as file:
+            with draft(self._path(key), self.folder / _UNFINISHED) as made, made.open("xb") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
         except OSError as error:
             raise DataError(
                 f"{self.folder}: cannot write the cache ({error}); make room, choose another folder, or use no cache"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @staticmethod
     def _sweep(folder: Path) -> None:
         """Remove unfinished files of killed runs. Recent ones are left, because another run may be writing them."""
         for entry in os.scandir(folder):
             try:
-                if entry.name.endswith(".tmp") and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                if entry.name.endswith((DRAFT, ".tmp")) and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
                     os.unlink(entry.path)
             except OSError:
                 # Another run removed it first.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ..files import Journal, Row
+from ..files import Earlier, Journal, Row, check_same
 
 
 class AnswersError(ValueError):
@@ -22,8 +21,8 @@ class AnswerLog:
     A file that was begun with another model, method or prompt is refused, so that no score mixes two settings.
     """
 
-    def __init__(self, path: Path, setting: Row) -> None:
-        self.path, self.setting = path, json.loads(json.dumps(setting))
+    def __init__(self, path: Path, setting: Row, earlier: Earlier | None = None) -> None:
+        self.path, self.setting, self._earlier = path, setting, earlier
         self.rows: dict[str, Row] = {}
         self._journal = Journal(path, AnswersError, "an answer of this command")
         try:
@@ -60,20 +59,8 @@ class AnswerLog:
             if not isinstance(row.get(name), kind):
                 self._journal.refuse(number)
             if number == 1:
-                self._check(row)
+                check_same(self.path, row["setting"], self.setting, AnswersError, earlier=self._earlier)
             else:
                 self.rows[row["id"]] = row
         if number == 0:
             self._journal.append([{"setting": self.setting}])
-
-    def _check(self, first: Row) -> None:
-        was, now = first["setting"], self.setting
-        other = [
-            f"{key}={was.get(key)!r} (not {now.get(key)!r})"
-            for key in sorted({*was, *now})
-            if was.get(key) != now.get(key)
-        ]
-        if other:
-            raise AnswersError(
-                f"{self.path}: begun with {', '.join(other)}; use the same to continue, or another --out"
-            )

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from .. import fingerprints
 from ..adapters import UnsupportedModelError
 from ..compare.benchmark import machine
 from ..core.pruning import prune
@@ -18,7 +19,6 @@ from ..methods import Method, UntrainedError
 from .answer_log import AnswerLog, AnswersError, Row
 from .batch_generate import BatchGenerator
 from .items import Benchmark, Item
-from .loading import fingerprint
 from .metrics import CIDER, METRICS, require, score, tokenizer
 from .prompts import check_prompt, fill_prompt
 from .report import write
@@ -69,7 +69,7 @@ class Evaluation:
         """
         check_prompt(self.benchmark.name, self.generator.prompt)
         require(self.benchmark.name)
-        weights = fingerprint(self.generator.model)
+        weights = fingerprints.of_weights(self.generator.model)
         rows: list[Row] = []
         for setting in settings:
             begin(setting)
@@ -104,7 +104,9 @@ class Evaluation:
             finished += done
             advance(done)
 
-        with AnswerLog(self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)) as answers:
+        path, identity = self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)
+        earlier = {"weights": lambda: fingerprints.of_beginnings(self.generator.model)}
+        with AnswerLog(path, identity, earlier) as answers:
             answers.check_questions({item.id: fill_prompt(item, self.generator.prompt) for item in items})
             try:
                 self._answer(setting, answers, count)

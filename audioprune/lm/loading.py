@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -239,12 +238,3 @@ def audio_tokens(processor: Any, model: Any, input_ids: Tensor) -> list[int]:
         known = getattr(model.config, "audio_token_id", getattr(model.config, "audio_token_index", None))
         token = known if known is not None or word is None else _tokenizer(processor).convert_tokens_to_ids(word)
     return [0] * len(input_ids) if token is None else (input_ids == token).sum(dim=1).tolist()
-
-
-def fingerprint(model: Any) -> str:
-    """SHA-256 prefix of a few numbers of every tensor. It differs for other weights of the same model name."""
-    digest = hashlib.sha256()
-    for name, tensor in model.named_parameters():
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().reshape(-1)[:8].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .answer_log import Row
+from ..files import Row, write_json, write_text
 from .metrics import CIDER
 
 TABLE = "table"
@@ -16,11 +14,8 @@ TABLE = "table"
 
 def write(out: Path, result: Row) -> None:
     """Write `table.json` and `table.md`, each completely or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    for suffix, text in ((".json", json.dumps(result, indent=1)), (".md", markdown(result))):
-        part = out / f"{TABLE}{suffix}.{os.getpid()}.part"
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(out / f"{TABLE}{suffix}")
+    write_json(out / f"{TABLE}.json", result)
+    write_text(out / f"{TABLE}.md", markdown(result) + "\n")
 
 
 def table(result: Row) -> tuple[list[str], list[list[str]]]:

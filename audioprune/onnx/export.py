@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ..audio.features import LogMel
 from ..core.pruning import handle
 from ..core.settings import describe
 from ..core.twin import twin
+from ..files import move
 from ..methods import Method
 from .operators import translations
 
@@ -143,7 +143,7 @@ def export_onnx(
         del program  # it contains another copy of the weights
         advance()
         check = _compare(model, _open(draft, opset), name, batches, expected)
-        size = _move(draft, target)
+        size = _move(draft.parent, target.parent)
         advance()
     return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *check)
 
@@ -380,10 +380,10 @@ def _is_tie(model: nn.Module, name: str, clip: Tensor, logits: Tensor, tolerance
     return bool(((answers - logits).abs() > tolerance).any())
 
 
-def _move(draft: Path, target: Path) -> int:
-    """Move the file, and a file of weights if there is one, into place. Returns the bytes of all."""
-    parts = sorted(draft.parent.iterdir(), reverse=True)  # weights before the file that names them
+def _move(folder: Path, target: Path) -> int:
+    """Move the file, and a file of weights if there is one, into the target folder. Returns the bytes of all."""
+    parts = sorted(folder.iterdir(), reverse=True)  # weights before the file that names them
     size = sum(part.stat().st_size for part in parts)
     for part in parts:
-        os.replace(part, target.parent / part.name)
+        move(part, target / part.name)
     return size

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..audio.files import AudioError, Clip, decode, load_audio
-from .tagger import ResultLog, ResultLogError, Row, Sound, check_setting, key
+from ..files import DRAFT, check_same, draft
+from .tagger import ResultLog, ResultLogError, Row, Sound, key
 
 UNREADABLE = (OSError, pa.ArrowException)
 """Errors that pyarrow raises for a damaged file."""
@@ -200,6 +201,8 @@ class ParquetLog:
         self._check_folder()
         self._journal = ResultLog(path / JOURNAL, setting)
         try:
+            for left in path.glob(f".*{DRAFT}"):  # of a killed run: nobody else writes here while the journal is ours
+                left.unlink()
             for part in self._parts():
                 self._resume(part)
             # If a run is killed after writing a part, before clearing the journal, both contain the rows.
@@ -244,13 +247,9 @@ class ParquetLog:
             number = 1 + max(
                 (int(match[1]) for path in self._parts() if (match := PART.fullmatch(path.name))), default=-1
             )
-            name = f"part-{number:05}{PARQUET}"
             schema = SCHEMA.with_metadata({SETTING: json.dumps(self.setting)})
-            temporary = self.path / f".{name}.tmp"
-            with open(temporary, "wb") as file:
-                pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), file)
-                os.fsync(file.fileno())
-            temporary.rename(self.path / name)
+            with draft(self.path / f"part-{number:05}{PARQUET}") as made:
+                pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), made)
             self._waiting = []
         self._journal.clear()
 
@@ -277,7 +276,7 @@ class ParquetLog:
                 metadata = file.schema_arrow.metadata or {}
                 if SETTING not in metadata:
                     raise ResultLogError(f"{part}: is not a part of results; choose another --out, nothing was changed")
-                check_setting(self.path, json.loads(metadata[SETTING]), self.setting)
+                check_same(self.path, json.loads(metadata[SETTING]), self.setting, ResultLogError)
                 columns = file.read(columns=["path", "error"])
         except UNREADABLE as error:
             raise ResultLogError(

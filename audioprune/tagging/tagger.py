@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..audio.features import LogMel
 from ..audio.files import EXTENSIONS, AudioError, Clip, decode_ahead, load_audio
-from ..files import Journal, Row
+from ..files import Journal, Row, check_same
 
 ROW_START = b'{"path": '
 """Beginning of every row. An incomplete last line must begin with it too."""
@@ -199,18 +199,8 @@ class ResultLog:
     def _resume(self, number: int, row: Row) -> None:
         if not isinstance(row.get("path"), str) or not isinstance(row.get("setting"), dict):
             self._journal.refuse(number)
-        check_setting(self.path, row["setting"], self.setting)
+        check_same(self.path, row["setting"], self.setting, ResultLogError)
         self._count(row)
-
-
-def check_setting(path: Path, was: Row, now: Row) -> None:
-    """Raise `ResultLogError` that names the differences if a file was written with another setting."""
-    differing = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
-    if differing:
-        words = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in differing)
-        raise ResultLogError(
-            f"{path}: was written with another setting ({words}); choose another --out, or use the old setting"
-        )
 
 
 class Log(Protocol):

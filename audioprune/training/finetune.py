@@ -17,13 +17,14 @@ from ..compare.evaluation import predict, score
 from ..core.pruning import Pruned, prune
 from ..core.settings import describe
 from ..data import Split
+from ..files import write_json
 from ..methods.learned import Learned
 from ..models.loading import load
 from .model import build_model, is_trained_for
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
-from .task import RESULT, Task, masks_until, record_task, write_json
+from .task import RESULT, Task, masks_until, record_task
 from .trainer import RecipeTrainer, arguments, frozen_copy, last_checkpoint
 
 

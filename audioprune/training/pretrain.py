@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from ..data import Split
+from ..files import write_json
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .model import build_model
 from .pictures import loss_curve, reconstructions
-from .task import RESULT, Task, record_task, write_json
+from .task import RESULT, Task, record_task
 from .trainer import last_checkpoint
 
 PICTURED = 4

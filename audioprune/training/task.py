@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..audio.features import LogMel
 from ..data import ClipTable, DataError, SoundCache, Split
+from ..files import check_same, write_json
 from .dataset import SpectrogramDataset
 from .recipe import Augment, Recipe
 
@@ -82,7 +82,7 @@ def record_task(task: Task) -> None:
     Raises `ValueError` if the folder was begun with other settings: a training with other settings must not be
     continued as this one."""
     _ = task.split  # a missing fold raises before the folder gets these settings
-    settings = {
+    settings: dict[str, Any] = {
         "recipe": task.recipe.model_dump(mode="json"),
         "data": task.table.name,
         "clips": len(task.table),
@@ -93,34 +93,11 @@ def record_task(task: Task) -> None:
         # Only the name, because the folder of a sweep may be moved.
         "init": None if task.init is None else Path(task.init).name,
     }
-    settings = json.loads(json.dumps(settings))
     file = task.out / TASK
     if not file.exists():
         write_json(file, settings)
         return
     begun = json.loads(file.read_text())
-    other = _differences(begun, settings)
-    if other:
-        raise ValueError(
-            f"{task.out}: begun with {', '.join(other)}; give the same settings to go on, or another folder"
-        )
-
-
-def _differences(begun: dict[str, Any], requested: dict[str, Any], prefix: str = "") -> list[str]:
-    """Differences as text, such as "epochs=10 (not 20)"."""
-    differences = []
-    for key in sorted({*begun} & {*requested}):  # a setting added in a later version had its default
-        was, now = begun[key], requested[key]
-        if isinstance(was, dict) and isinstance(now, dict):
-            differences += _differences(was, now, f"{prefix}{key}.")
-        elif was != now and key != "about":
-            differences.append(f"{prefix}{key}={was} (not {now})")
-    return differences
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    for one in (begun, settings):
+        one["recipe"].pop("about", None)  # a description, which changes no training
+    check_same(task.out, begun, settings, ValueError, "another folder", only_shared=True)

@@ -411,7 +411,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "rows of another setting",
             "tag a.wav --model tiny --keep-rate 0.7 --out results.jsonl",
-            r"results\.jsonl: was written with another setting \(keep_rate was 0\.5 and is 0\.7\); choose another",
+            r"results\.jsonl: begun with keep_rate=0\.5 \(not 0\.7\); give the same settings to go on, or another",
         ),
         Case(
             "notes",

@@ -17,8 +17,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from ...audio.files import SAMPLE_RATE
-from ...data.scenes import DIGITS, MOST_DIGITS, SOUNDS
+from audioprune.audio.files import SAMPLE_RATE
+
+from .scenes import DIGITS, MOST_DIGITS, SOUNDS
 
 SECONDS = 10
 """The longest clip."""

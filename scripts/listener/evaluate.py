@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers import Qwen2AudioProcessor
 
-from ...audio.files import SAMPLE_RATE
-from ...data.scenes import KINDS, Scene
+from audioprune.audio.files import SAMPLE_RATE
+
 from .model import prompt
+from .scenes import KINDS, Scene
 
 
 @torch.no_grad()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
-from ...audio.files import SAMPLE_RATE
-from ...data.scenes import DIGITS, MOST_DIGITS, Scene
+from audioprune.audio.files import SAMPLE_RATE
+
 from .model import HEARD, SECONDS
+from .scenes import DIGITS, MOST_DIGITS, Scene
 
 TOKEN_SECONDS = 0.04
 """An audio token: four frames of 10 ms."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio.files import SAMPLE_RATE, load_audio
-from .esc import read_esc10
-from .fsdd import read_fsdd_digits, read_fsdd_speakers
-from .table import ClipRow, DataError
+from audioprune.audio.files import SAMPLE_RATE, load_audio
+from audioprune.data.esc import read_esc10
+from audioprune.data.fsdd import read_fsdd_digits, read_fsdd_speakers
+from audioprune.data.table import ClipRow, DataError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SOUNDS = {

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from ...data.scenes import DIGITS, MOST_DIGITS, Recordings, Scene, make_scene
+from audioprune.files import differences
+
 from .batches import IGNORED, Batch, frame_targets, make_batch, mask_features, thinned
 from .forward import answer_logits, encode, encode_windows
 from .model import HEARD
+from .scenes import DIGITS, MOST_DIGITS, Recordings, Scene, make_scene
 
 _HEADS = (len(DIGITS) + 1, len(HEARD), MOST_DIGITS + 2, 2)
 
@@ -217,11 +219,10 @@ class ListenerTraining:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Raises `ValueError` where the state is of other settings."""
-        if state["settings"] != asdict(self.settings):
-            raise ValueError(
-                f"the state to resume is of {state['settings']}, not of {self.settings}; finish that, or start anew"
-            )
+        """Go on from a state. Raises `ValueError` if it was begun with other settings."""
+        other = differences(state["settings"], asdict(self.settings))
+        if other:
+            raise ValueError(f"the state to resume was begun with {', '.join(other)}; finish that, or start anew")
         self.averaged, self.done = state["averaged"], state["done"]
         if self.done > self.settings.steps:
             self._begin_thinning()
