@@ -24,7 +24,7 @@ from audioprune.analysis.norms import NormRatio
 from audioprune.analysis.observe import Block, Observation
 from audioprune.analysis.question import Finding, Question
 from audioprune.analysis.signal import RetainedSignal
-from audioprune.analysis.survey import Moments, Spread, Survey, apart
+from audioprune.analysis.survey import Moments, Spread, Survey, compare_means
 
 TAU = -0.2
 PATCHES, STAGES, DEPTH = 16, (1, 3), 6
@@ -480,9 +480,9 @@ def test_sides() -> None:
     assert Spread(0.1, 1.0, 100).side() == 0
     assert Spread(1.0, None, 1).side() is None
     assert Spread(1e-16, 0.0, 3).side() == 0
-    assert apart(Spread(1.0, 1.0, 100), Spread(0.5, 1.0, 100)) == 1
-    assert apart(Spread(1.0, 1.0, 100), Spread(0.8, 1.0, 100)) == 0
-    assert apart(Spread(1.0, 1.0, 100), Spread(None, None, 0)) is None
+    assert compare_means(Spread(1.0, 1.0, 100), Spread(0.5, 1.0, 100)) == 1
+    assert compare_means(Spread(1.0, 1.0, 100), Spread(0.8, 1.0, 100)) == 0
+    assert compare_means(Spread(1.0, 1.0, 100), Spread(None, None, 0)) is None
 
 
 # --- the survey ------------------------------------------------------------------------------------------------------
