@@ -1,4 +1,8 @@
-"""Every method against every model family."""
+"""Every method against every model family.
+
+Every setting meets every family in the comparison with the slow reference. In the other tests every setting meets one
+family, and one setting of each kind (see `kinds.py`) meets every family.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,31 @@ from audioprune.adapters.blocks.attachment import LEARNED
 from audioprune.adapters.blocks.token_pass import TokenPass
 
 from .families import FAMILIES, inputs_for
+from .kinds import one_of_each_kind
 from .reference import pruned_forward
 from .settings import METHODS, teach
 from .training import LABELS, pruned_loss
 
+HOME = "audiomae"
+"""The family that every setting meets in every test."""
+
 NO_CLS = {name for name, build in FAMILIES.items() if find_adapter(build()).special == 0}
 REFUSED = [(family, name) for family in NO_CLS for name in METHODS if "cls" in METHODS[name].needs]
+PAIRS = [(family, name) for family in FAMILIES for name in METHODS if (family, name) not in REFUSED]
+OF_EACH_KIND = {
+    (family, name)
+    for family in FAMILIES
+    for name in one_of_each_kind({name: METHODS[name] for other, name in PAIRS if other == family})
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every pair that is not refused."""
-    if {"family", "name"} <= set(metafunc.fixturenames) and "refused" not in metafunc.function.__name__:
-        pairs = [(family, name) for family in FAMILIES for name in METHODS if (family, name) not in REFUSED]
-        metafunc.parametrize(("family", "name"), pairs)
+    """Pairs that are not refused: all for the slow reference, of each kind of method one for the rest."""
+    if not {"family", "name"} <= set(metafunc.fixturenames) or "refused" in metafunc.function.__name__:
+        return
+    crossed = metafunc.function is test_equals_the_slow_reference
+    pairs = [(family, name) for family, name in PAIRS if crossed or family == HOME or (family, name) in OF_EACH_KIND]
+    metafunc.parametrize(("family", "name"), pairs)
 
 
 @pytest.fixture

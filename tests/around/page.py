@@ -55,7 +55,7 @@ def said(case: Case, kind: str) -> str:
         return "–"
     found = set()
     subjects = [subject for subject in SUBJECTS if subject.kind == kind]
-    for subject in subjects[:1] if case.is_slow else subjects:
+    for subject in [subjects[0].shallow()] if case.is_slow else subjects:
         torch.manual_seed(0)
         try:
             case.attempt(subject)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,10 @@ class Subject:
     def model(self) -> Any:
         return self.build().eval()
 
+    def shallow(self) -> Subject:
+        """The same with half the blocks: a compiler's time grows with their number."""
+        return replace(self, build=partial(_halved, self.build))
+
     @torch.no_grad()
     def answer(self, model: Any, number: int = 0, **more: Any) -> Tensor:
         return model(**self.inputs(number), **more).logits
@@ -68,6 +72,14 @@ class Subject:
             found, expected = self.answer(model, number), self.answer(plain, number)
             assert found.shape == expected.shape, "of another length"
             assert torch.allclose(found, expected, rtol=0, atol=atol), f"off by {(found - expected).abs().max()}"
+
+
+def _halved(build: Callable[[], Any]) -> Any:
+    model = build()
+    for name, blocks in list(model.named_modules()):
+        if name.endswith(".layers"):
+            del blocks[len(blocks) // 2 :]
+    return model
 
 
 def _clips(family: str) -> Callable[[int], dict[str, Tensor]]:
