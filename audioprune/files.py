@@ -17,33 +17,33 @@ except ImportError:  # Windows has no advisory locks of this kind
 
 Row = dict[str, Any]
 Earlier = Mapping[str, Callable[[], Any]]
-"""Setting → what an earlier version wrote for it, computed only if what was written is not today's value."""
+"""Setting → function that computes the value of an earlier version. It is called only if the values differ."""
 
 DRAFT = ".part"
-"""Suffix of a draft. A killed run leaves it; its name begins with a dot."""
+"""Suffix of a draft. Its name begins with a dot. A killed run may leave it behind."""
 
 
 @contextmanager
 def draft(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """Yield a path to write to; at the end of the block that file becomes `path`. After an error it is removed.
+    """Yield a path to write to. At the end of the block, that file becomes `path`; after an error it is removed.
 
-    folder: holds the draft, on the same disk as `path`; None for the folder of `path`, which is made if it is missing.
+    folder: folder of the draft, on the same disk as `path`; None for the folder of `path`, which is created if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}"
+    draft_path = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}"
     try:
-        yield made
-        move(made, path)
+        yield draft_path
+        move(draft_path, path)
     finally:
         with suppress(OSError):
-            made.unlink()
+            draft_path.unlink()
 
 
-def move(made: Path, path: Path) -> None:
-    """Replace `path` by a finished file, whose content is on the disk before its new name is."""
-    with open(made, "r+b") as file:
+def move(finished: Path, path: Path) -> None:
+    """Replace `path` by a finished file. The content is written to disk before the file gets its new name."""
+    with open(finished, "r+b") as file:
         os.fsync(file.fileno())
-    os.replace(made, path)
+    os.replace(finished, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,53 +53,65 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all."""
-    with draft(path) as made:
-        made.write_bytes(content)
+    with draft(path) as draft_path:
+        draft_path.write_bytes(content)
 
 
 def write_json(path: Path, content: Any, **options: Any) -> None:
-    """Write a JSON file, indented, whole or not at all. options: of `json.dumps`."""
+    """Write an indented JSON file, whole or not at all. options: arguments of `json.dumps`."""
     write_text(path, json.dumps(content, indent=1, **options) + "\n")
 
 
 def check_same(
     path: Path,
     begun: Row,
-    asked: Row,
+    requested: Row,
     error: type[ValueError],
     another: str = "another --out",
     *,
     only_shared: bool = False,
     earlier: Earlier | None = None,
 ) -> None:
-    """Raise `error`, which names what differs, if a file or folder was begun with other settings.
+    """Raise `error`, which names the differences, if a file or folder was begun with other settings.
 
-    another: what the user may choose instead. The rest: see `differences`.
+    Args:
+        path: the file or folder.
+        begun: the settings in it.
+        requested: the settings of this run.
+        error: exception to raise.
+        another: alternative for the user, for the message.
+        only_shared: see `differences`.
+        earlier: see `differences`.
     """
-    other = differences(begun, asked, only_shared=only_shared, earlier=earlier)
+    other = differences(begun, requested, only_shared=only_shared, earlier=earlier)
     if other:
-        raise error(f"{path}: begun with {', '.join(other)}; give the same settings to go on, or {another}")
+        raise error(f"{path}: begun with {', '.join(other)}; give the same settings to continue, or {another}")
 
 
 def differences(
-    begun: Row, asked: Row, *, only_shared: bool = False, earlier: Earlier | None = None, within: str = ""
+    begun: Row, requested: Row, *, only_shared: bool = False, earlier: Earlier | None = None, within: str = ""
 ) -> list[str]:
-    """Settings that are not the same, as "recipe.epochs=10 (not 20)"; [] if all are. Tuples are lists, as in JSON.
+    """Settings that differ, such as "recipe.epochs=10 (not 20)"; [] if all are equal. Tuples count as lists, as in JSON.
 
-    only_shared: compare the settings that both have; a missing one has its default. Otherwise a missing one is None.
-    earlier: values that are the same too. within: what precedes the names.
+    Args:
+        begun: the settings of a file or folder.
+        requested: the settings of this run.
+        only_shared: whether to compare only the settings that both have, because a missing one has its default.
+            Otherwise a missing one is None.
+        earlier: further values that count as equal.
+        within: prefix of the names.
     """
-    found, asked = [], json.loads(json.dumps(asked))
-    for key in sorted({*begun} & {*asked} if only_shared else {*begun, *asked}):
-        was, now = begun.get(key), asked.get(key)
+    differing, requested = [], json.loads(json.dumps(requested))
+    for key in sorted({*begun} & {*requested} if only_shared else {*begun, *requested}):
+        was, now = begun.get(key), requested.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
-            found += differences(was, now, only_shared=only_shared, within=f"{within}{key}.")
+            differing += differences(was, now, only_shared=only_shared, within=f"{within}{key}.")
         elif was != now and not (earlier and key in earlier and was == earlier[key]()):
-            found.append(f"{within}{key}={_shown(was)} (not {_shown(now)})")
-    return found
+            differing.append(f"{within}{key}={_short_text(was)} (not {_short_text(now)})")
+    return differing
 
 
-def _shown(value: Any) -> str:
+def _short_text(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:99]}…"
 

@@ -143,6 +143,6 @@ def test_what_an_earlier_version_wrote_is_the_same() -> None:
 def test_files_of_another_run_are_refused() -> None:
     check_same(Path("out"), {"a": 1}, {"a": 1}, ValueError)
     with pytest.raises(
-        ValueError, match=r"out: begun with a=1 \(not 2\); give the same settings to go on, or another x"
+        ValueError, match=r"out: begun with a=1 \(not 2\); give the same settings to continue, or another x"
     ):
         check_same(Path("out"), {"a": 1}, {"a": 2}, ValueError, "another x")

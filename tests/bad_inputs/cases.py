@@ -411,7 +411,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "rows of another setting",
             "tag a.wav --model tiny --keep-rate 0.7 --out results.jsonl",
-            r"results\.jsonl: begun with keep_rate=0\.5 \(not 0\.7\); give the same settings to go on, or another",
+            r"results\.jsonl: begun with keep_rate=0\.5 \(not 0\.7\); give the same settings to continue, or another",
         ),
         Case(
             "notes",
@@ -560,7 +560,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "a file for a cache",
             "compare --data folds --folds 1 --cache a.wav",
-            r"a\.wav: cannot hold the cache \((?P<theirs>.+)\); choose another folder",
+            r"a\.wav: cannot contain the cache \((?P<theirs>.+)\); choose another folder",
         ),
     ],
     "Training": [
