@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from audioprune.adapters.audio_lm.tap import column_sums
+from audioprune.attention.scoring import score_keys
 from audioprune.compare.benchmark import machine
 from audioprune.core.cost import peak_memory
 from audioprune.files import write_json
@@ -27,8 +27,8 @@ CASES = {"windows": (30, 60, 120, 300, 600), "chunked": (30, 60, 120, 240), "map
 
 
 def whole_map(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Do the same as `column_sums`, with all pairs in memory."""
-    return (query @ key.transpose(2, 3) * scaling).softmax(dim=-1).sum(dim=2)
+    """Do the same as `score_keys`, with all pairs in memory."""
+    return (query @ key.transpose(2, 3) * scaling).softmax(dim=-1).mean(dim=2)
 
 
 def measure(how: str, seconds: int) -> int:
@@ -37,7 +37,7 @@ def measure(how: str, seconds: int) -> int:
     windows = seconds // 30 if how == "windows" else 1
     shape = (windows, HEADS, seconds * FRAMES_A_SECOND // windows, WIDTH)
     query, key = torch.randn(shape), torch.randn(shape)
-    score = whole_map if how == "map" else column_sums
+    score = whole_map if how == "map" else score_keys
     score(query[:, :, :64], key[:, :, :64], WIDTH**-0.5)  # the libraries take memory for themselves at the first call
     before = peak_memory(lambda: None) or 0
     return (peak_memory(lambda: score(query, key, WIDTH**-0.5)) or 0) - before

@@ -49,6 +49,27 @@ def test_filler_does_not_vote(special: int, cells: int) -> None:
     assert torch.allclose(received, mapped, atol=1e-6)
 
 
+@pytest.mark.parametrize("n", [3, 64, 130])
+@pytest.mark.parametrize("cells", [1, 70, 10**6])
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_scores_without_a_context(n: int, cells: int, by_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece on a CPU, and as on other devices."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: by_rows)
+    query, key, _ = (t.requires_grad_() for t in tensors(n))
+    mask = torch.zeros(2, 1, 1, n)
+    mask[1, ..., 2:] = float("-inf")
+    voters = (mask[:, 0, 0] == 0).float()
+    expected = torch.stack([full_map(query, key, mask)[0].mean(1), full_map(query, key, mask)[1, :, :2].mean(1)])
+    scores = attention.score_keys(query, key, 8**-0.5, mask, voters, cells=cells)
+    assert not scores.requires_grad
+    assert torch.allclose(scores, expected, atol=1e-6)
+    scores = attention.score_keys(query, key, 8**-0.5, cells=cells)
+    assert torch.allclose(scores, full_map(query, key, None).mean(2), atol=1e-6)
+    context, received = attention.attend_and_score(query, key, None, 8**-0.5, None, 1, cells=cells)
+    assert context.numel() == 0
+    assert torch.allclose(received, full_map(query, key, None)[:, :, 1:, 1:].mean(2), atol=1e-6)
+
+
 def test_policy_equals_its_formula() -> None:
     query, key, value = tensors(7)
     policy = torch.tensor([[1.0, 0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1]])

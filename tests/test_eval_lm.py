@@ -843,7 +843,7 @@ def test_a_changed_question_is_refused(loaded, folder, tmp_path, simple) -> None
         evaluation(loaded, other, out).run(TWO[:1])
     changed = Setting("segmentwise", 0.25, ap.SegmentwiseTopK(0.25, segments=2))
     evaluation(loaded, benchmark, out).run(TWO)
-    with pytest.raises(AnswersError, match="begun with pruning="):
+    with pytest.raises(AnswersError, match=r"begun with pruning\.segments=None \(not 2\)"):
         evaluation(loaded, benchmark, out).run([TWO[0], changed])
 
 

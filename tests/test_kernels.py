@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import audioprune as ap
+from audioprune.adapters.audio_lm.tap import summed_scores
 from audioprune.attention import kernels
 
 from .families import FAMILIES, inputs_for
@@ -180,6 +181,38 @@ def test_no_patch(device: str) -> None:
     context, received = kernels.attend_and_score(query, key, value, 8**-0.5, None, 2)
     assert torch.allclose(context.double(), by_the_map(query, key, value, None, 2, None)[0], atol=1e-5)
     assert received.shape == (2, 2, 0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("special", [0, 1])
+def test_without_values_there_is_no_context(device: str, masked: bool, special: int) -> None:
+    query, key, value = tensors(device, 130, 24)
+    mask = bias_of(device, 2, 1, 1, 130) if masked else None
+    voters = votes_of(device, 2, 130 - special)
+    context, received = kernels.attend_and_score(query.requires_grad_(), key, None, 0.25, mask, special, voters)
+    assert context.numel() == 0
+    assert torch.equal(received, kernels.attend_and_score(query.detach(), key, value, 0.25, mask, special, voters)[1])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_audio_towers_attention_is_scored_by_the_kernel(
+    device: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of another length each, and one that is padding alone."""
+    query, key, _ = tensors(device, 70, 16, batch=3)
+    real = torch.arange(70, device=device) < torch.tensor([70, 0, 33], device=device)[:, None]
+    calls, serve = [], kernels.attend_and_score
+    monkeypatch.setattr(kernels, "attend_and_score", lambda *call: calls.append(call) or serve(*call))
+    found = [summed_scores(query, key, 0.25, real, masked), summed_scores(query, key, 0.25)]
+    assert len(calls) == 2
+    monkeypatch.setattr(kernels, "_TRITON", False)
+    for scores, expected in zip(
+        found, (summed_scores(query, key, 0.25, real, masked), summed_scores(query, key, 0.25)), strict=True
+    ):
+        assert scores.dtype == torch.float32
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
+    assert not found[0][1].any()
+    assert torch.allclose(found[0].sum(dim=2), real.sum(dim=1)[:, None].float())
 
 
 def test_same_input_same_bits(device: str) -> None:

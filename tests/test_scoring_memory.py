@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audioprune.adapters.audio_lm import tap
-from audioprune.adapters.audio_lm.tap import column_sums
+from audioprune.attention.scoring import score_keys
 
 
 class Largest(TorchDispatchMode):
@@ -27,11 +26,19 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("frames", [500, 2000, 8000])
-def test_largest_tensor(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tap, "LOGITS_AT_ONCE", 2**16)
-    query, key = torch.randn(2, 2, frames, 4), torch.randn(2, 2, frames, 4)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_largest_tensor(frames: int, padded: bool, device: str) -> None:
+    """On the meta device nothing is computed, by the code that other devices than a CPU run if there is no kernel."""
+    cells, shape = 2**14, (2, 2, frames, 4)
+    query, key = torch.randn(shape, device=device), torch.randn(shape, device=device, requires_grad=True)
+    mask = voters = None
+    if padded:
+        mask, voters = torch.zeros(2, 1, 1, frames, device=device), torch.ones(2, frames, device=device)
     with Largest() as largest:
-        column_sums(query, key, 0.5)
-    # A chunk of logits, or queries and keys themselves.
-    assert largest.numel <= max(2**16, query.numel())
-    assert largest.numel < 2 * 2 * frames**2 / 8
+        scores = score_keys(query, key, 0.5, mask, voters, cells=cells)
+    # A piece of the map, or queries and keys themselves.
+    assert largest.numel <= max(4 * cells, query.numel())
+    assert largest.numel < 2 * 2 * frames**2 / 3
+    assert scores.shape == shape[:3]
+    assert not scores.requires_grad

@@ -164,6 +164,32 @@ def _has_tiles() -> bool:
     return supported is None or supported()
 
 
+@torch.no_grad()
+def score_keys(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    mask: Tensor | None = None,
+    voters: Tensor | None = None,
+    cells: int = CELLS,
+) -> Tensor:
+    """Compute the attention received by each key in each head, without a context. Memory grows with N, not N².
+
+    Args:
+        query: (batch, heads, N, head_dim).
+        key: (batch, heads, N, head_dim).
+        scaling: factor of the logits.
+        mask: additive, broadcastable to (batch, heads, N, N), or None.
+        voters: (batch, N), 0 for queries whose attention does not count, or None.
+        cells: approximate number of entries of the map in a piece.
+
+    Returns the mean over the queries that vote, (batch, heads, N), without gradient. It is NaN if no query votes.
+    """
+    if kernels.available(query, mask):
+        return kernels.attend_and_score(query, key, None, scaling, mask, 0, voters)[1]
+    return attend_and_score(query, key, None, scaling, mask, 0, voters, cells=cells)[1]
+
+
 def received_attention(weights: Tensor, special: int, voters: Tensor | None = None) -> Tensor:
     """Attention received (eq. 2a) over the patches: map (batch, heads, N, N) → (batch, heads, N − special)."""
     votes = weights[:, :, special:, special:].to(_score_dtype(weights))
@@ -189,7 +215,7 @@ def _score_dtype(x: Tensor) -> torch.dtype:
 def attend_and_score(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     scaling: float,
     mask: Tensor | None,
     special: int,
@@ -202,7 +228,7 @@ def attend_and_score(
     Args:
         query: (batch, heads, N, head_dim).
         key: (batch, heads, N, head_dim).
-        value: (batch, heads, N, head_dim).
+        value: (batch, heads, N, head_dim); None computes no context.
         scaling: factor of the logits.
         mask: additive, broadcastable to (batch, heads, N, N), or None.
         special: number of leading tokens that neither vote nor are scored.
@@ -210,8 +236,8 @@ def attend_and_score(
         dropout: dropout of the attention.
         cells: approximate number of entries of the map in a piece.
 
-    Returns the context (batch, heads, N, head_dim), and the attention received by each patch in each head (batch,
-    heads, N − special).
+    Returns the context (batch, heads, N, head_dim), empty without values, and the attention received by each patch in
+    each head (batch, heads, N − special).
     """
     n = query.shape[2]
     votes = query.new_ones(query.shape[0], n - special, dtype=_score_dtype(query)) if voters is None else voters
@@ -229,7 +255,7 @@ def attend_and_score(
 def _attend_to_rows(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     scaling: float,
     mask: Tensor | None,
     votes: Tensor,
@@ -250,15 +276,17 @@ def _attend_to_rows(
             logits = logits + (mask[:, :, start : start + rows] if mask.shape[2] > 1 else mask)
         weights = logits.softmax(dim=-1, dtype=_score_dtype(logits))
         received = received + (weights * votes[:, None, start : start + rows, None]).sum(dim=2)
-        weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
-        contexts.append(weights @ value)
+        if value is not None:
+            contexts.append(_mean_of(value, weights, dropout))
+    if value is None:
+        return query.new_empty(0), received
     return contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=2), received
 
 
 def _attend_to_heads(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     scaling: float,
     mask: Tensor | None,
     special: int | None = None,
@@ -277,10 +305,11 @@ def _attend_to_heads(
     rows = max(1, min(n, cells // n))
     bias = None if mask is None else mask.to(query.dtype).expand(batch, heads, -1, n)
     # In the order in which the next layer reads it: heads next to each other.
-    context = value.new_empty(batch, n, heads, dim)
+    context = query.new_empty(0) if value is None else value.new_empty(batch, n, heads, dim)
     received = query.new_zeros(batch, heads, n, dtype=_score_dtype(query))
     for clips, some in _boxes(batch, heads, group=max(1, round(cells / (rows * n)))):
-        q, k, v = (x[clips, some].flatten(0, 1) for x in (query, key.transpose(2, 3), value))
+        q, k = (x[clips, some].flatten(0, 1) for x in (query, key.transpose(2, 3)))
+        v = None if value is None else value[clips, some].flatten(0, 1)
         b = None if bias is None else bias[clips, some].flatten(0, 1)
         box = query[clips, some].shape[:2]
         for start in range(0, n, rows):
@@ -291,9 +320,14 @@ def _attend_to_heads(
                 received[clips, some] += (weights.unflatten(0, box) * votes[clips, None, piece, None]).sum(dim=2)
             elif special is not None:  # without a product, which would count as work
                 received[clips, some] += weights[:, max(special - start, 0) :].sum(dim=1).unflatten(0, box)
-            weights = nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0)
-            context[clips, piece, some] = (weights @ v).unflatten(0, box).transpose(1, 2)
-    return context.transpose(1, 2), received
+            if v is not None:
+                context[clips, piece, some] = _mean_of(v, weights, dropout).unflatten(0, box).transpose(1, 2)
+    return context if value is None else context.transpose(1, 2), received
+
+
+def _mean_of(value: Tensor, weights: Tensor, dropout: float) -> Tensor:
+    """Average the values (…, N, head_dim) by the attention of some queries (…, rows, N), with dropout in training."""
+    return nn.functional.dropout(weights.to(value.dtype), dropout, training=dropout > 0) @ value
 
 
 def _boxes(batch: int, heads: int, group: int) -> Iterator[tuple[slice, slice]]:

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...attention.scoring import eager_of
+from ...attention.scoring import eager_of, score_keys
 
 NAME = "audioprune_tapped"
 """Name of the function in transformers' `AttentionInterface`."""
-
-LOGITS_AT_ONCE = 2**23
-"""Most attention logits in memory at a time (32 MiB in float32); queries are processed in chunks."""
 
 TAP = "_audioprune_tap"
 """Attribute of an attention module that has a tap."""
@@ -44,8 +41,29 @@ class TapRecord:
         real = None
         if self._lengths is not None:
             real = torch.arange(key.shape[2], device=key.device) < self._lengths.to(key.device)[:, None]
-        self.received.append(column_sums(query, key, scaling, real, self._masked))
+        self.received.append(summed_scores(query, key, scaling, real, self._masked))
         self.keys.append(key.mean(dim=1))
+
+
+def summed_scores(
+    query: Tensor, key: Tensor, scaling: float, real: Tensor | None = None, masked: bool = True
+) -> Tensor:
+    """Compute the attention received by each key in each head, summed over the queries: (rows, heads, frames).
+
+    Args:
+        query: (rows, heads, frames, head_dim).
+        key: (rows, heads, frames, head_dim).
+        scaling: factor of the logits.
+        real: (rows, frames), False for padding, whose queries do not count; None without padding.
+        masked: whether padding also receives no attention.
+    """
+    if real is None:
+        return score_keys(query, key, scaling) * key.shape[2]
+    mask = query.new_zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None] if masked else None
+    voters = real.to(torch.promote_types(query.dtype, torch.float32))
+    count = voters.sum(dim=1)[:, None, None]
+    # In a row of padding only, no query votes, so the mean is NaN.
+    return torch.where(count > 0, score_keys(query, key, scaling, mask, voters) * count, 0.0)
 
 
 class _ThreadState(threading.local):
@@ -60,8 +78,8 @@ _THREAD = _ThreadState()
 class AttentionTap:
     """A tap on an attention module, active inside `recording`.
 
-    The module's output does not change: it still uses the model's own attention. In addition, queries and keys are
-    multiplied again in chunks, so that the map of all pairs is never in memory.
+    The module's output does not change: it still uses the model's own attention. In addition, `score_keys` multiplies
+    queries and keys again, piece by piece or in a kernel, so that the map of all pairs is never in memory.
     """
 
     def __init__(self, module: Any) -> None:
@@ -118,41 +136,3 @@ def tapped_attention(
         record.add(query, key, scaling)
     own = ALL_ATTENTION_FUNCTIONS.get_interface(tap.implementation, tap.eager)
     return own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-
-
-def column_sums(
-    query: Tensor,
-    key: Tensor,
-    scaling: float,
-    real: Tensor | None = None,
-    masked: bool = True,
-    chunk: int | None = None,
-) -> Tensor:
-    """Attention received by each key, summed over queries: Σ_n A[b, h, n, i], (batch, heads, n) in float32.
-
-    Memory grows with n, not n², because queries are processed in chunks.
-
-    Args:
-        query: (batch, heads, n, head_dim).
-        key: (batch, heads, n, head_dim).
-        scaling: factor of the logits.
-        real: (batch, n), False for padding, whose queries do not count; None without padding.
-        masked: whether padding also receives no attention.
-        chunk: number of queries at a time.
-    """
-    batch, heads, n, _ = query.shape
-    if chunk is None:
-        chunk = max(1, LOGITS_AT_ONCE // (batch * heads * n))
-    wide = torch.promote_types(query.dtype, torch.float32)
-    blocked = None if real is None or not masked else ~real[:, None, None, :]
-    transposed, sums = key.transpose(2, 3), torch.zeros(batch, heads, n, dtype=wide, device=query.device)
-    for start in range(0, n, chunk):
-        logits = (query[:, :, start : start + chunk] @ transposed).to(wide) * scaling
-        if blocked is not None:
-            logits = logits.masked_fill(blocked, float("-inf"))
-        weights = logits.softmax(dim=-1)
-        if real is not None:
-            # Rows of padding only are all −inf, so their softmax is NaN. A product with 0 would still be NaN.
-            weights = weights.masked_fill(~real[:, None, start : start + chunk, None], 0.0)
-        sums += weights.sum(dim=2)
-    return sums

@@ -47,7 +47,7 @@ def available(query: Tensor, mask: Tensor | None = None, dropout: float = 0.0, d
 def attend_and_score(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
+    value: Tensor | None,
     scaling: float,
     mask: Tensor | None,
     special: int,
@@ -60,21 +60,22 @@ def attend_and_score(
     Args:
         query: (batch, heads, N, head_dim), any strides.
         key: as query, of the same dtype.
-        value: as query, of the same dtype.
+        value: as query, of the same dtype; None computes no context.
         scaling: factor of the logits.
         mask: (batch or 1, heads or 1, 1, N), added to the logits of each key, -inf for filler; or None.
         special: number of leading tokens that neither vote nor are scored.
         voters: (batch, N − special), weight of each query's attention, not negative; or None.
 
-    Returns the context (batch, heads, N, head_dim) in value's dtype, and the attention received by each patch in each
-    head (batch, heads, N − special), float32 and without gradient. Raises `ValueError` for other shapes.
+    Returns the context (batch, heads, N, head_dim) in value's dtype, empty without values, and the attention received
+    by each patch in each head (batch, heads, N − special), float32 and without gradient. Raises `ValueError` for other
+    shapes.
     """
     from .operator import attend
 
     _check(query, key, value, mask, special, voters)
     bias, voters = (None if x is None else x.detach() for x in (mask, voters))
-    inputs = (query, key, value) if mask is None else (query, key, value, mask)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+    inputs = [x for x in (query, key, value, mask) if x is not None]
+    if value is not None and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         # SDPA has its own backward, in memory that grows with N. So the kernels compute only the scores.
         _, received = attend(query.detach(), key.detach(), None, bias, voters, scaling, special)
         mask = None if mask is None else mask.to(query.dtype)
@@ -97,9 +98,11 @@ def _exporting() -> bool:
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, special: int, voters: Tensor | None) -> None:
+def _check(
+    query: Tensor, key: Tensor, value: Tensor | None, mask: Tensor | None, special: int, voters: Tensor | None
+) -> None:
     batch, heads, n, _ = query.shape
-    for name, other in (("key", key), ("value", value)):
+    for name, other in (("key", key), ("value", key if value is None else value)):
         if other.shape != query.shape or other.dtype != query.dtype:
             raise ValueError(
                 f"{name} is {tuple(other.shape)}, {other.dtype}: it must equal query, {tuple(query.shape)}, "
