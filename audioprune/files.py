@@ -91,7 +91,8 @@ def check_same(
 def differences(
     begun: Row, requested: Row, *, only_shared: bool = False, earlier: Earlier | None = None, within: str = ""
 ) -> list[str]:
-    """Settings that differ, such as "recipe.epochs=10 (not 20)"; [] if all are equal. Tuples count as lists, as in JSON.
+    """Settings that differ, such as "recipe.epochs=10 (not 20)"; [] if all are equal. Tuples count as lists, as in
+    JSON.
 
     Args:
         begun: the settings of a file or folder.

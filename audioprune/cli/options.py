@@ -104,17 +104,9 @@ class ChosenMethod:
         return recommended(model) if self.fits_work else self.method
 
 
-def build_method(
-    name: str | None,
-    keep_rate: str | None = None,
-    score: str | None = None,
-    segments: int | None = None,
-    dropped: str | None = None,
-    layers: str | None = None,
-    model: str | None = None,
-) -> Method:
+def build_method(name: str | None, *options: Any, **more: Any) -> Method:
     """As `choose_method`, at the keep rate that is given or the default."""
-    return choose_method(name, keep_rate, score, segments, dropped, layers, model).method
+    return choose_method(name, *options, **more).method
 
 
 def choose_method(
