@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +49,15 @@ def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@functools.cache
+def _model_of(family: str) -> torch.nn.Module:
+    return FAMILIES[family]().eval()
+
+
 @pytest.fixture
 def model(family: str) -> torch.nn.Module:
-    return FAMILIES[family]().eval()
+    """A copy, which takes less time than drawing weights again."""
+    return copy.deepcopy(_model_of(family))
 
 
 @pytest.fixture

@@ -142,6 +142,11 @@ def _cosine(one: Tensor, other: Tensor) -> float:
     return float(one @ other) / float(one.norm() * other.norm())
 
 
+def _cosines(tokens: list[Tensor]) -> list[list[float]]:
+    units = [x / x.norm() for x in tokens]
+    return [[float(one @ other) for other in units] for one in units]
+
+
 def _in_time(line: Line, seen: Seen) -> dict[int, list[int]]:
     """Tokens in time order, by frequency row."""
     rows: dict[int, list[int]] = {}
@@ -319,7 +324,7 @@ def _changing(method: EVS, rate: float, line: Line, seen: Seen) -> tuple[list[in
 def _far_apart(method: DivPrune, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     """arXiv 2503.02175, algorithm 1."""
     n, k = len(line), _budget(rate, len(line))
-    distance = [[1 - _cosine(line.tokens[i], line.tokens[j]) for j in range(n)] for i in range(n)]
+    distance = [[1 - cosine for cosine in row] for row in _cosines(line.tokens)]
     chosen: list[int] = []
     while len(chosen) < k:
         others = {i: [j for j in chosen or range(n) if j != i] for i in range(n) if i not in chosen}
@@ -334,19 +339,18 @@ def _determinantal(method: DPP, rate: float, line: Line, seen: Seen) -> tuple[li
     if method.score == "attention":
         scores = _attention("attention", seen, line)
         relevance = [max((s - min(scores)) / (max(scores) - min(scores)), 1e-6) for s in scores]
-    x = line.tokens
-    cosine = [[1.0 if i == j else _cosine(x[i], x[j]) for j in range(n)] for i in range(n)]
-    kernel = [[relevance[i] * cosine[i][j] * relevance[j] for j in range(n)] for i in range(n)]
+    cosine = _cosines(line.tokens)
+    kernel = [[relevance[i] * (cosine[i][j] if i != j else 1.0) * relevance[j] for j in range(n)] for i in range(n)]
     return _left(method, sorted(most_determinant(kernel, relevance, k)), line, seen)
 
 
 def most_determinant(kernel: list[list[float]], relevance: list[float], k: int) -> list[int]:
     """Each the one that makes the determinant greatest, then, where none makes it more than 0, the most relevant."""
     chosen: list[int] = []
-    before = 0.0
+    before, matrix = 0.0, torch.tensor(kernel, dtype=torch.float64)
     while len(chosen) < k:
         left = [i for i in range(len(kernel)) if i not in chosen]
-        after = {i: _log_determinant(kernel, [*chosen, i]) for i in left if kernel[i][i] > 0}
+        after = _log_determinants(matrix, chosen, [i for i in left if kernel[i][i] > 0])
         # A determinant that should be 0 comes out a little more, or less.
         after = {i: log for i, log in after.items() if log - before - math.log(kernel[i][i]) > math.log(1e-10)}
         if not after:
@@ -356,11 +360,13 @@ def most_determinant(kernel: list[list[float]], relevance: list[float], k: int) 
     return chosen
 
 
-def _log_determinant(kernel: list[list[float]], places: list[int]) -> float:
-    """Of some rows and columns; −∞ where it is 0 or, by rounding, less."""
-    part = torch.tensor([[kernel[i][j] for j in places] for i in places], dtype=torch.float64)
-    sign, log = torch.linalg.slogdet(part)
-    return float(log) if sign > 0 else -math.inf
+def _log_determinants(matrix: Tensor, chosen: list[int], others: list[int]) -> dict[int, float]:
+    """Logarithm of the determinant over the chosen rows and columns and each other one; −∞ if it is 0 or, by rounding,
+    less."""
+    places = torch.tensor([[*chosen, i] for i in others], dtype=torch.long).reshape(len(others), -1)
+    sign, log = torch.linalg.slogdet(matrix[places[:, :, None], places[:, None, :]])
+    found = zip(others, sign.tolist(), log.tolist(), strict=True)
+    return {i: log if sign > 0 else -math.inf for i, sign, log in found}
 
 
 # VisionZip
