@@ -79,7 +79,7 @@ def test_an_analysis_goes_on(left: Path, tmp_path: Path) -> None:
     clips = before.Failing(before.CLIPS - 8)
     assert clips.left == 8
     resumed = before.analysis(left / "analysis", clips)
-    assert (resumed.surveyed, resumed.heard) == (before.CLIPS, 8)
+    assert (resumed.surveyed, resumed.analysed) == (before.CLIPS, 8)
     answers = json.loads(write_answers(tmp_path, resumed.run(), {}).read_text())["answers"]
     fresh = before.analysis(tmp_path / "fresh", before.clips())
     assert answers.keys() == json.loads(write_answers(tmp_path, fresh.run(), {}).read_text())["answers"].keys()

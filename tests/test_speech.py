@@ -155,8 +155,8 @@ def test_without_a_mask_padding_is_sound() -> None:
     ("change", "reason"),
     [
         (lambda mask: mask[:, :-1], r"attention_mask is \(5, 5999\)"),
-        (lambda mask: mask[:, None, None], "one mark for each sample"),
-        (lambda mask: mask.where(torch.arange(6000) < 59, 0), "59 samples of clip 0, but one token takes 60"),
+        (lambda mask: mask[:, None, None], "one number for each sample"),
+        (lambda mask: mask.where(torch.arange(6000) < 59, 0), "59 samples of clip 0, but one token needs 60"),
         (lambda mask: mask * 0, "0 samples of clip 0"),
     ],
 )
