@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import soundfile
 import torch
 from hypothesis import settings
 
+import audioprune
 from audioprune import cli
+from audioprune.core import recommend
 
 from .families import FAMILIES, SPEECH, inputs_for
 
@@ -97,6 +100,25 @@ def class_folders(folder: Path, parts: dict[str, int]) -> Path:
                 path = folder / part / label / f"{i}.wav"
                 soundfile.write(path, tone(0.5, hertz=hertz * (1 + 0.1 * i)), 16_000)
     return folder
+
+
+_COUNTED: dict[tuple[str, ...], int] = {}
+
+
+@pytest.fixture
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts for `recommended` are kept: many pages recommend a setting for the same model."""
+    count = recommend.count
+
+    def once(model: torch.nn.Module, inputs: Any = None) -> int:
+        if inputs is not None:
+            return count(model, inputs=inputs)
+        key = (model.config.to_json_string(), str(audioprune.handle(model).method))
+        if key not in _COUNTED:
+            _COUNTED[key] = count(model)
+        return _COUNTED[key]
+
+    monkeypatch.setattr(recommend, "count", once)
 
 
 @pytest.fixture

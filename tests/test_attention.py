@@ -84,6 +84,16 @@ def test_policy_equals_its_formula() -> None:
             assert torch.allclose(context[b, :, i], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_scores_take_gradients_only_if_the_method_needs_them(differentiable: bool) -> None:
+    query, key, value = (x.requires_grad_() for x in tensors(7))
+    wants = frozenset({"attention", "attention_heads", "cls", "cls_heads"})
+    call = attention.AttentionCall("sdpa", torch.softmax, special=1, wants=wants, differentiable=differentiable)
+    context, _ = attention.scoring_attention(torch.nn.Identity(), query, key, value, None, attention_call=call)
+    assert context.requires_grad
+    assert {name: scores.requires_grad for name, scores in call.results.items()} == dict.fromkeys(wants, differentiable)
+
+
 def test_half_precision_scores_are_float32() -> None:
     query, key, value = tensors(40, torch.bfloat16)
     context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1)

@@ -58,6 +58,7 @@ def test_the_new_method_of_contributing_keeps_the_longest(spectrogram) -> None:
         assert kept.tolist() == sorted(scores.topk(32).indices.tolist())
 
 
+@pytest.mark.usefixtures("counted_once")
 @torch.no_grad()
 def test_the_first_example_of_the_readme(monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)

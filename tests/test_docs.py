@@ -73,6 +73,7 @@ def with_blocks(kind: str) -> list[Any]:
 # Python
 
 
+@pytest.mark.usefixtures("counted_once")
 @pytest.mark.parametrize("page", with_blocks("python"))
 def test_python_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -186,6 +187,7 @@ def test_wrong_commands_are_found(line: str, said: str | None) -> None:
     assert problem is None if said is None else said in str(problem)
 
 
+@pytest.mark.usefixtures("counted_once")
 def test_the_first_commands_run(run, tmp_path: Path) -> None:
     (tmp_path / "audioprune").symlink_to(ROOT / "audioprune")
     lines = [words for block in blocks(ROOT / RUN, "bash") for words in commands(block.text)]

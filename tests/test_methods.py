@@ -19,12 +19,30 @@ from audioprune.core.tokens import Evidence, LossInputs, Tokens
 from audioprune.methods import UntrainedError, dynamicvit, spvit
 from audioprune.methods.learned import one_at_least, straight_through
 
-from .families import ast, audiomae, inputs_for
+from .families import FAMILIES, ast, audiomae, inputs_for
 from .reference import pruned_forward
 from .settings import METHODS, teach
 from .training import pruned_loss
 
 LEARNED = ("dynamicvit", "spvit", "avit")
+
+
+# A fused token
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("score", ["intensity", "variation"])
+@pytest.mark.parametrize("family", ["audiomae", "wav2vec2"])
+def test_a_fused_token_is_ranked_as_an_average_patch(family: str, score: str) -> None:
+    """Against the slow reference, at a stage where the fused token of an earlier one competes."""
+    model = FAMILIES[family]().eval().double()
+    inputs = {name: x.double() for name, x in inputs_for(family).items()}
+    method = ap.TopK((0.9, 0.6), layers=(0, 2), score=score, dropped="fuse")
+    with ap.prune(model, method), ap.trace(model) as record:
+        logits = model(**inputs).logits
+    expected, kept = pruned_forward(model, inputs, method)
+    assert [stage.tolist() for stage in record.kept] == kept
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-9)
 
 
 # What is refused
