@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -18,11 +20,18 @@ def full_map(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) 
     return (logits if mask is None else logits + mask).softmax(-1)
 
 
+@pytest.fixture(params=[False, True], ids=["inference", "training"])
+def gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Work without gradients and with them. Only without them does a CPU take a map in pieces."""
+    with torch.set_grad_enabled(request.param):
+        yield
+
+
 @pytest.mark.parametrize("special", [0, 1, 2])
 @pytest.mark.parametrize("n", [3, 5, 64, 130])
 @pytest.mark.parametrize("cells", [1, 70, 500, 10**6])
 @pytest.mark.parametrize("masked", [None, "keys", "full"])
-def test_pieces_equal_the_map(special: int, n: int, cells: int, masked: str | None) -> None:
+def test_pieces_equal_the_map(special: int, n: int, cells: int, masked: str | None, gradients: None) -> None:
     query, key, value = tensors(n)
     rows = {None: None, "keys": 1, "full": n}[masked]
     mask = None if rows is None else torch.randn(2, 1, rows, n, generator=torch.Generator().manual_seed(5))
@@ -37,7 +46,7 @@ def test_pieces_equal_the_map(special: int, n: int, cells: int, masked: str | No
 
 @pytest.mark.parametrize("cells", [1, 20, 100])
 @pytest.mark.parametrize("special", [0, 2])
-def test_filler_does_not_vote(special: int, cells: int) -> None:
+def test_filler_does_not_vote(special: int, cells: int, gradients: None) -> None:
     query, key, value = tensors(9)
     voters = torch.ones(2, 9 - special)
     voters[1, 4:] = 0
