@@ -37,9 +37,27 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .core.saved import load as load
     from .core.trace import Trace as Trace
     from .core.trace import trace as trace
-    from .methods import *  # noqa: F403
+    from .methods import ATS as ATS
+    from .methods import DPP as DPP
+    from .methods import EVS as EVS
+    from .methods import METR as METR
+    from .methods import AToMe as AToMe
+    from .methods import AveragePooling as AveragePooling
+    from .methods import AViT as AViT
+    from .methods import DivPrune as DivPrune
+    from .methods import DynamicViT as DynamicViT
+    from .methods import EViT as EViT
+    from .methods import FastAdaSP as FastAdaSP
+    from .methods import FastAST as FastAST
     from .methods import Method as Method
+    from .methods import SegmentwiseTopK as SegmentwiseTopK
+    from .methods import SPViT as SPViT
+    from .methods import ToFu as ToFu
+    from .methods import ToMe as ToMe
+    from .methods import TopK as TopK
+    from .methods import UniformStride as UniformStride
     from .methods import UntrainedError as UntrainedError
+    from .methods import VisionZip as VisionZip
     from .models.loading import load_features as load_features
     from .models.weights import CheckpointError as CheckpointError
 

@@ -21,7 +21,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 
 METHOD_PAGE = """# {kind}
 
-::: audioprune.{kind}
+::: audioprune.methods.{module}.{kind}
 
 In commands its word is `{word}`.
 """
@@ -40,7 +40,7 @@ def on_files(files: Files, config: Any) -> Files:
     for entry in TABLE:
         name = f"methods/{entry.kind}.md"
         if files.get_file_from_path(name) is None:
-            content = METHOD_PAGE.format(kind=entry.kind, word=entry.word)
+            content = METHOD_PAGE.format(**entry._asdict())
             files.append(File.generated(config, name, content=content))
     return _with_linked(files, config)
 

@@ -266,7 +266,7 @@ def test_results_in_parquet_are_guarded(tagger, tmp_path) -> None:
         with pytest.raises(ResultLogError, match="another run"):
             open_log(out, SETTING)
     before = sorted((path.name, path.read_bytes()) for path in out.iterdir())
-    with pytest.raises(ResultLogError, match=r"out.parquet: was .*keep_rate was 0.5 and is 0.7"):
+    with pytest.raises(ResultLogError, match=r"out.parquet: begun with keep_rate=0\.5 \(not 0\.7\)"):
         open_log(out, {**SETTING, "keep_rate": 0.7})
     assert before == sorted((path.name, path.read_bytes()) for path in out.iterdir())
     (out / "part-00001.parquet").write_bytes(b"PAR1")

@@ -48,7 +48,7 @@ def test_tag_to_a_file_and_again(run, tiny, clips) -> None:
     assert "6 were done before" in run(*words)[2]
     code, _, err = run(*words[:-3], "0.7", *words[-2:])
     assert code == 2
-    assert "keep_rate was 0.5 and is 0.7" in err
+    assert "begun with keep_rate=0.5 (not 0.7)" in err
     assert len(Path("results.jsonl").read_text().splitlines()) == 6
 
 

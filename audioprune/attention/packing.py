@@ -20,8 +20,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 
 @dataclass(frozen=True)
 class _Copy:
@@ -89,7 +87,7 @@ def _is_supported(layer: nn.Linear, x: Tensor) -> bool:
         and type(weight) in (nn.Parameter, Tensor)
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype
-        and x.dtype in DTYPES
+        and packs(x.dtype)
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     )
@@ -152,6 +150,12 @@ def pack(model: nn.Module, *, frozen: bool = False) -> Packed:
         state = f"they are on {', '.join(sorted(devices))}" if devices else "there are none"
         raise ValueError(f"packing is for linear layers on the CPU, but {state}; run without packing")
     return Packed(model, frozen)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this processor's kernels take packed weights of a dtype: for bfloat16 they need AVX-512 or newer."""
+    operators: Any = torch.ops.mkldnn
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and operators._is_mkldnn_bf16_supported())
 
 
 def available() -> bool:

@@ -135,7 +135,7 @@ def choose_method(
     try:
         chosen = parse_method(name, "give the folder of that training as --method")
     except ValueError as error:
-        raise ValueError(f"--method {error}") from error
+        raise ValueError(f"--method: {error}") from error
     _check_taken(name, chosen.kind, given)
     rate = chosen.keep_rate or (HALF if chosen.fits_work else DEFAULT_KEEP_RATE)
     rate = rate if keep_rate is None else parse_rates(keep_rate)
@@ -240,7 +240,7 @@ def open_lm(source: str, device: str = "auto", dtype: str = "auto") -> tuple[Any
 
 def pack_on_cpu(model: PreTrainedModel) -> None:
     """Pack a model where that can be: in the dtypes and on the device that `audioprune.pack` is for."""
-    from ..attention.packing import DTYPES, available, pack
+    from ..attention.packing import available, pack, packs
 
-    if available() and model.device.type == "cpu" and model.dtype in DTYPES:
+    if available() and model.device.type == "cpu" and packs(model.dtype):
         pack(model, frozen=True)  # the commands only let it answer

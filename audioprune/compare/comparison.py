@@ -25,6 +25,9 @@ from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
 from .settings import Clips, FineTuned
 
+Given = NamedMethod | Method | Sequence[Method]
+"""A method, or one for each seed."""
+
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
 
@@ -59,7 +62,7 @@ def compare(
     model: PreTrainedModel,
     features: Clips,
     labels: Tensor,
-    methods: Mapping[str, NamedMethod | Method],
+    methods: Mapping[str, Given],
     keep_rates: Sequence[float],
     *,
     fine_tuned: Mapping[str, FineTuned] | None = None,
@@ -73,9 +76,10 @@ def compare(
     Args:
         features: the clips' spectrograms.
         labels: (clips,) class indices: "score" is the accuracy; (clips, classes) of ones and zeros: it is the mAP.
-        methods: by name. A random score is run with several seeds: mean and standard deviation are reported, and the
-            cost of the first. A method with a keep rate for each layer, or that learnt its rate, is run as it is, not
-            at `keep_rates`. "recommended", which merges in every block, is run at the cost of TopK at each rate.
+        methods: by name. Several of one name are its seeds; a random score by its word is run with five. Then mean and
+            standard deviation are reported, and the cost of the first. A method with a keep rate for each layer, or
+            that learnt its rate, is run as it is, not at `keep_rates`. "recommended", which merges in every block, is
+            run at the cost of TopK at each rate.
         fine_tuned: models that were trained with a method; they too are compared with the unpruned `model`.
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
         advance: called with the clips of each batch that was heard; `passes` × clips in all.
@@ -102,7 +106,7 @@ def compare(
 
 
 def passes(
-    methods: Mapping[str, NamedMethod | Method],
+    methods: Mapping[str, Given],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned] | None = None,
 ) -> int:
@@ -129,17 +133,20 @@ def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> T
 
 
 def _settings(
-    methods: Mapping[str, NamedMethod | Method],
+    methods: Mapping[str, Given],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned],
     model: PreTrainedModel | None = None,
 ) -> list[_Setting]:
     settings = []
     for name, given in methods.items():
-        method = given if isinstance(given, NamedMethod) else NamedMethod.of(given)
+        first = given[0] if isinstance(given, Sequence) else given
+        method = first if isinstance(first, NamedMethod) else NamedMethod.of(first)
         for rate in [method.keep_rate] if _runs_as_it_is(method) else keep_rates:
             try:
-                settings.append(_Setting(name, rate, _runs(method, rate, model)))
+                settings.append(
+                    _Setting(name, rate, _runs(given if isinstance(given, Sequence) else method, rate, model))
+                )
             except ValueError as error:
                 settings.append(_Setting(name, rate, [], str(error)))
     for name, tuned in fine_tuned.items():
@@ -147,8 +154,10 @@ def _settings(
     return settings
 
 
-def _runs(method: NamedMethod, rate: Any, model: PreTrainedModel | None) -> list[Method]:
+def _runs(method: NamedMethod | Sequence[Method], rate: Any, model: PreTrainedModel | None) -> list[Method]:
     """A method at a keep rate, once a seed; one that fits the work, at the cost of TopK at that rate."""
+    if isinstance(method, Sequence):
+        return [seed.with_keep_rate(rate) for seed in method]
     if model is None or not method.fits_work:
         return method.seeds(rate)
     unpruned = macs(model)

@@ -65,7 +65,8 @@ def _clip_shape(model: nn.Module) -> tuple[tuple[int, ...], int]:
         adapter = find_adapter(model)
     except UnsupportedModelError:  # what no adapter enters is counted too
         adapter = None
-    if isinstance(adapter, BlockAdapter) and adapter.frames is not None:
+    # Only a model itself: what holds one may take something else.
+    if config is not None and isinstance(adapter, BlockAdapter) and adapter.frames is not None:
         return adapter.clip_shape(None), adapter.frames
     if length is None:
         raise ValueError(f"{type(model).__name__} has no spectrogram length in its config; pass inputs=…")

@@ -65,22 +65,24 @@ def is_settings(word: str) -> bool:
     return word.endswith(".json") or (word != "" and Path(word).is_dir())
 
 
-def parse_method(word: str, remedy: str = "give the folder of that training") -> NamedMethod:
+def parse_method(word: str, remedy: str | None = "give the folder of that training") -> NamedMethod:
     """The method behind a word: one of `names.words()` with its modifiers, a JSON file, or a folder with a
     `pruning.json`; files and folders take modifiers too ("mine.json+merge").
 
-    remedy: what to do if the method must be trained first. Raises `ValueError` for a word that names no method, and for
-    a method that has learnt nothing yet.
+    remedy: what to do if the method must be trained first; None to let it pass.
+
+    Raises `ValueError` for a word that names no method, and for a method that has learnt nothing yet.
     """
     path, *modifiers = [word] if is_settings(word) else word.split("+")
     if not is_settings(path):
         method = named(word)
-        check_trained(word, remedy)
+        if remedy is not None:
+            check_trained(word, remedy)
         return method
     method = NamedMethod.of(read_method(path), _name_of(Path(path)))
     for modifier in modifiers:
         method = method.plus(modifier)
-    if "weights" in method.settings and method.settings["weights"] is None:
+    if remedy is not None and "weights" in method.settings and method.settings["weights"] is None:
         raise ValueError(
             f"{path}: {method.kind.__name__} chooses by what it has learnt, and there are no weights; {remedy}"
         )

@@ -36,7 +36,7 @@ def settings(names: Sequence[str], keep_rates: Sequence[float]) -> list[Setting]
             raise ValueError(f"the keep rate is {rate}; it is the share of audio tokens that stays, in (0, 1]")
     made = [Setting(UNPRUNED, 1.0)]
     for name in names:
-        chosen = parse_method(name)
+        chosen = parse_method(name, remedy=None)
         for rate in sorted(set(keep_rates) - {1.0}, reverse=True):
             try:
                 made.append(Setting(chosen.word, rate, chosen.at(rate)))
@@ -55,4 +55,4 @@ def method(name: str, keep_rate: float) -> Method:
     "topk+merge" is `topk` with `dropped="merge"`; so are fuse and discard. Raises `ValueError` for an unknown word, and
     if the method has no such choice.
     """
-    return parse_method(name).at(keep_rate)
+    return parse_method(name, remedy=None).at(keep_rate)

@@ -227,5 +227,8 @@ def _entry(word: str) -> Entry:
     if entry is None:
         close = difflib.get_close_matches(word, [*words(), *SHORTCUTS], n=1)
         hint = f"did you mean {close[0]}? There" if close else "there"
-        raise ValueError(f"no method {word!r}; {hint} are {', '.join([*words(), *SHORTCUTS])}")
+        raise ValueError(
+            f"no method {word!r}; {hint} are {', '.join([*words(), *SHORTCUTS])}, some with a choice such as "
+            "+merge; JSON files; folders with a pruning.json"
+        )
     return entry

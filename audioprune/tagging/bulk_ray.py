@@ -21,7 +21,7 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from ..attention.packing import DTYPES, available, pack
+from ..attention.packing import available, pack, packs
 from .tagger import Row, Sound, Tagger, key
 
 WORKERS = 2
@@ -153,7 +153,7 @@ class _Worker:
         model: Any = self.tagger.model
         model.to(device)
         self.tagger.front.to(device)
-        if packed and device == "cpu" and available() and model.dtype in DTYPES:
+        if packed and device == "cpu" and available() and packs(model.dtype):
             pack(model, frozen=True)  # its weights do not change
 
     def __call__(self, tasks: pa.Table) -> pa.Table:

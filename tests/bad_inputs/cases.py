@@ -206,7 +206,7 @@ CASES: dict[str, list[Case]] = {
         Case(
             "an unknown method",
             f"tag a.wav {TAG} --method topkk",
-            r"--method is 'topkk'; did you mean topk\? It is recommended, topk, .* or the path of a \.json file",
+            r"--method: no method 'topkk'; did you mean topk\? There are recommended, topk, .*; JSON files; folders",
             lambda: pruned("topkk"),
             "topkk: no such settings file or folder",
         ),
@@ -225,13 +225,13 @@ CASES: dict[str, list[Case]] = {
         Case(
             "an unknown score",
             f"tag a.wav {TAG} --score loud",
-            "score is 'loud'; there are attention, cls",
+            "score is 'loud'; TopK takes attention, cls",
             lambda: ap.TopK(0.5, score="loud"),
         ),  # type: ignore[arg-type]
         Case(
             "an unknown fate",
             f"tag a.wav {TAG} --dropped burn",
-            "dropped is 'burn'; there are discard, fuse, merge",
+            "dropped is 'burn'; TopK takes discard, fuse, merge",
             lambda: ap.TopK(0.5, dropped="burn"),
         ),  # type: ignore[arg-type]
         Case(
@@ -282,7 +282,7 @@ CASES: dict[str, list[Case]] = {
         bad_settings("a keep rate as text", "wrong-type.json", rf"wrong-type\.json: {RATE}"),
         bad_settings("no keep rate", "no-rate.json", r"no-rate\.json: .*'keep_rate'; TopK takes keep_rate"),
         bad_settings(
-            "a list for a score", "score-list.json", r"score-list\.json: score is \['cls'\]; there are attention"
+            "a list for a score", "score-list.json", r"score-list\.json: score is \['cls'\]; TopK takes attention"
         ),
         bad_settings("segments as text", "segments-text.json", r"segments-text\.json: segments is '8'; it is a number"),
         bad_settings("a file that is not there", "gone.json", r"gone\.json: no such settings file or folder"),
@@ -330,7 +330,7 @@ CASES: dict[str, list[Case]] = {
         bad_model(
             "weights of another shape",
             "other-shapes",
-            r"other-shapes: \d+ tensors do not have the shape .*of different models: download or save them together",
+            r"other-shapes: \d+ tensors do not have the shape .*from different models: download or save them together",
         ),
         bad_model(
             "a .pth cut short",
@@ -539,7 +539,9 @@ CASES: dict[str, list[Case]] = {
             "--split is 'exam'; it is test, validation, train or all",
         ),
         Case(
-            "an unknown method", "compare --data folds --methods magic", "no method 'magic' to compare; there are topk"
+            "an unknown method",
+            "compare --data folds --methods magic",
+            "no method 'magic'; there are recommended, topk",
         ),
         Case("a keep rate above 1", "eval --model esc10 --data folds --folds 1 --keep-rates 0.5,2", RATE),
         Case(
@@ -654,7 +656,7 @@ CASES: dict[str, list[Case]] = {
         ),
         Case("a path that is not there", f"ask a.wav {ASK} --model ./gone", "gone: no such file or folder"),
         Case("a keep rate of 0", f"ask a.wav {ASK} --keep-rate 0", RATE),
-        Case("an unknown method", f"ask a.wav {ASK} --method magic", "no method 'magic'; there are atome"),
+        Case("an unknown method", f"ask a.wav {ASK} --method magic", "no method 'magic'; there are recommended, topk"),
         Case(
             "a method that learns block by block",
             f"ask a.wav {ASK} --method dynamicvit",
