@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import audioprune as ap
 from audioprune.calibration.space import families
+from audioprune.compare.settings import parse_methods
 from audioprune.core.settings import parse_method
 from audioprune.methods import METHODS, names
 from audioprune.methods.fates import FATES
@@ -72,6 +73,26 @@ def test_calibration_reads_its_former_words() -> None:
 def test_random_scores_have_seeds() -> None:
     assert [method.seed for method in named("random+merge").seeds(0.5)] == [0, 1, 2, 3, 4]
     assert named("topk").seeds(0.5) == [ap.TopK(0.5)]
+
+
+def test_a_seed_of_ones_own_stays() -> None:
+    own = names.NamedMethod.of(ap.TopK(0.5, score="random", seed=7))
+    assert own.seeds(0.3) == [ap.TopK(0.3, score="random", seed=7)]
+
+
+def test_one_method_has_one_word() -> None:
+    spellings = ("topk+merge+random", "TopK+random+merge", "random+merge", "topk+attention+random+merge")
+    assert {named(word).word for word in spellings[:3]} == {"random+merge"}
+    assert named("topk+attention").word == "topk"
+    with pytest.raises(ValueError, match="two of its choices are for the same setting"):
+        named(spellings[3])
+
+
+def test_files_keep_their_name_and_take_modifiers_everywhere(tmp_path: Path) -> None:
+    path = tmp_path / "Mine.json"
+    path.write_text('{"method": "TopK", "keep_rate": 0.9}')
+    assert list(parse_methods([f"{path}+merge"])) == ["Mine+merge"]
+    assert families(12, True, [f"{path}+merge"]) == [ap.TopK(1.0, dropped="merge")]
 
 
 def test_a_file_is_a_word_too(tmp_path: Path) -> None:

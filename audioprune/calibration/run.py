@@ -17,13 +17,13 @@ from ..adapters.audio_lm.adapter import PromptAdapter
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle
 from ..core.settings import describe
+from ..methods.names import SEARCHED
 from . import choose
 from .bounds import clips_needed
 from .calibrator import ModelCalibrator, Stage
 from .disagreement import Batches, ClipSet
 from .ledger import Ledger
 from .report import Calibration, least_clips, rows_of
-from .space import MECHANISMS
 
 FEWEST = 16
 """Clips that a calibration hears at least."""
@@ -35,7 +35,7 @@ def calibrate(
     *,
     max_disagreement: float | None = None,
     speed_up: float | None = None,
-    methods: Sequence[str] = MECHANISMS,
+    methods: Sequence[str] = SEARCHED,
     batch_size: int = 8,
     bench_seconds: float = 1.0,
     seed: int = 0,

@@ -9,23 +9,21 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
-from ..core.settings import is_settings, parse_method
+from ..core.settings import parse_method, settings_path
 from ..methods import Method, TopK
-from ..methods.names import RECOMMENDED, NamedMethod, canonical, named
+from ..methods.names import RECOMMENDED, SEARCHED, NamedMethod, named
 
 LEVELS = tuple(round(0.95 * 0.93**step, 3) for step in range(36))
 """Mean share of the tokens over all blocks, the steps of each family's ladder of keep rates."""
 LEAST_RATE = 0.05
 SEGMENTS = 8
-MECHANISMS = ("topk", "topk+fuse", "topk+merge", "tome")
-"""What is searched by default: `TopK`'s three fates, and similar tokens merged."""
 FORMER = {"discard": "topk", "fuse": "topk+fuse", "merge": "topk+merge"}
 """Words of earlier versions → today's."""
-SEARCHED = ("score", "metric")
+OPEN = ("score", "metric")
 """Choices of a method that are searched unless its word names one. Its fate is as the word says."""
 
 
-def families(depth: int, has_cls: bool, chosen: Sequence[str] = MECHANISMS) -> list[Method]:
+def families(depth: int, has_cls: bool, chosen: Sequence[str] = SEARCHED) -> list[Method]:
     """Every family of settings for a model of `depth` blocks: methods whose keep rate is left to the search.
 
     Args:
@@ -35,9 +33,9 @@ def families(depth: int, has_cls: bool, chosen: Sequence[str] = MECHANISMS) -> l
     The recommended family is first. Raises `ValueError` for another word.
     """
     found: list[Method] = []
-    for word in map(canonical_word, chosen):
-        method = parse_method(word)
-        if is_settings(word):
+    for word in chosen:
+        method = parse_method(FORMER.get(word, word))
+        if settings_path(word) is not None:
             # Rates of a layer each are tried as they are: there is no one number to search over.
             rate = method.keep_rate if isinstance(method.keep_rate, Sequence) else 1.0
             found.append(method.at(rate or 1.0))
@@ -49,16 +47,11 @@ def families(depth: int, has_cls: bool, chosen: Sequence[str] = MECHANISMS) -> l
     return list(dict.fromkeys(sorted(found, key=lambda method: method != first)))
 
 
-def canonical_word(word: str) -> str:
-    """Today's spelling of a word; files and folders as they are."""
-    return word if is_settings(word) else canonical(FORMER.get(word, word))
-
-
 def _variants(method: NamedMethod, depth: int, has_cls: bool) -> Iterator[Method]:
     """A method at all places, with every score, metric and number of segments that its word leaves open."""
     settings = {f.name for f in fields(method.kind)}
     choices: dict[str, Sequence[Any]] = {"layers": places(depth)}
-    for name in SEARCHED:
+    for name in OPEN:
         if name in method.kind.choices and name not in method.settings:
             choices[name] = [one for one in method.kind.choices[name] if has_cls or one != "cls"]
     if "segments" in settings:

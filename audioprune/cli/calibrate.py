@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..calibration import Calibration
     from ..calibration.sounds import CalibrationSounds
 
+_SCORED = ", ".join(names.words(trained=False, but=("topk", "tome")))
+
 
 def calibrate(
     clips: Annotated[
@@ -42,10 +44,10 @@ def calibrate(
         str,
         typer.Option(
             help="What to choose from, with commas: topk, topk+fuse, topk+merge (what becomes of dropped tokens), tome "
-            f"(similar tokens are merged), {', '.join(names.words(trained=False)[4:])}, whose scores and layers are "
-            "searched; JSON files and folders with a pruning.json, whose keep rate is searched."
+            f"(similar tokens are merged), {_SCORED}, whose scores and layers are searched; JSON "
+            "files and folders with a pruning.json, whose keep rate is searched."
         ),
-    ] = "topk,topk+fuse,topk+merge,tome",
+    ] = ",".join(names.SEARCHED),
     limit: Annotated[int, typer.Option(min=1, help="Clips to hear at most, drawn at random.")] = 2000,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Clips per forward, in which the speed-up is measured as well.")

@@ -29,11 +29,12 @@ ModelOption = Annotated[
         "file, or a hub id such as MIT/ast-finetuned-audioset-16-16-0.442.",
     ),
 ]
+_UNTRAINED = names.words(trained=False, but=(names.RECOMMENDED, "topk", "segmentwise"))
 _TRAINED = [entry.word for entry in names.TABLE if entry.needs_training]
 METHOD_HELP = (
     f'"{names.RECOMMENDED}" (what measured best without training: similar tokens are merged in every block), "topk" '
     '(the paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), '
-    f"{', '.join(word for word in names.words(trained=False)[3:])}; one of them with a choice of its own, such as "
+    f"{', '.join(_UNTRAINED)}; one of them with a choice of its own, such as "
     'topk+merge; a JSON file such as {"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which '
     f"{', '.join(_TRAINED[:-1])} and {_TRAINED[-1]} need: they choose by what a training taught them."
 )

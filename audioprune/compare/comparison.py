@@ -142,11 +142,10 @@ def _settings(
     for name, given in methods.items():
         first = given[0] if isinstance(given, Sequence) else given
         method = first if isinstance(first, NamedMethod) else NamedMethod.of(first)
+        seeds = given if isinstance(given, Sequence) else method
         for rate in [method.keep_rate] if _runs_as_it_is(method) else keep_rates:
             try:
-                settings.append(
-                    _Setting(name, rate, _runs(given if isinstance(given, Sequence) else method, rate, model))
-                )
+                settings.append(_Setting(name, rate, _runs(seeds, rate, model)))
             except ValueError as error:
                 settings.append(_Setting(name, rate, [], str(error)))
     for name, tuned in fine_tuned.items():

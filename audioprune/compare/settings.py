@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..audio.features import LogMel
-from ..core.settings import SETTINGS, is_settings, parse_method, read_method
+from ..core.settings import SETTINGS, parse_method, read_method, settings_path
 from ..data import ClipRow, ClipTable, DataError, SoundCache
 from ..methods import Method
 from ..methods.names import NamedMethod, compared, named, untrained_as
@@ -64,11 +64,12 @@ def parse_methods(words: Sequence[str]) -> dict[str, NamedMethod]:
             continue
         remedy = f"give what was trained by --fine-tuned {word}=FOLDER"
         method = parse_method(word, remedy)
-        if not is_settings(word) and (double := untrained_as(word)) is not None:
+        is_file = settings_path(word) is not None
+        if not is_file and (double := untrained_as(word)) is not None:
             raise ValueError(
                 f"{word} chooses as {double} does until a model is trained with it: compare {double}, or {remedy}"
             )
-        is_taken = is_settings(word) and (method.word in methods or method.word in compared())
+        is_taken = is_file and (method.word in methods or method.word in compared())
         methods[word if is_taken else method.word] = method
     return methods
 

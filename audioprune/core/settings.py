@@ -60,9 +60,17 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def is_settings(word: str) -> bool:
-    """Whether a word names a settings file, or a folder that holds one."""
-    return word.endswith(".json") or (word != "" and Path(word).is_dir())
+def settings_path(word: str) -> tuple[str, list[str]] | None:
+    """The settings file, or the folder with one, that a word names, and its modifiers; None if it names neither.
+
+    "mine.json+merge" is `mine.json` with ["merge"]; a path that itself has a + is taken as it is.
+    """
+    path, *modifiers = [word] if _is_settings(word) else word.split("+")
+    return (path, modifiers) if _is_settings(path) else None
+
+
+def _is_settings(path: str) -> bool:
+    return path.endswith(".json") or (path != "" and Path(path).is_dir())
 
 
 def parse_method(word: str, remedy: str | None = "give the folder of that training") -> NamedMethod:
@@ -73,12 +81,13 @@ def parse_method(word: str, remedy: str | None = "give the folder of that traini
 
     Raises `ValueError` for a word that names no method, and for a method that has learnt nothing yet.
     """
-    path, *modifiers = [word] if is_settings(word) else word.split("+")
-    if not is_settings(path):
+    located = settings_path(word)
+    if located is None:
         method = named(word)
         if remedy is not None:
             check_trained(word, remedy)
         return method
+    path, modifiers = located
     method = NamedMethod.of(read_method(path), _name_of(Path(path)))
     for modifier in modifiers:
         method = method.plus(modifier)

@@ -52,8 +52,9 @@ class Grid:
 
 PER_CLIP = {"axis": 0}
 """Metadata of a field: it has a value for each clip of the batch, whatever the number of tokens."""
-PER_TOKEN = {"axis": 1}
-"""Metadata of a field: it has a value for each token, along this axis."""
+PER_TOKEN = {"axis": 1, "filler": 0.0}
+"""Metadata of a field: it has a value for each token, along this axis; `filler` ends the shorter rows of a batch."""
+PATCH = {"axis": 1, "filler": NO_PATCH}
 BY_ATTENTION = {"axis": 1, "source": "attention"}
 BY_HEAD = {"axis": 2, "source": "attention"}
 BY_INPUT = {"axis": 1, "source": "input"}
@@ -82,7 +83,7 @@ class Tokens:
     """
 
     hidden: Tensor = field(metadata=PER_TOKEN)
-    patch: Tensor = field(metadata=PER_TOKEN)
+    patch: Tensor = field(metadata=PATCH)
     size: Tensor | None = field(default=None, metadata=PER_TOKEN)
     policy: Tensor | None = field(default=None, metadata=PER_TOKEN)
     memory: dict[str, Tensor] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +67,9 @@ SCORES = ("attention", "cls", "intensity", "variation", "random")
 FATES = ("discard", "fuse", "merge")
 """Fates of the tokens that `TopK` drops."""
 
+SEARCHED = ("topk", "topk+fuse", "topk+merge", "tome")
+"""What a calibration searches by default: the fates of `TopK`, and similar tokens merged."""
+
 SHORTCUTS = {"random": "topk+random", "intensity": "topk+intensity", "variation": "topk+variation"}
 """Words for a score alone, as tables call these baselines."""
 FORMER = {
@@ -107,8 +110,8 @@ class NamedMethod:
         return self.kind(**{"keep_rate": keep_rate, **self.settings, **more})
 
     def seeds(self, keep_rate: float | Sequence[float]) -> list[Method]:
-        """The method, once for each seed if its score is random."""
-        if self.settings.get("score") != "random":
+        """The method; once for each of `SEEDS` if its score is random and it has no seed of its own."""
+        if self.settings.get("score") != "random" or "seed" in self.settings:
             return [self.at(keep_rate)]
         return [self.at(keep_rate, seed=seed) for seed in SEEDS]
 
@@ -128,18 +131,19 @@ def kind_of(entry: Entry) -> type[Method]:
 
 def modifiers(kind: type[Method]) -> dict[str, dict[str, Any]]:
     """Modifier → the setting that it stands for."""
-    named: dict[str, dict[str, Any]] = {
-        value: {name: value} for name, values in kind.choices.items() for value in values
-    }
+    settings: dict[str, dict[str, Any]] = {}
+    for name, values in kind.choices.items():
+        settings |= {value: {name: value} for value in values}
     if any(f.name == "proportional" for f in fields(kind)):
-        named["unweighted"] = {"proportional": False}
-    return named
+        settings["unweighted"] = {"proportional": False}
+    return settings
 
 
 def named(word: str) -> NamedMethod:
-    """The method that a word stands for. Raises `ValueError` for a word that names none.
+    """The method that a word stands for.
 
-    Words are read in any case. The name of a class is a word too, and so are those of earlier versions.
+    Words are read in any case, with modifiers in any order. The name of a class is a word too, and so are those of
+    earlier versions. Raises `ValueError` for a word that names no method, or has two modifiers for one setting.
     """
     if word.lower() == RECOMMENDED:
         # Similar tokens are merged in every block, compared by their hidden states (docs/results.md).
@@ -148,7 +152,9 @@ def named(word: str) -> NamedMethod:
     method = NamedMethod(entry.word, kind_of(entry))
     for modifier in given:
         method = method.plus(modifier)
-    return NamedMethod(canonical(method.word), method.kind, method.settings)
+    if len(method.settings) < len(given):
+        raise ValueError(f"{word}: two of its choices are for the same setting; name one of them")
+    return NamedMethod(word_of(method.at(1.0)), method.kind, method.settings)
 
 
 def canonical(word: str) -> str:
@@ -176,9 +182,10 @@ def word_of(method: Method) -> str:
     return canonical(method_named.word) if method_named.at(method.keep_rate) == method else str(method)
 
 
-def words(trained: bool = True) -> list[str]:
-    """Every word without modifiers. trained: with those of methods that need a training."""
-    return [RECOMMENDED, *(entry.word for entry in TABLE if trained or not entry.needs_training)]
+def words(trained: bool = True, but: Collection[str] = ()) -> list[str]:
+    """Every word without modifiers. trained: with those of methods that need a training. but: words to leave out."""
+    known = [RECOMMENDED, *(entry.word for entry in TABLE if trained or not entry.needs_training)]
+    return [word for word in known if word not in but]
 
 
 def compared() -> list[str]:

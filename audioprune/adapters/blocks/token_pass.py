@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -281,17 +281,16 @@ def _join(parts: list[Reduction], order: Tensor, count: int) -> Reduction:
         return torch.ones_like(part.tokens.patch, dtype=torch.float32)
 
     left = [part.tokens for part in parts]
+    per_token = {
+        each.name: stack(alike([getattr(tokens, each.name) for tokens in left], ones), each.metadata["filler"])
+        for each in fields(Tokens)
+        if "filler" in each.metadata
+    }
     full = [part.tokens.patch.new_full((len(part.kept),), part.tokens.count) for part in parts]
     lengths = [f if part.lengths is None else part.lengths for part, f in zip(parts, full, strict=True)]
     memory = left[0].memory and {k: stack([t.memory[k] for t in left if t.memory], 0.0) for k in left[0].memory}
     return Reduction(
-        tokens=Tokens(
-            stack([t.hidden for t in left], 0.0),
-            stack([t.patch for t in left], NO_PATCH),
-            stack(alike([t.size for t in left], ones), 0.0),
-            stack(alike([t.policy for t in left], ones), 0.0),
-            memory,
-        ),
+        tokens=Tokens(**per_token, memory=memory),
         kept=stack([part.kept for part in parts], -1),
         scores=stack([part.scores for part in parts], float("nan"), count),
         destination=stack(
