@@ -53,6 +53,10 @@ class BlockAdapter(Adapter):
         Raises `ValueError` if `samples` is missing, or given but not needed.
         """
 
+    def further_inputs(self, batch: int) -> dict[str, Tensor]:
+        """What the model's forward needs beside the clips, so that its work can be counted."""
+        return {}
+
     def check_method(self, method: MethodTraits) -> None:
         if not self.has_cls and method.needs & {"cls", "cls_heads"}:
             raise ValueError(

@@ -208,6 +208,10 @@ class TranscriberAdapter(WhisperAdapter):
             return PrunedCrossAttention
         return super().swap_of(module)
 
+    def further_inputs(self, batch: int) -> dict[str, Tensor]:
+        """The word with which a transcript begins."""
+        return {"decoder_input_ids": torch.full((batch, 1), self.encoder.config.decoder_start_token_id)}
+
     def check_method(self, method: MethodTraits) -> None:
         super().check_method(method)
         if method.learns:
