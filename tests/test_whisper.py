@@ -378,6 +378,17 @@ def test_rates_of_a_list(model) -> None:
     assert not handle.rates
 
 
+def test_recommended_needs_no_inputs(model) -> None:
+    assert ap.recommended(model) == ap.PaddingMerge()
+    method = ap.recommended(model, macs=0.7)
+    assert [type(part) for part in method.methods] == [ap.PaddingMerge, ap.AToMe]
+    unpruned = ap.macs(model)
+    for step, fits in ((0.0, True), (0.01, False)):
+        inside = method.methods[1]
+        with ap.prune(model, inside.with_keep_rate(inside.keep_rate + step)):
+            assert (ap.macs(model) <= 0.7 * unpruned) == fits
+
+
 @pytest.mark.parametrize("margin", [-1, 2.5, None])
 def test_margins_that_cannot_be(margin) -> None:
     with pytest.raises(ValueError, match="it is a number of tokens after the clip that stay, 0 or more"):

@@ -182,6 +182,7 @@ class PrunedWhisperModel(SwappedModel, WhisperModel):
 class TranscriberAdapter(WhisperAdapter):
     """Connects pruning to the encoder of a Whisper that has its decoder."""
 
+    is_decoded = True
     family = "Whisper (WhisperForConditionalGeneration, WhisperModel)"
     swaps: ClassVar = {
         WhisperEncoderLayer: PrunedWhisperLayer,

@@ -109,9 +109,8 @@ def convolve(encoder: Any, features: Tensor) -> Tensor:
             f"input_features are {tuple(features.shape)}, but this model takes (batch, "
             f"{encoder.config.num_mel_bins}, {frames}); use the feature extractor that belongs to it"
         )
-    sound = frames - int(constant_tail(features.transpose(1, 2)).sum(dim=1).min())
     # Frames that the convolutions of the sound reach into, and those of the end.
-    begin, end = min(frames, sound + sound % 2 + EDGE), frames - EDGE
+    begin, end = min(frames, _sound_of(features) + EDGE), frames - EDGE
     short = features if begin >= end else torch.cat((features[..., :begin], features[..., end:]), dim=2)
     tokens = F.gelu(encoder.conv2(F.gelu(encoder.conv1(short)))).transpose(1, 2)
     if begin >= end:
@@ -119,6 +118,14 @@ def convolve(encoder: Any, features: Tensor) -> Tensor:
     place = torch.arange(frames // FRAMES_PER_TOKEN, device=tokens.device)
     first, last = begin // FRAMES_PER_TOKEN - 1, end // FRAMES_PER_TOKEN
     return tokens[:, torch.where(place < last, place.clamp_max(first), place - last + first + 1)]
+
+
+def _sound_of(features: Tensor) -> int:
+    """Frames before the padding of the longest clip, rounded up to whole tokens."""
+    if features.is_meta or torch.compiler.is_compiling():  # a graph does not look at the sound
+        return features.shape[-1]
+    frames = features.shape[-1] - int(constant_tail(features.transpose(1, 2)).sum(dim=1).min())
+    return frames + frames % FRAMES_PER_TOKEN
 
 
 @register_adapter
