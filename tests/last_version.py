@@ -35,8 +35,8 @@ from audioprune.data import ClipRow, read
 from audioprune.lm.evaluate import Evaluation
 from audioprune.lm.items import Benchmark, Item
 from audioprune.lm.settings import Setting
+from audioprune.result_log import run as tag_all
 from audioprune.tagging.bulk import open_log
-from audioprune.tagging.tagger import run as tag_all
 from audioprune.training import sweep
 from audioprune.training.recipe import read_recipe
 

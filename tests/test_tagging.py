@@ -15,7 +15,9 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.tagging.tagger import ResultLog, ResultLogError, Tagger, find_clips, run
+from audioprune.audio.files import find_clips
+from audioprune.result_log import ResultLog, ResultLogError, run
+from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
 from .families import audiomae

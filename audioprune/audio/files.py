@@ -90,6 +90,28 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
     )
 
 
+def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Sound files, each once, and files in folders that were skipped because of their names.
+
+    A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
+    `FileNotFoundError` if a source does not exist.
+    """
+    clips: dict[str, Path] = {}
+    skipped: list[Path] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        if not source.is_dir():
+            clips.setdefault(os.path.abspath(source), source)
+            continue
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            if path.suffix.lower() in EXTENSIONS:
+                clips.setdefault(os.path.abspath(path), path)
+            else:
+                skipped.append(path)
+    return list(clips.values()), skipped
+
+
 def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
     """Decode a path or a binary file object, like `load_audio`.
 

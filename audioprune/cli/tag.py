@@ -81,8 +81,9 @@ def tag(
     _check_engine(engine, workers, address)
     from ..core.pruning import prune
     from ..core.settings import describe
+    from ..result_log import run
     from ..tagging.bulk import find_sounds, open_log
-    from ..tagging.tagger import Tagger, run
+    from ..tagging.tagger import Tagger
 
     clips, passed = find_sounds(sources, result_file)
     if not clips:

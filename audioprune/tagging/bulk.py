@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .tagger import Log, ResultLog, Row, Sound, find_clips, key
+from ..audio.files import find_clips
+from ..files import Row
+from ..result_log import Log, ResultLog, Sound, key
 
 JSON_LINES, PARQUET = ".jsonl", ".parquet"
 

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..audio.files import AudioError, Clip, decode, load_audio
-from ..files import DRAFT, check_same, draft
-from .tagger import ResultLog, ResultLogError, Row, Sound, key
+from ..files import DRAFT, Row, check_same, draft
+from ..result_log import ResultLog, ResultLogError, Sound, key
 
 UNREADABLE = (OSError, pa.ArrowException)
 """Errors that pyarrow raises for a damaged file."""
