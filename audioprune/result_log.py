@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from .audio.files import Clip
 from .files import Journal, Row, check_same
@@ -105,7 +105,7 @@ class Log(Protocol):
 
 
 def run(
-    engine: Callable[[list[Path | Sound]], Iterable[Row]],
+    engine: Callable[[list[Any]], Iterable[Row]],
     sounds: Sequence[Path | Sound],
     log: Log | None,
     report: Callable[[Row], None] = lambda row: None,

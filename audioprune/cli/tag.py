@@ -149,16 +149,16 @@ def _check_engine(engine: str, workers: int | None, address: str | None) -> None
 
 def _line(row: dict[str, Any]) -> Text:
     if "error" in row:
-        return Text(_printable(row["error"]), style="red")
+        return Text(printable(row["error"]), style="red")
     labels = ", ".join(f"{item['label']} {item['score']:.2f}" for item in row["labels"])
-    return Text.assemble(_printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
+    return Text.assemble(printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
 
 
 def count(clips: int) -> str:
     return f"{clips} clip" if clips == 1 else f"{clips} clips"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """For a terminal, one line of valid Unicode: names of files may be neither."""
     return "⏎".join(text.encode(errors="replace").decode().splitlines())
 
