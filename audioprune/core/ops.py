@@ -241,6 +241,33 @@ def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(real, order, -1), lengths
 
 
+def last_true(mask: Tensor) -> Tensor:
+    """(batch, n) booleans → (batch, n), position of the last true one at or before each; 0 if there is none."""
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return torch.where(mask, places, 0).cummax(dim=1).values
+
+
+def place_in_run(mask: Tensor, row: Tensor) -> Tensor:
+    """Place of each true one among the true ones right before it in its row, from 0; negative numbers for others.
+
+    mask: (batch, n) booleans, row: (batch, n), both row by row → (batch, n).
+    """
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(row)
+    return torch.where(mask, places - last_true(_begins_run(mask, row)), -1)
+
+
+def length_of_run(mask: Tensor, row: Tensor) -> Tensor:
+    """Number of true ones in the run that each true one is in, 0 for others. Arguments as in `place_in_run`."""
+    run = _begins_run(mask, row).cumsum(dim=1)
+    counts = run.new_zeros(run.shape[0], run.shape[1] + 1).scatter_add(1, run, mask.long())
+    return torch.where(mask, counts.gather(1, run), 0)
+
+
+def _begins_run(mask: Tensor, row: Tensor) -> Tensor:
+    goes_on = torch.nn.functional.pad(mask[:, :-1] & (row[:, 1:] == row[:, :-1]), (1, 0))
+    return mask & ~goes_on
+
+
 def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:
     """(batch, n) booleans: the tokens that k evenly spaced quantiles of the scores' distribution fall on.
 
