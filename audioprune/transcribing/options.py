@@ -40,19 +40,16 @@ class Options:
     def for_model(self, parts: WhisperParts) -> Self:
         """The same with the language as a code. Raises `ValueError` for what the model cannot do."""
         self._check_times(parts)
+        code = None if self.language is None else TO_LANGUAGE_CODE.get(self.language.lower(), self.language.lower())
         if not parts.is_multilingual:
-            if self.task != "transcribe" or self.language not in (None, "en", "english"):
+            if self.task != "transcribe" or code not in (None, "en"):
                 asked = f"language {self.language}" if self.task == "transcribe" else f"task {self.task}"
                 raise ValueError(
                     f"{asked}: {parts.source} knows English only; leave it out, or take a multilingual model such as "
                     "openai/whisper-base"
                 )
             return replace(self, language=None)
-        if self.language is None:
-            return self
-        code = self.language.lower()
-        code = TO_LANGUAGE_CODE.get(code, code)
-        if code not in parts.languages:
+        if code is not None and code not in parts.languages:
             raise ValueError(
                 f"language is {self.language!r}; {parts.source} knows {', '.join(sorted(parts.languages)) or 'none'}"
             )

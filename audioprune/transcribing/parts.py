@@ -70,6 +70,8 @@ class WhisperParts:
         path = resolve(source)
         if isinstance(path, Path) and path.is_file():
             raise CheckpointError(f"{source}: a file; give the folder or hub id of {TAKES}")
+        if isinstance(path, Path) and not (path / "config.json").exists():
+            raise CheckpointError(f"{source}: no config.json in this folder; give the folder or hub id of {TAKES}")
         try:
             raw, _ = PreTrainedConfig.get_config_dict(path)
             _check_kind(source, raw)

@@ -136,7 +136,9 @@ class Recognizer:
             encoded = self.model.get_encoder()(features, attention_mask=mask)
             languages = self._detect(encoder_outputs=encoded)
             given = {"encoder_outputs": encoded, "attention_mask": mask}
-        tokens = self.model.generate(**given, **self._asked(languages, len(features)), return_timestamps=False)
+        # One pass: a model that tells a time though it was asked for none would be sent back to hear the rest again.
+        once = {"return_timestamps": False, "force_unique_generate_call": True}
+        tokens = self.model.generate(**given, **self._asked(languages, len(features)), **once)
         texts = self.parts.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [
             Transcript(text.strip(), language=language)
