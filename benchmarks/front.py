@@ -16,7 +16,7 @@ from transformers import ASTFeatureExtractor
 import audioprune as ap
 from audioprune.attention.packing import available, pack
 from audioprune.audio.features import LogMel
-from audioprune.audio.files import find_clips
+from audioprune.bulk.sounds import find_clips
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 from audioprune.models.loading import load
 from audioprune.tagging.tagger import Tagger

@@ -15,8 +15,9 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.audio.files import find_clips
-from audioprune.result_log import ResultLog, ResultLogError, run
+from audioprune.bulk.log import ResultLog, ResultLogError
+from audioprune.bulk.run import run
+from audioprune.bulk.sounds import find_clips
 from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,8 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 import audioprune as ap
+from audioprune.bulk.log import ResultLogError
 from audioprune.models.weights import CheckpointError
-from audioprune.result_log import ResultLogError
 from audioprune.transcribing import transcriber as rows_of
 from audioprune.transcribing.differences import differences
 from audioprune.transcribing.options import Options
@@ -31,6 +33,7 @@ from audioprune.transcribing.transcriber import InMemory, Transcriber
 
 from .conftest import tone
 from .families import ast, whisper
+from .test_nothing_to_do import CODE, NOT_NEEDED
 from .transcribers import LANGUAGES, SECONDS, save
 
 REAL = os.environ.get("AUDIOPRUNE_WHISPER", "")
@@ -483,13 +486,32 @@ def test_the_command_and_again(run, english, calls) -> None:
     assert "begun with timestamps='word' (not 'segment')" in err
 
 
-def test_a_finished_run_loads_no_weights(run, english, calls, monkeypatch) -> None:
-    words = ("transcribe", calls / "0.wav", "--model", english, "--method", "tome", "--out", "a.txt")
+@pytest.mark.parametrize("out", [("a.txt",), ("subs/", "--format", "srt"), ("a.jsonl",)])
+def test_a_finished_run_imports_no_pytorch(run, english, calls, out: tuple[str, ...]) -> None:
+    words = ("transcribe", calls / "0.wav", "--model", english, "--out", *out)
     assert run(*words)[0] == 0
+    code = CODE.format(names=(*NOT_NEEDED, "numpy"))
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+    assert "0 files done, 1 were done before" in done.stderr
+
+
+def test_a_finished_run_loads_no_weights_for_other_words(run, english, calls, monkeypatch) -> None:
+    words = ("transcribe", calls / "0.wav", "--model", english, "--out", "a.txt", "--method")
+    assert run(*words, "recommended")[0] == 0
     monkeypatch.setattr(WhisperParts, "load", lambda *_: pytest.fail("loaded"))
-    code, _, err = run(*words)
-    assert code == 0
-    assert "1 were done before" in err
+    assert "1 were done before" in run(*words, "padding")[2]
+    assert "begun with" in run(*words, "tome")[2]
+
+
+def test_the_recommended_method_and_a_rate_of_the_sound(run, english, calls) -> None:
+    words = ("transcribe", calls / "0.wav", "--model", english, "--out")
+    assert "Pruned by PaddingMerge(0.04)" in run(*words, "a.jsonl")[2]
+    assert rows_in(Path("a.jsonl"))[0]["setting"]["keep_rate"] == 0.04
+    code, _, err = run(*words, "b.jsonl", "--keep-rate", "0.9")
+    assert code == 0, err
+    method = rows_in(Path("b.jsonl"))[0]["setting"]["method"]
+    assert [(one["method"], one["keep_rate"]) for one in method] == [("PaddingMerge", 0.04), ("AToMe", 0.9)]
 
 
 def test_pruned_beside_unpruned(run, multilingual, calls) -> None:

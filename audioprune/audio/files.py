@@ -31,12 +31,6 @@ MOST_PEAK = 64.0
 """Greatest accepted sample of a sound in [-1, 1]: 36 dB over full scale. Whole numbers that were converted to floats
 without scaling are far above."""
 
-_DECODED = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-# libsndfile cannot decode these. They are still listed, so that each gets an error with a remedy.
-_REFUSED = {".m4a", ".aac", ".wma", ".amr", ".ape"}
-EXTENSIONS = frozenset(_DECODED | _REFUSED)
-"""Suffixes of sounds in a searched folder. A file that is named explicitly is always tried."""
-
 
 class AudioError(ValueError):
     """A sound that cannot be used. The message names the file and the remedy."""
@@ -93,28 +87,6 @@ def load_audio(
         sample_rate=sample_rate,
         start_seconds=start_seconds,
     )
-
-
-def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Sound files, each once, and files in folders that were skipped because of their names.
-
-    A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
-    `FileNotFoundError` if a source does not exist.
-    """
-    clips: dict[str, Path] = {}
-    skipped: list[Path] = []
-    for source in map(Path, sources):
-        if not source.exists():
-            raise FileNotFoundError(f"{source}: no such file or folder")
-        if not source.is_dir():
-            clips.setdefault(os.path.abspath(source), source)
-            continue
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            if path.suffix.lower() in EXTENSIONS:
-                clips.setdefault(os.path.abspath(path), path)
-            else:
-                skipped.append(path)
-    return list(clips.values()), skipped
 
 
 def decode(

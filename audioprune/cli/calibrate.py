@@ -87,7 +87,7 @@ def calibrate(
     Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
     A run that is stopped goes on with the same command.
     """
-    from ..audio.files import find_clips
+    from ..bulk.sounds import find_clips
     from ..calibration import calibrate as choose
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.text import Text
 
+from .. import __version__
 from ..methods import names
 from . import options as o
 from .console import err, out, progress
-from .tag import printable
+from .tag import ALWAYS_THERE, printable
 
 if TYPE_CHECKING:
+    from ..bulk.log import ResultLog
     from ..methods import Method
     from ..transcribing.outputs import Output
     from ..transcribing.parts import WhisperParts
@@ -56,7 +58,8 @@ def transcribe(
         str | None,
         typer.Option(
             help="Share of tokens that stays at each pruned layer, in (0, 1]; several with commas are one a layer. "
-            "[default: the method's own]",
+            "With recommended, neighbours in time are merged too. [default: the method's own; recommended then merges "
+            "padding alone, so what becomes faster is clips that do not fill 30 s]",
             show_default=False,
         ),
     ] = None,
@@ -118,41 +121,58 @@ def transcribe(
     exit code 1. Rows of .srt, .vtt and .txt are kept beside them, in a hidden .NAME.jsonl, or in _rows.jsonl of a
     folder. A file that is there already and was not written by this command is never replaced.
     """
-    from ..audio.files import find_clips
-    from ..core.settings import describe
-    from ..result_log import run
-    from ..transcribing.options import Options
-    from ..transcribing.outputs import choose_output, open_output
-    from ..transcribing.parts import WhisperParts
-    from ..transcribing.recognizer import Recognizer
-    from ..transcribing.transcriber import Transcriber
+    from ..bulk.asked import asked_for
+    from ..bulk.sounds import find_clips
+    from ..transcribing.outputs import choose_output, open_output, reopen_output
 
     if form is not None and result is None:
         raise ValueError("--format is for --out: give a folder for the files")
     output = None if result is None else choose_output(result, form)
-    asked = Options(language, task, _times(timestamps, output), beams)
+    times = _times(timestamps, output)
     sounds = find_clips(sources)[0]
     if not sounds:
         raise FileNotFoundError(
             f"no sound files in {', '.join(map(str, sources))}; in folders they are found by their names (.wav, .mp3 …)"
         )
-    o.quiet()
-    place, kind = o.pick_device(device), o.parse_dtype(dtype)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    parts = WhisperParts.read(model)
-    options, chosen = asked.for_model(parts), _choose(method, keep_rate, model, parts)
-    if compare and chosen is None:
-        raise ValueError("--compare is with a pruned model; give a --method")
-    setting = {"model": model, **describe(chosen), **vars(options), "dtype": dtype, "compare": compare}
+    words = {"keep_rate": keep_rate, "language": language, "task": task, "timestamps": times, "beams": beams}
+    asked = asked_for(model, method, **words, dtype=dtype, compare=compare, version=__version__)
     with ExitStack() as stack:
-        log = None if output is None else stack.enter_context(open_output(output, setting, sounds, sources))
+        log = None
+        if output is not None and device in ALWAYS_THERE:
+            log = reopen_output(output, asked, sounds, sources)
+        if log is not None:
+            stack.enter_context(log)
+            _finish_if_done(log, sounds, output)
+
+        # Takes seconds to import, so it waits until there is something to do.
+        from ..bulk.log import ResultLogError
+        from ..bulk.run import run
+        from ..core.settings import describe
+        from ..files import check_same
+        from ..transcribing.options import Options
+        from ..transcribing.parts import WhisperParts
+        from ..transcribing.recognizer import Recognizer
+        from ..transcribing.transcriber import Transcriber
+
+        wanted = Options(language, task, times, beams)
+        o.quiet()
+        place, kind = o.pick_device(device), o.parse_dtype(dtype)
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        parts = WhisperParts.read(model)
+        options, chosen = wanted.for_model(parts), _choose(method, keep_rate, model, parts)
+        if compare and chosen is None:
+            raise ValueError("--compare is with a pruned model; give a --method")
+        setting = {"model": model, **describe(chosen), **vars(options), "dtype": dtype, "compare": compare}
+        if output is not None:
+            if log is None:
+                log = stack.enter_context(open_output(output, setting, sounds, sources, asked))
+            check_same(output.path, log.setting, setting, ResultLogError)
+            _finish_if_done(log, sounds, output)
         todo = len(sounds) if log is None else sum(not log.is_done(sound) for sound in sounds)
         before = len(sounds) - todo
-        if log is not None and not todo:
-            _finish(0, before, log.failures(sounds), output)
         recognizer = Recognizer(parts.load(place, kind), parts, options)
         err.print("Not pruned" if chosen is None else f"Pruned by {chosen}", soft_wrap=True)
         bar = stack.enter_context(progress("files"))
@@ -194,6 +214,13 @@ def _choose(method: str | None, keep_rate: str | None, model: str, parts: Whispe
             raise ValueError(f"--method {method} prunes nothing, so it takes no --keep-rate")
         return None
     name = method or o.saved_pruning(model) or names.RECOMMENDED
+    if name.lower() == names.RECOMMENDED and keep_rate is not None:
+        # The padding has its own rate; this one is of the sound.
+        from ..core.recommend import NEIGHBOURS
+        from ..methods import PaddingMerge
+        from ..methods.chain import Chain
+
+        return Chain.of([PaddingMerge(), NEIGHBOURS.with_keep_rate(o.parse_rates(keep_rate))])
     return o.choose_method(name, keep_rate).for_model(parts.skeleton())
 
 
@@ -267,6 +294,12 @@ def _lines(row: dict[str, Any], named: bool) -> list[Text]:
 
 def files(number: int) -> str:
     return f"{number} file" if number == 1 else f"{number} files"
+
+
+def _finish_if_done(log: ResultLog, sounds: list[Path], output: Output | None) -> None:
+    """Leave if every sound has a row."""
+    if all(log.is_done(sound) for sound in sounds):
+        _finish(0, len(sounds), log.failures(sounds), output)
 
 
 def _finish(written: int, before: int, failures: int, output: Output | None) -> NoReturn:

@@ -59,7 +59,7 @@ class PaddingMerge(Method):
             return Reduction(tokens, torch.arange(tokens.count, device=order.device).expand_as(order), scores)
         stays = torch.zeros_like(begins).scatter(1, order, begins)
         holder = torch.zeros_like(order).scatter(1, order, order.gather(1, ops.last_true(begins)))
-        return join_ragged(tokens, stays, holder, scores)
+        return join_ragged(tokens, stays, holder, scores, mean=False)
 
     def _begins(self, padding: Tensor, row: Tensor, keep_rate: float) -> Tensor:
         """(batch, n) booleans, in time order, row by row: whether a token stays; those after it join it.

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ..audio.features import LogMel
 from ..audio.files import AudioError, Clip, decode_ahead, load_audio
+from ..bulk.sounds import Sound, key
 from ..files import Row
-from ..result_log import Sound, key
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Where transcripts are written: JSON Lines, one subtitle file a sound, or one table of texts.
+"""Where transcripts are written: JSON Lines, one subtitle file a sound, or one table of texts. Imports no PyTorch.
 
 Whatever the form, rows are first appended to a file of JSON Lines. It says what is done and with which settings; the
 others are written from it, whole or not at all.
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ..bulk.asked import Asked
+from ..bulk.log import ResultLog, ResultLogError, begun
 from ..files import Row, write_bytes
-from ..result_log import ResultLog, ResultLogError
 from .subtitles import FORMATS, table
 
 JOURNAL = "_rows.jsonl"
@@ -65,7 +66,13 @@ def choose_output(out: str, form: str | None = None) -> Output:
     return Output(path, suffix, False)
 
 
-def open_output(output: Output, setting: Row, sounds: Sequence[Path], sources: Sequence[Path] = ()) -> ResultLog:
+def open_output(
+    output: Output,
+    setting: Row,
+    sounds: Sequence[Path],
+    sources: Sequence[Path] = (),
+    asked: Asked | None = None,
+) -> ResultLog:
     """Open what an `Output` names.
 
     Args:
@@ -73,29 +80,43 @@ def open_output(output: Output, setting: Row, sounds: Sequence[Path], sources: S
         setting: all that decides about a text; what was begun with another is refused.
         sounds: all sounds of the run.
         sources: the files and folders that were named. A folder's subfolders are made anew in a folder of results.
+        asked: the words of which the setting came.
 
     Raises `ValueError` if the form cannot hold these sounds, and `ResultLogError` if a file is in the way that this
     command did not write.
     """
     if output.kind == "jsonl":
-        return ResultLog(output.path, setting)
+        return ResultLog(output.path, setting, asked)
     if output.is_folder:
-        return FolderLog(output, setting, names_of(sounds, sources, output.kind))
+        return FolderLog(output, setting, names_of(sounds, sources, output.kind), asked)
     if len(sounds) > 1 and output.needs_times:
         raise ValueError(
             f"{output.path} would hold the times of one recording, and there are {len(sounds)}; give a folder, such "
             f"as --out subtitles/ --format {output.kind}"
         )
-    return TextLog(output, setting, sounds)
+    return TextLog(output, setting, sounds, asked)
+
+
+def reopen_output(
+    output: Output, asked: Asked | None, sounds: Sequence[Path], sources: Sequence[Path] = ()
+) -> ResultLog | None:
+    """Open results before the model is loaded, with the setting in them; None if another may be asked for now.
+
+    The setting is trusted only if it came of the same words and files.
+    """
+    found = begun(output.journal)
+    if asked is None or found is None or asked.mark(found[0]) != found[1]:
+        return None
+    return open_output(output, found[0], sounds, sources, asked)
 
 
 class FolderLog(ResultLog):
     """A folder with a file for each sound. names: by the sounds' paths, relative to the folder."""
 
-    def __init__(self, output: Output, setting: Row, names: Mapping[str, Path]) -> None:
+    def __init__(self, output: Output, setting: Row, names: Mapping[str, Path], asked: Asked | None) -> None:
         self._output, self._names = output, names
         self._ours: set[str] = set()
-        super().__init__(output.journal, setting)
+        super().__init__(output.journal, setting, asked)
         for path, name in names.items():
             if path not in self._ours and (output.path / name).exists():
                 self._journal.close()
@@ -113,14 +134,14 @@ class FolderLog(ResultLog):
 class TextLog(ResultLog):
     """One file: of one sound in any form, or a table of the texts of many, in the order of the sounds."""
 
-    def __init__(self, output: Output, setting: Row, sounds: Sequence[Path]) -> None:
+    def __init__(self, output: Output, setting: Row, sounds: Sequence[Path], asked: Asked | None) -> None:
         self._output = output
         self._rows: dict[str, Row] = {os.path.abspath(sound): {} for sound in sounds}
         self._is_table = len(sounds) > 1
         self._is_new = False
         if output.path.exists() and not output.journal.exists():
             raise _in_the_way(output.path)
-        super().__init__(output.journal, setting)
+        super().__init__(output.journal, setting, asked)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         super().__exit__(kind, error, tb)

@@ -17,7 +17,8 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from ..models.loading import is_language_model, resolve
+from ..models.loading import is_language_model
+from ..models.sources import resolve
 from ..models.weights import CheckpointError, check_keys
 
 TAKES = "a Whisper with its decoder (WhisperForConditionalGeneration), such as openai/whisper-base"

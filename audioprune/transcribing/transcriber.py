@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from ..audio.files import MIN_SECONDS, SAMPLE_RATE, AudioError, Clip, decode_ahead, find_clips, load_audio
+from ..audio.files import MIN_SECONDS, SAMPLE_RATE, AudioError, Clip, decode_ahead, load_audio
 from ..audio.waveforms import is_one, waveform_of
+from ..bulk.sounds import find_clips, key
 from ..core.pruning import prune
 from ..files import Row
 from ..methods import Method
-from ..result_log import key
 from .differences import differences
 from .options import Options
 from .parts import WhisperParts

@@ -1,34 +1,21 @@
-"""Rows of results of many sounds: a file of them that survives a kill, and the run that fills it."""
+"""Results written one by one, and resuming after a kill. Imports no PyTorch."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from .audio.files import Clip
-from .files import Journal, Row, check_same
+from ..files import Journal, Row, check_same
+from .asked import Asked
+from .sounds import Sound, key
 
 ROW_START = b'{"path": '
 """Beginning of every row. An incomplete last line must begin with it too."""
-
-
-class Sound(Protocol):
-    """A sound without its own file, such as a row of a table. `str()` gives its name in messages."""
-
-    @property
-    def key(self) -> str:
-        """Value of `path` in its row, unique in a run."""
-
-    def load(self, max_seconds: float) -> Clip:
-        """Decode the beginning. Raises `AudioError` if this is not possible."""
-
-
-def key(sound: Path | Sound) -> str:
-    """Value of `path` in a sound's row: absolute for a file, so that a run can resume from another folder."""
-    return os.path.abspath(sound) if isinstance(sound, Path) else sound.key
+ASKED = "asked"
+"""Key of the mark of what was asked for."""
 
 
 class ResultLogError(ValueError):
@@ -40,10 +27,13 @@ class ResultLog:
 
     Every row contains the run's `setting`. A file with another setting is refused, so that a file never mixes two
     models or two keep rates. If a kill left an incomplete last line, it is cut off, and its clip is done again.
+
+    Every row also contains the mark of what was asked for (`asked`), if that is known. Nothing is refused by it.
     """
 
-    def __init__(self, path: Path, setting: Row) -> None:
+    def __init__(self, path: Path, setting: Row, asked: Asked | None = None) -> None:
         self.path, self.setting = path, setting
+        self._about: Row = {"setting": setting} | ({} if asked is None else {ASKED: asked.mark(setting)})
         self._failed: dict[str, bool] = {}
         self._journal = Journal(path, ResultLogError, "a row of results", ROW_START)
         try:
@@ -70,7 +60,7 @@ class ResultLog:
 
     def write(self, row: Row) -> None:
         """Append a row in one write. It is on disk when this returns."""
-        self._journal.append([{**row, "setting": self.setting}])
+        self._journal.append([{**row, **self._about}])
         self._count(row)
 
     def clear(self) -> None:
@@ -88,8 +78,22 @@ class ResultLog:
         self._count(row)
 
 
+def begun(path: Path) -> tuple[Row, str] | None:
+    """Setting and mark of the first row of a file; None if it has none, or if it cannot be read."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        return None
+    try:
+        with open(path, "rb") as file:
+            row = json.loads(file.readline())
+        return row["setting"], row[ASKED]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # told by `ResultLog`, which opens it later
+        return None
+
+
 class Log(Protocol):
     """Output of a run: `ResultLog`, or another file that can be resumed."""
+
+    setting: Row
 
     def __enter__(self) -> Self: ...
 
@@ -102,30 +106,3 @@ class Log(Protocol):
     def failures(self, sounds: Iterable[Path | Sound]) -> int: ...
 
     def write(self, row: Row) -> None: ...
-
-
-def run(
-    engine: Callable[[list[Any]], Iterable[Row]],
-    sounds: Sequence[Path | Sound],
-    log: Log | None,
-    report: Callable[[Row], None] = lambda row: None,
-) -> tuple[int, int]:
-    """Make the rows of the sounds that are not in the log yet.
-
-    Args:
-        engine: a `Tagger`, or another that gives one row per sound, in any order.
-        sounds: all sounds.
-        log: log of the results, or None.
-        report: called with each row.
-
-    Returns the number of rows written, and the number of all failures, with earlier ones.
-    """
-    todo = [sound for sound in sounds if log is None or not log.is_done(sound)]
-    written = failures = 0
-    for row in engine(todo):
-        if log is not None:
-            log.write(row)
-        written += 1
-        failures += "error" in row
-        report(row)
-    return written, failures if log is None else log.failures(sounds)
