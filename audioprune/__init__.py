@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import VisionZip as VisionZip
     from .models.loading import load_features as load_features
     from .models.weights import CheckpointError as CheckpointError
+    from .transcribing.transcriber import transcribe as transcribe
 
 __version__ = "0.1.0"
 
@@ -89,6 +90,7 @@ _MODULES = {
     "UntrainedError": "methods",
     "load_features": "models.loading",
     "CheckpointError": "models.weights",
+    "transcribe": "transcribing.transcriber",
 }
 """Public name → the module that it is in."""
 _MODULES |= {entry.kind: "methods" for entry in _names.TABLE}

@@ -16,9 +16,9 @@ from transformers import ASTFeatureExtractor
 import audioprune as ap
 from audioprune.attention.packing import available, pack
 from audioprune.audio.features import LogMel
+from audioprune.bulk.sounds import find_clips
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 from audioprune.models.loading import load
-from audioprune.tagging.sounds import find_clips
 from audioprune.tagging.tagger import Tagger
 
 from .turns import Contender, race, ratio

@@ -28,6 +28,7 @@ import audioprune as ap
 from audioprune.analysis import models as analysed
 from audioprune.analysis import run as analysis_run
 from audioprune.audio.features import LogMel
+from audioprune.bulk.run import run as tag_all
 from audioprune.calibration import run as calibration_run
 from audioprune.calibration.costs import Costs
 from audioprune.core.settings import describe
@@ -36,7 +37,6 @@ from audioprune.lm.evaluate import Evaluation
 from audioprune.lm.items import Benchmark, Item
 from audioprune.lm.settings import Setting
 from audioprune.tagging.bulk import open_log
-from audioprune.tagging.tagger import run as tag_all
 from audioprune.training import sweep
 from audioprune.training.recipe import read_recipe
 

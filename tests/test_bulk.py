@@ -14,11 +14,12 @@ import pytest
 import soundfile
 
 import audioprune as ap
+from audioprune.bulk.log import ResultLogError
+from audioprune.bulk.run import run
+from audioprune.bulk.sounds import key
 from audioprune.files import DRAFT
 from audioprune.tagging.bulk import find_sounds, open_log
-from audioprune.tagging.log import ResultLogError
-from audioprune.tagging.sounds import key
-from audioprune.tagging.tagger import Tagger, run
+from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
 
@@ -236,7 +237,7 @@ class Killed(BaseException):
     [
         "audioprune.tagging.bulk_parquet.pq.write_table",
         "audioprune.files.os.replace",
-        "audioprune.tagging.log.ResultLog.clear",
+        "audioprune.bulk.log.ResultLog.clear",
     ],
 )
 def test_a_kill_while_a_part_is_written_loses_and_doubles_nothing(tagger, tmp_path, monkeypatch, moment: str) -> None:

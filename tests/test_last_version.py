@@ -14,10 +14,10 @@ import torch
 import audioprune as ap
 from audioprune.analysis.run import write_answers
 from audioprune.analysis.state import StateError
+from audioprune.bulk.log import ResultLogError
 from audioprune.calibration.disagreement import Hearing
 from audioprune.core.settings import describe
 from audioprune.lm.answer_log import AnswersError
-from audioprune.tagging.log import ResultLogError
 from audioprune.training import sweep
 from audioprune.training.evaluation_table import finished, summarize
 

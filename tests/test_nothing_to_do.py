@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from audioprune.bulk.asked import asked_for
 from audioprune.cli import options
-from audioprune.tagging.asked import asked_for
 
 from .families import audiomae
 

@@ -48,6 +48,7 @@ def run(code: str) -> list[str]:
         "--help",
         "--version",
         "tag --help",
+        "transcribe --help",
         "calibrate --help",
         "train --help",
         "ask --help",

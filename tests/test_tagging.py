@@ -15,9 +15,10 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.tagging.log import ResultLog, ResultLogError
-from audioprune.tagging.sounds import find_clips
-from audioprune.tagging.tagger import Tagger, run
+from audioprune.bulk.log import ResultLog, ResultLogError
+from audioprune.bulk.run import run
+from audioprune.bulk.sounds import find_clips
+from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
 from .families import audiomae

@@ -59,11 +59,13 @@ class Clip:
         return float(np.abs(self.waveform - self.waveform.mean()).max()) <= SILENCE
 
 
-def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
+def load_audio(
+    path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE, start_seconds: float = 0.0
+) -> Clip:
     """Decode WAV, FLAC, OGG, MP3 … into a mono waveform.
 
-    Channels are averaged, and the rate is converted with soxr's high quality. Of a file longer than `max_seconds`,
-    only the beginning is decoded, so a two-hour recording costs only its first window.
+    Channels are averaged, and the rate is converted with soxr's high quality. Only `max_seconds` from `start_seconds`
+    on are decoded, so a two-hour recording costs only its first window.
 
     Raises `AudioError` if the file is missing, empty, not audio, or shorter than `MIN_SECONDS`, or contains NaN or
     infinite samples. Raises `TypeError` if the input is not a path.
@@ -78,13 +80,23 @@ def load_audio(path: str | Path, *, max_seconds: float | None = None, sample_rat
         raise AudioError(f"{path}: the file is empty (0 bytes); record or copy it again")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path}: may not be read; change its permissions (chmod u+r)")
-    # Bytes, because a name may not be valid Unicode.
     return decode(
-        os.fsencode(path) if os.name == "posix" else path, str(path), max_seconds=max_seconds, sample_rate=sample_rate
+        os.fsencode(path) if os.name == "posix" else path,  # bytes, because a name may not be valid Unicode
+        str(path),
+        max_seconds=max_seconds,
+        sample_rate=sample_rate,
+        start_seconds=start_seconds,
     )
 
 
-def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE) -> Clip:
+def decode(
+    source: Any,
+    name: str,
+    *,
+    max_seconds: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    start_seconds: float = 0.0,
+) -> Clip:
     """Decode a path or a binary file object, like `load_audio`.
 
     Args:
@@ -92,6 +104,7 @@ def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_r
         name: name of the sound in messages.
         max_seconds: only so much is decoded; None decodes everything.
         sample_rate: rate of the waveform in hertz.
+        start_seconds: where decoding begins; `AudioError` if the sound ends before.
 
     Raises `AudioError` if the source is not audio, is shorter than `MIN_SECONDS`, or contains NaN or infinite samples.
     """
@@ -99,6 +112,8 @@ def decode(source: Any, name: str, *, max_seconds: float | None = None, sample_r
         with soundfile.SoundFile(source) as file:
             rate, seconds = file.samplerate, file.frames / file.samplerate
             frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
+            if start_seconds:
+                file.seek(min(round(start_seconds * rate), file.frames))
             samples = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise undecodable(name, error) from error

@@ -78,7 +78,7 @@ def batch_of(
             return _check_batch(batch, lengths)
         known = [batch.shape[1]] * len(batch) if lengths is None else lengths.tolist()
         sounds = [row[:length] for row, length in zip(batch, known, strict=True)]
-    elif _is_one(sounds):
+    elif is_one(sounds):
         sounds = [sounds]
     listed = list(sounds)
     if not listed:
@@ -88,7 +88,7 @@ def batch_of(
     return nn.utils.rnn.pad_sequence(rows, batch_first=True), row_lengths
 
 
-def _is_one(sounds: Any) -> bool:
+def is_one(sounds: Any) -> bool:
     """Whether the input is one sound, not a sequence of sounds. A list of numbers is one sound."""
     if isinstance(sounds, Clip | Mapping | str | Path) or hasattr(sounds, "get_all_samples"):
         return True

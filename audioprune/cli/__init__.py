@@ -28,6 +28,7 @@ from .export import export
 from .tables import evaluate, sweep
 from .tag import tag
 from .training import pretrain, recipes, train
+from .transcribe import transcribe
 
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
 """What the library raises where the caller can mend it; with AUDIOPRUNE_DEBUG set the traceback is shown too."""
@@ -64,6 +65,7 @@ app = typer.Typer(
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "tag": tag, "explain": explain, "doctor": doctor},
+    "Speech": {"transcribe": transcribe},
     "Choose": {"calibrate": calibrate, "bench": bench, "compare": compare},
     "Serve and export": {"app": page, "export": export, "convert": convert},
     "Audio-language models": {"ask": ask, "eval-lm": eval_lm},

@@ -87,11 +87,11 @@ def calibrate(
     Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
     A run that is stopped goes on with the same command.
     """
+    from ..bulk.sounds import find_clips
     from ..calibration import calibrate as choose
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim
     from ..files import write_json
-    from ..tagging.sounds import find_clips
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
     if out_file.suffix != ".json":

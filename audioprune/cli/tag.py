@@ -17,8 +17,8 @@ from . import options as o
 from .console import err, out, progress
 
 if TYPE_CHECKING:
-    from ..tagging.log import Log
-    from ..tagging.sounds import Sound
+    from ..bulk.log import Log
+    from ..bulk.sounds import Sound
 
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""
@@ -88,7 +88,7 @@ def tag(
         audioprune tag sounds/ --out results.jsonl
     """
     _check_engine(engine, workers, address)
-    from ..tagging.asked import asked_for
+    from ..bulk.asked import asked_for
     from ..tagging.bulk import find_sounds, open_log, reopen_log
 
     clips, passed = find_sounds(sources, result_file)
@@ -109,11 +109,12 @@ def tag(
             _finish_if_done(log, clips, result_file)
 
         # Takes seconds to import, so it waits until there is something to do.
+        from ..bulk.log import ResultLogError
+        from ..bulk.run import run
         from ..core.pruning import prune
         from ..core.settings import describe
         from ..files import check_same
-        from ..tagging.log import ResultLogError
-        from ..tagging.tagger import Tagger, run
+        from ..tagging.tagger import Tagger
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
@@ -172,16 +173,16 @@ def _check_engine(engine: str, workers: int | None, address: str | None) -> None
 
 def _line(row: dict[str, Any]) -> Text:
     if "error" in row:
-        return Text(_printable(row["error"]), style="red")
+        return Text(printable(row["error"]), style="red")
     labels = ", ".join(f"{item['label']} {item['score']:.2f}" for item in row["labels"])
-    return Text.assemble(_printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
+    return Text.assemble(printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
 
 
 def count(clips: int) -> str:
     return f"{clips} clip" if clips == 1 else f"{clips} clips"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """For a terminal, one line of valid Unicode: names of files may be neither."""
     return "⏎".join(text.encode(errors="replace").decode().splitlines())
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..bulk.asked import Asked
+from ..bulk.log import Log, ResultLog, begun
+from ..bulk.sounds import Sound, find_clips, key
 from ..files import Row
-from .asked import Asked
-from .log import Log, ResultLog, begun
-from .sounds import Sound, find_clips, key
 
 JSON_LINES, PARQUET = ".jsonl", ".parquet"
 

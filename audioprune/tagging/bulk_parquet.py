@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..bulk.asked import Asked
+from ..bulk.log import ResultLog, ResultLogError
+from ..bulk.sounds import Sound, key
 from ..files import DRAFT, Row, check_same, draft
-from .asked import Asked
-from .log import ResultLog, ResultLogError
-from .sounds import Sound, key
 
 if TYPE_CHECKING:
     from ..audio.files import Clip

@@ -22,8 +22,8 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from ..attention.packing import available, pack, packs
+from ..bulk.sounds import Sound, key
 from ..files import Row
-from .sounds import Sound, key
 from .tagger import Tagger
 
 WORKERS = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,8 @@ from transformers import PreTrainedModel
 
 from ..audio.features import LogMel
 from ..audio.files import AudioError, Clip, decode_ahead, load_audio
+from ..bulk.sounds import Sound, key
 from ..files import Row
-from .log import Log
-from .sounds import Sound, key
 
 
 @dataclass
@@ -103,30 +102,3 @@ class Tagger:
             {"label": names.get(index, str(index)), "score": round(value, 6)}
             for value, index in zip(values.tolist(), indices.tolist(), strict=True)
         ]
-
-
-def run(
-    tagger: Callable[[list[Path | Sound]], Iterable[Row]],
-    sounds: Sequence[Path | Sound],
-    log: Log | None,
-    report: Callable[[Row], None] = lambda row: None,
-) -> tuple[int, int]:
-    """Tag the sounds that are not in the log yet.
-
-    Args:
-        tagger: a `Tagger`, or another engine that gives one row per sound, in any order.
-        sounds: all sounds.
-        log: log of the results, or None.
-        report: called with each row.
-
-    Returns the number of rows written, and the number of all failures, with earlier ones.
-    """
-    todo = [sound for sound in sounds if log is None or not log.is_done(sound)]
-    written = failures = 0
-    for row in tagger(todo):
-        if log is not None:
-            log.write(row)
-        written += 1
-        failures += "error" in row
-        report(row)
-    return written, failures if log is None else log.failures(sounds)

@@ -1,4 +1,4 @@
-"""Sounds to tag: what they are called, and which ones folders contain. Imports no PyTorch."""
+"""Many sounds: what they are called, and which ones folders contain. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def key(sound: Path | Sound) -> str:
 
 
 def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Files to tag, each once, and files in folders that were skipped because of their names.
+    """Sound files, each once, and files in folders that were skipped because of their names.
 
     A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
     `FileNotFoundError` if a source does not exist.

@@ -26,7 +26,7 @@ class ResultLog:
     """A JSON Lines file of rows that survives a kill. Rows are appended, and a run resumes without loss or repetition.
 
     Every row contains the run's `setting`. A file with another setting is refused, so that a file never mixes two
-    models or two keep rates. If a kill left an incomplete last line, it is cut off, and its clip is tagged again.
+    models or two keep rates. If a kill left an incomplete last line, it is cut off, and its clip is done again.
 
     Every row also contains the mark of what was asked for (`asked`), if that is known. Nothing is refused by it.
     """

@@ -1,0 +1,1 @@
+"""Transcriptions of many sounds by a Whisper whose encoder is pruned."""
