@@ -22,6 +22,7 @@ from .console import err
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .eval_asr import eval_asr
 from .eval_lm import eval_lm
 from .explain import explain
 from .export import export
@@ -66,6 +67,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "tag": tag, "explain": explain, "doctor": doctor},
     "Choose": {"calibrate": calibrate, "bench": bench, "compare": compare},
     "Serve and export": {"app": page, "export": export, "convert": convert},
+    "Speech": {"eval-asr": eval_asr},
     "Audio-language models": {"ask": ask, "eval-lm": eval_lm},
     "Train and analyse": {
         "recipes": recipes,
@@ -102,6 +104,7 @@ def _options(
 EXTRAS = {
     "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
     "lm": ("pycocoevalcap",),
+    "asr": ("jiwer",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "app": ("gradio",),
     "ray": ("ray", "pyarrow"),

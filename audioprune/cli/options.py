@@ -13,6 +13,7 @@ from ..methods import names
 from .console import progress
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from ..audio.features import LogMel
@@ -211,19 +212,25 @@ def quiet() -> None:
 
 def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
     """A model on its device and in its dtype, unpruned even where it was saved with its pruning, and its front end."""
-    import torch
-
     from ..models.loading import load, load_features
 
     quiet()
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise ValueError(f"--dtype is {dtype!r}; there are {', '.join(dtypes)}")
+    number = parse_dtype(dtype)
     device = pick_device(device)
     model = load(source)
     front = load_features(source, model)
     moved: Any = model
-    return moved.to(device=device, dtype=dtypes[dtype]), front.to(device)
+    return moved.to(device=device, dtype=number), front.to(device)
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """The dtype of a --dtype. Raises `ValueError` for a word that names none."""
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in dtypes:
+        raise ValueError(f"--dtype is {dtype!r}; there are {', '.join(dtypes)}")
+    return dtypes[dtype]
 
 
 def open_lm(source: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
