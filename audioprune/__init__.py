@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import FastAdaSP as FastAdaSP
     from .methods import FastAST as FastAST
     from .methods import Method as Method
+    from .methods import PaddingMerge as PaddingMerge
     from .methods import SegmentwiseTopK as SegmentwiseTopK
     from .methods import SPViT as SPViT
     from .methods import ToFu as ToFu

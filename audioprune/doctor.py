@@ -24,7 +24,8 @@ from .compare.benchmark import machine, take_turns
 from .core.cost import synchronize
 from .core.pruning import prune
 from .core.recommend import recommended
-from .models.loading import EMBEDDED, load, load_features
+from .models.loading import load, load_features
+from .models.sources import EMBEDDED
 from .tagging.tagger import Tagger
 
 STEPS = 3

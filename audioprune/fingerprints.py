@@ -1,17 +1,17 @@
 """Fingerprints of weights, clips and files: prefixes of SHA-256, by which a run knows that it goes on with its own.
 
 They stand in files on users' disks. `of_numbers` and `of_beginnings` are what version 0.1 wrote into the state of a
-calibration and into files of answers; nothing new is written with them.
+calibration and into files of answers; nothing new is written with them. PyTorch is imported only where tensors are.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LETTERS = 16
 
@@ -62,4 +62,6 @@ def _plain(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -18,7 +18,8 @@ from audioprune.attention.packing import available, pack
 from audioprune.audio.features import LogMel
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 from audioprune.models.loading import load
-from audioprune.tagging.tagger import Tagger, find_clips
+from audioprune.tagging.sounds import find_clips
+from audioprune.tagging.tagger import Tagger
 
 from .turns import Contender, race, ratio
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "own folder": "audioprune tag my-sounds/ --out results.jsonl",
     "calibrated": "audioprune calibrate --clips my-sounds/ --max-disagreement 0.1",
     "tagged as calibrated": "audioprune tag my-sounds/ --method pruning.json --out calibrated.jsonl",
+    "page installed": "pip install -c constraints.txt -e '.[app]'",  # `make demo` installs no extra
 }
 SERVED = "audioprune app --port 0"
 
@@ -47,6 +48,8 @@ def served(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().strip()
+            if not address:
+                raise SystemExit(f"`{SERVED}` did not start; its message is above")
             with urllib.request.urlopen(address, timeout=60) as page:
                 status = page.status
             seconds = time.perf_counter() - start

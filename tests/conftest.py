@@ -19,7 +19,7 @@ import audioprune
 from audioprune import cli
 from audioprune.core import recommend
 
-from .families import FAMILIES, SPEECH, inputs_for
+from .families import FAMILIES, SPEECH, inputs_for, padded
 
 # Tests run in two processes: more threads than cores would only wait for each other.
 torch.set_num_threads(1)
@@ -64,9 +64,10 @@ def model(family: str) -> torch.nn.Module:
 
 
 @pytest.fixture
-def inputs(family: str) -> dict[str, torch.Tensor]:
-    """Three clips, as the family's forward takes them."""
-    return inputs_for(family)
+def inputs(family: str, request: pytest.FixtureRequest) -> dict[str, torch.Tensor]:
+    """Three clips, as the family's forward takes them; with padding for a method that looks for it."""
+    looks = "method" in request.fixturenames and "padding" in request.getfixturevalue("method").needs
+    return padded(inputs_for(family)) if looks else inputs_for(family)
 
 
 @pytest.fixture

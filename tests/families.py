@@ -20,6 +20,7 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
     WhisperConfig,
     WhisperForAudioClassification,
+    WhisperForConditionalGeneration,
 )
 
 from audioprune.models.ast import ASTMeanPooledForAudioClassification
@@ -112,6 +113,13 @@ def whisper(cls: type[PreTrainedModel] = WhisperForAudioClassification, **change
     return _random(lambda: cls(WhisperConfig(**{**shape, **changes})))
 
 
+def transcriber(**changes: object) -> PreTrainedModel:
+    """Whisper with a decoder of 60 words."""
+    words = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    lengths = {"max_target_positions": 40, "begin_suppress_tokens": None, "decoder_layers": 2}
+    return whisper(WhisperForConditionalGeneration, **{**words, **lengths, **changes})
+
+
 SPECTROGRAM: dict[str, Callable[[], PreTrainedModel]] = {
     "audiomae": audiomae,
     "ast": ast,
@@ -126,6 +134,7 @@ SPEECH: dict[str, Callable[[], PreTrainedModel]] = {
     "data2vec": data2vec,
     "unispeech": lambda: waveform(UniSpeechForSequenceClassification, UniSpeechConfig),
     "whisper": whisper,
+    "whisper-decoder": transcriber,
 }
 
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {**SPECTROGRAM, **SPEECH}
@@ -138,7 +147,18 @@ def inputs_for(name: str) -> dict[str, Tensor]:
 
 def speech_inputs(name: str) -> dict[str, Tensor]:
     """Three clips of 64 tokens."""
+    if name == "whisper-decoder":
+        return {"input_features": _noise(3, 16, 128), "decoder_input_ids": torch.arange(3, 18).view(3, 5)}
     return {"input_features": _noise(3, 16, 128)} if name == "whisper" else {"input_values": _noise(3, 5120)}
+
+
+def padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same clips with padding at their ends, of another length each."""
+    name, clips = next(iter(inputs.items()))
+    time, clips = -1 if name == "input_features" or clips.ndim == 2 else 1, clips.clone()
+    for clip, share in zip(clips.transpose(time, -1), (0.6, 0.8, 0.7), strict=True):
+        clip[..., round(clip.shape[-1] * (1 - share)) :] = -1.5
+    return {**inputs, name: clips}
 
 
 def _noise(*shape: int) -> Tensor:

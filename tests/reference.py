@@ -28,6 +28,7 @@ from audioprune import (
     DynamicViT,
     FastAdaSP,
     Method,
+    PaddingMerge,
     SPViT,
     ToFu,
     ToMe,
@@ -36,6 +37,7 @@ from audioprune import (
     VisionZip,
 )
 from audioprune.core.ops import pseudo_random
+from audioprune.core.tokens import Place
 
 from .slow_models import SlowModel, slow_model
 
@@ -89,20 +91,22 @@ def _forward_clip(slow: SlowModel, method: Method, learned: nn.Module | None) ->
     head, patches = entering[: slow.special], entering[slow.special :]
     line = Line(patches, list(range(len(patches))), [1.0] * len(patches))
     halting = Halting(head, line)
-    rates, kept = method.schedule(slow.depth), []
+    stages, kept = method.stages(slow.depth), []
     for layer in range(slow.depth):
-        if layer in rates and isinstance(method, AViT):
+        if Place(layer) in stages and isinstance(method, AViT):
             line = halting.halt(method, head, line)
             kept.append(line.patches)
-        elif layer in rates and method.before:
-            keep, line = FORMS[type(method)](method, rates[layer], line, Seen(slow, layer, learned, [], [], []))
+        elif Place(layer, after=False) in stages:
+            one, rate = stages[Place(layer, after=False)]
+            keep, line = _form_of(one)(one, rate, line, Seen(slow, layer, learned, [], [], []))
             kept.append(keep)
         sizes = line.sizes if method.proportional else [1.0] * len(line)
         tokens, maps, keys, values = slow.attend(layer, head + line.tokens, sizes)
         head, line = tokens[: slow.special], Line(tokens[slow.special :], line.patches, line.sizes)
-        if layer in rates and not method.before:
+        if Place(layer) in stages and not isinstance(method, AViT):
+            one, rate = stages[Place(layer)]
             seen = Seen(slow, layer, learned, [m.tolist() for m in maps], keys, values)
-            keep, line = _form_of(method)(method, rates[layer], line, seen)
+            keep, line = _form_of(one)(one, rate, line, seen)
             kept.append(keep)
         tokens = slow.feed(layer, head + line.tokens)
         head, line = tokens[: slow.special], Line(tokens[slow.special :], line.patches, line.sizes)
@@ -260,6 +264,21 @@ def _averaged(line: Line, groups: list[list[int]]) -> tuple[list[int], Line]:
     keep = sorted(group[0] for group in groups)
     target = {i: group[0] for group in groups for i in group[1:]}
     return [line.patches[i] for i in keep], _joined(line, keep, target, _mean)
+
+
+def _stand_ins(method: PaddingMerge, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """Of the padding at each row's end the margin stays, and of what follows the first of each of k even runs."""
+    padding, groups = seen.slow.padding(), []
+    for row in _in_time(line, seen).values():
+        after = [i for i in row if padding[line.patches[i]]][method.margin :]
+        groups += [[i] for i in row if i not in after]
+        k, runs = _budget(rate, len(after)) if after else 0, {}
+        for place, i in enumerate(after):
+            runs.setdefault(place * k // len(after), []).append(i)
+        groups += runs.values()
+    keep = sorted(group[0] for group in groups)
+    target = {i: group[0] for group in groups for i in group[1:]}
+    return [line.patches[i] for i in keep], _joined(line, keep, target, _first)
 
 
 # AToMe, FastAdaSP: neighbours in time are averaged
@@ -508,6 +527,7 @@ FORMS: dict[type[Method], Callable[..., tuple[list[int], Line]]] = {
     ToMe: _to_me,
     ATS: _sampled,
     UniformStride: _stride,
+    PaddingMerge: _stand_ins,
     AveragePooling: _average,
     AToMe: _pair_by_pair,
     FastAdaSP: _link_by_link,

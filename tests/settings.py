@@ -18,6 +18,7 @@ from audioprune import (
     FastAdaSP,
     FastAST,
     Method,
+    PaddingMerge,
     SegmentwiseTopK,
     SPViT,
     ToFu,
@@ -27,6 +28,7 @@ from audioprune import (
     VisionZip,
 )
 from audioprune.core.pruning import Pruned
+from audioprune.methods.chain import Chain
 from audioprune.methods.names import TABLE, kind_of
 
 METHODS: dict[str, Method] = {
@@ -66,6 +68,11 @@ METHODS: dict[str, Method] = {
     "atome-keys-unsized": AToMe((0.3, 0.7), layers=(0, 2), metric="keys", proportional=False),
     "fastadasp": FastAdaSP(0.6),
     "fastadasp-keys-unsized": FastAdaSP((0.3, 0.7), layers=(0, 2), metric="keys", proportional=False),
+    "padding": PaddingMerge(0.2, margin=1),
+    "padding-later": PaddingMerge(0.3, margin=0, layers=(1,)),
+    "padding-and-adjacent": Chain.of([PaddingMerge(0.2, margin=1), AToMe(0.8, layers=(1, 3))]),
+    "padding-and-topk": Chain.of([PaddingMerge(0.2, margin=1), TopK(0.7, layers=(0, 2))]),
+    "padding-and-fused": Chain.of([PaddingMerge(0.2, margin=1), TopK(0.7, layers=(2,), dropped="fuse")]),
     "uniform": UniformStride(0.6),
     "uniform-merged": UniformStride(0.5, dropped="merge"),
     "pooled": AveragePooling(0.6),

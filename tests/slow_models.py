@@ -32,6 +32,9 @@ class SlowModel(Protocol):
     def statistic(self, name: str) -> list[float]:
         """`intensity` or `variation` of every patch."""
 
+    def padding(self) -> list[bool]:
+        """Of every patch, whether it is padding at the end of the clip."""
+
     def attend(
         self, layer: int, tokens: list[Tensor], sizes: list[float]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -82,6 +85,11 @@ class SlowSpectrogram:
             cells = self.clip[0, t : t + 16, f : f + 16]
             found.append(float(cells.mean() if name == "intensity" else cells.std(correction=0)))
         return found
+
+    def padding(self):
+        frames = self.clip[0].tolist()
+        sound = max(t for t, frame in enumerate(frames) if frame != frames[-1])
+        return [self._times[self.place(patch)[0]] > sound for patch in range(self.columns * self.rows)]
 
     def attend(self, layer, tokens, sizes):
         block = self.encoder.layers[layer]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 def slow_speech(model: Any, inputs: dict[str, Tensor]) -> SlowSpeech:
     """The slow form of a model with a classification head. inputs: of one clip, without padding."""
+    if "decoder_input_ids" in inputs:
+        return SlowTranscriber(model, inputs["input_features"], inputs["decoder_input_ids"])
     if "input_features" in inputs:
         return SlowWhisper(model, inputs["input_features"])
     return SlowWaveform(model, inputs["input_values"])
@@ -47,6 +49,10 @@ class SlowSpeech:
             spread = math.sqrt(sum((cell - mean) ** 2 for cell in cells) / len(cells))
             found.append(mean if name == "intensity" else spread)
         return found
+
+    def padding(self) -> list[bool]:
+        """Tokens that begin after the last sample, or frame, that differs from the end."""
+        raise NotImplementedError
 
     def cells(self, patch: int) -> list[float]:
         raise NotImplementedError
@@ -115,6 +121,11 @@ class SlowWaveform(SlowSpeech):
         x = x + self.base.encoder.pos_conv_embed(x)
         return list((x if self.stable else self.base.encoder.layer_norm(x))[0])
 
+    def padding(self) -> list[bool]:
+        samples, hop = self.waveform[0].tolist(), math.prod(self.model.config.conv_stride)
+        sound = max(i for i, sample in enumerate(samples) if sample != samples[-1])
+        return [patch * hop > sound for patch in range(self.columns)]
+
     def cells(self, patch: int) -> list[float]:
         """Loudness of ten equal parts of a token's samples; where ten does not divide them, the first have one more."""
         config = self.model.config
@@ -159,6 +170,11 @@ class SlowWhisper(SlowSpeech):
         x = torch.nn.functional.gelu(self.encoder.conv2(x))[0].T
         return [x[i] + self.encoder.embed_positions.weight[i] for i in range(self.columns)]
 
+    def padding(self) -> list[bool]:
+        frames = self.features[0].T.tolist()
+        sound = max(i for i, frame in enumerate(frames) if frame != frames[-1])
+        return [2 * patch > sound for patch in range(self.columns)]
+
     def cells(self, patch: int) -> list[float]:
         return self.features[0, :, 2 * patch : 2 * patch + 2].flatten().tolist()
 
@@ -174,3 +190,17 @@ class SlowWhisper(SlowSpeech):
 
     def after(self, token: Tensor) -> Tensor:
         return self.encoder.layer_norm(token)
+
+
+class SlowTranscriber(SlowWhisper):
+    """With a decoder. words: (1, length), those that it reads."""
+
+    def __init__(self, model: Any, features: Tensor, words: Tensor) -> None:
+        super().__init__(model.model, features)
+        self.head, self.words = model.proj_out, words
+
+    def read(self, tokens: list[Tensor], weights: list[float]) -> Tensor:
+        """The model's own decoder, which reads each token as often as it counts."""
+        often = [self.after(token) for token, weight in zip(tokens, weights, strict=True) for _ in range(round(weight))]
+        read = self.model.decoder(input_ids=self.words, encoder_hidden_states=torch.stack(often)[None])
+        return self.head(read.last_hidden_state[0])

@@ -16,7 +16,9 @@ import soundfile
 import audioprune as ap
 from audioprune.files import DRAFT
 from audioprune.tagging.bulk import find_sounds, open_log
-from audioprune.tagging.tagger import ResultLogError, Tagger, key, run
+from audioprune.tagging.log import ResultLogError
+from audioprune.tagging.sounds import key
+from audioprune.tagging.tagger import Tagger, run
 
 from .conftest import tone
 
@@ -234,7 +236,7 @@ class Killed(BaseException):
     [
         "audioprune.tagging.bulk_parquet.pq.write_table",
         "audioprune.files.os.replace",
-        "audioprune.tagging.tagger.ResultLog.clear",
+        "audioprune.tagging.log.ResultLog.clear",
     ],
 )
 def test_a_kill_while_a_part_is_written_loses_and_doubles_nothing(tagger, tmp_path, monkeypatch, moment: str) -> None:

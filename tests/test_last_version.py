@@ -17,7 +17,7 @@ from audioprune.analysis.state import StateError
 from audioprune.calibration.disagreement import Hearing
 from audioprune.core.settings import describe
 from audioprune.lm.answer_log import AnswersError
-from audioprune.tagging.tagger import ResultLogError
+from audioprune.tagging.log import ResultLogError
 from audioprune.training import sweep
 from audioprune.training.evaluation_table import finished, summarize
 

@@ -23,14 +23,19 @@ from .families import FAMILIES, inputs_for
 from .kinds import one_of_each_kind
 from .reference import pruned_forward
 from .settings import METHODS, teach
-from .training import LABELS, pruned_loss
+from .training import labels_of, pruned_loss
 
 HOME = "audiomae"
 """The family that every setting meets in every test."""
 
 NO_CLS = {name for name, build in FAMILIES.items() if find_adapter(build()).special == 0}
 REFUSED = [(family, name) for family in NO_CLS for name in METHODS if "cls" in METHODS[name].needs]
-PAIRS = [(family, name) for family in FAMILIES for name in METHODS if (family, name) not in REFUSED]
+LEARNED_FOR_A_LABEL = [
+    ("whisper-decoder", name) for name in METHODS if METHODS[name].learns and "cls" not in METHODS[name].needs
+]
+PAIRS = [
+    (family, name) for family in FAMILIES for name in METHODS if (family, name) not in REFUSED + LEARNED_FOR_A_LABEL
+]
 OF_EACH_KIND = {
     (family, name)
     for family in FAMILIES
@@ -65,6 +70,12 @@ def test_refused_where_there_is_no_cls_token(model, method) -> None:
     assert prune(model, METHODS["topk"]).attached
 
 
+@pytest.mark.parametrize(("family", "name"), LEARNED_FOR_A_LABEL)
+def test_refused_where_there_are_words_to_learn_from(model, method) -> None:
+    with pytest.raises(ValueError, match=r"learns .* from a classifier's labels; use a method that does not learn"):
+        prune(model, method)
+
+
 @torch.no_grad()
 def test_equals_the_slow_reference(model, method, inputs) -> None:
     """Logits and kept patches, in double precision, against a forward pass written token by token."""
@@ -91,7 +102,8 @@ def test_keeps_exactly_what_was_asked(model, method, inputs, monkeypatch) -> Non
             return result, state
 
         monkeypatch.setattr(TokenPass, "_apply", special_go_on)
-        hidden = model(**inputs, output_hidden_states=True).hidden_states
+        outputs = model(**inputs, output_hidden_states=True)
+        hidden = outputs.encoder_hidden_states if "decoder_input_ids" in inputs else outputs.hidden_states
         lengths = [state.shape[1] - special for state in hidden]
         n = lengths[0]
         expected, counts = [n], list(handle.tokens_of(n))
@@ -157,7 +169,8 @@ def test_attention_implementations_agree(model, method, inputs) -> None:
 def trained_alone(family: str) -> frozenset[str]:
     """Parameters that a model trains when it is not pruned."""
     model = FAMILIES[family]().train()
-    model(**inputs_for(family), labels=LABELS).loss.backward()
+    inputs = inputs_for(family)
+    model(**inputs, labels=labels_of(inputs)).loss.backward()
     return frozenset(name for name, parameter in model.named_parameters() if parameter.grad is not None)
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 import audioprune as ap
 from audioprune.audio.features import PRESETS
-from audioprune.models.loading import EMBEDDED
-from audioprune.models.weights import SUFFIXES
+from audioprune.models.sources import EMBEDDED, SUFFIXES
 from audioprune.training import ShrinkSchedule, shrink
 from audioprune.training.recipe import FOLDER, Recipe, names, read_recipe
 

@@ -15,7 +15,9 @@ import soundfile
 import torch
 
 import audioprune as ap
-from audioprune.tagging.tagger import ResultLog, ResultLogError, Tagger, find_clips, run
+from audioprune.tagging.log import ResultLog, ResultLogError
+from audioprune.tagging.sounds import find_clips
+from audioprune.tagging.tagger import Tagger, run
 
 from .conftest import tone
 from .families import audiomae

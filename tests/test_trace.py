@@ -55,7 +55,7 @@ def test_each_forward_replaces_the_last(model, inputs) -> None:
         with ap.trace(model) as record:
             model(**inputs)
             first = record.kept
-            model(**{name: -x[:1] for name, x in inputs.items()})
+            model(**{name: -x[:1] if x.is_floating_point() else x[:1] for name, x in inputs.items()})
             assert record.kept[0].shape[0] == 1
         model(**inputs)  # unwatched
     assert record.kept[0].shape[0] == 1

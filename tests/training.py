@@ -12,6 +12,11 @@ from audioprune.core.tokens import LossInputs
 LABELS = torch.tensor([1, 2, 3])
 
 
+def labels_of(inputs: dict[str, Tensor]) -> Tensor:
+    """One class for each clip, or one word for each that the decoder reads."""
+    return inputs.get("decoder_input_ids", LABELS)
+
+
 def pruned_loss(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor], seed: int = 0) -> Tensor:
     """Of three clips. seed: of the draws by which learned methods choose while they train."""
     torch.manual_seed(seed)
@@ -41,6 +46,6 @@ def _watched(model: nn.Module, handle: Pruned, inputs: dict[str, Tensor]) -> tup
     hook = handle.adapter.tower.register_forward_hook(lambda m, a, output: hidden.append(output[0]))
     try:
         with observing(handle.attachment, passes.append):
-            return model(**inputs, labels=LABELS), hidden, passes
+            return model(**inputs, labels=labels_of(inputs)), hidden, passes
     finally:
         hook.remove()

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..models.loading import resolve
+from ..models.sources import resolve
 from .answer import Comparison
 from .bars import bars
 from .pictures import picture

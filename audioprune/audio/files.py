@@ -31,12 +31,6 @@ MOST_PEAK = 64.0
 """Greatest accepted sample of a sound in [-1, 1]: 36 dB over full scale. Whole numbers that were converted to floats
 without scaling are far above."""
 
-_DECODED = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"}
-# libsndfile cannot decode these. They are still listed, so that each gets an error with a remedy.
-_REFUSED = {".m4a", ".aac", ".wma", ".amr", ".ape"}
-EXTENSIONS = frozenset(_DECODED | _REFUSED)
-"""Suffixes of sounds in a searched folder. A file that is named explicitly is always tried."""
-
 
 class AudioError(ValueError):
     """A sound that cannot be used. The message names the file and the remedy."""

@@ -78,7 +78,7 @@ def ask(
     from ..core.settings import describe, read_method
     from ..lm.loading import unknown_words
     from ..lm.settings import method as named
-    from ..models.loading import LISTENER
+    from ..models.sources import LISTENER
     from ..plots import check_suffix
 
     if not question.strip():

@@ -91,7 +91,7 @@ def calibrate(
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim
     from ..files import write_json
-    from ..tagging.tagger import find_clips
+    from ..tagging.sounds import find_clips
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
     if out_file.suffix != ".json":

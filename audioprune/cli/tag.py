@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
 
+from .. import __version__
 from . import options as o
 from .console import err, out, progress
+
+if TYPE_CHECKING:
+    from ..tagging.log import Log
+    from ..tagging.sounds import Sound
+
+ALWAYS_THERE = ("auto", "cpu")
+"""Devices that every machine has. Whether another is there, only PyTorch knows."""
 
 
 def tag(
@@ -79,10 +88,8 @@ def tag(
         audioprune tag sounds/ --out results.jsonl
     """
     _check_engine(engine, workers, address)
-    from ..core.pruning import prune
-    from ..core.settings import describe
-    from ..tagging.bulk import find_sounds, open_log
-    from ..tagging.tagger import Tagger, run
+    from ..tagging.asked import asked_for
+    from ..tagging.bulk import find_sounds, open_log, reopen_log
 
     clips, passed = find_sounds(sources, result_file)
     if not clips:
@@ -92,15 +99,32 @@ def tag(
     if passed:
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
-    chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
+    words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
+    asked = asked_for(model, method, **words, top=top, dtype=dtype, version=__version__)
+    place = device if engine == "local" else "cpu"
     with ExitStack() as stack:
-        loaded, front = o.open_model(model, device if engine == "local" else "cpu", dtype)
+        log = None if result_file is None or place not in ALWAYS_THERE else reopen_log(result_file, asked)
+        if log is not None:
+            stack.enter_context(log)
+            _finish_if_done(log, clips, result_file)
+
+        # Takes seconds to import, so it waits until there is something to do.
+        from ..core.pruning import prune
+        from ..core.settings import describe
+        from ..files import check_same
+        from ..tagging.log import ResultLogError
+        from ..tagging.tagger import Tagger, run
+
+        chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
+        loaded, front = o.open_model(model, place, dtype)
         settings = chosen.for_model(loaded)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
-        log = None if result_file is None else stack.enter_context(open_log(result_file, setting))
+        if result_file is not None:
+            if log is None:
+                log = stack.enter_context(open_log(result_file, setting, asked))
+            check_same(result_file, log.setting, setting, ResultLogError)
+            _finish_if_done(log, clips, result_file)
         todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
-        if log is not None and not todo:
-            _finish(0, len(clips), log.failures(clips), result_file)
         prune(loaded, settings)
         err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
@@ -160,6 +184,12 @@ def count(clips: int) -> str:
 def _printable(text: str) -> str:
     """For a terminal, one line of valid Unicode: names of files may be neither."""
     return "⏎".join(text.encode(errors="replace").decode().splitlines())
+
+
+def _finish_if_done(log: Log, clips: Sequence[Path | Sound], result_file: Path | None) -> None:
+    """Leave if every clip has a row."""
+    if all(log.is_done(clip) for clip in clips):
+        _finish(0, len(clips), log.failures(clips), result_file)
 
 
 def _finish(written: int, before: int, failures: int, result_file: Path | None) -> NoReturn:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from ..adapters import UnsupportedModelError, find_adapter
+from ..adapters import Adapter, UnsupportedModelError, find_adapter
 from ..adapters.blocks.adapter import BlockAdapter
 from ..adapters.observers import unobserved
 from ..attention import packing
@@ -32,6 +32,8 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     shares the weights, so that a model may be served or trained meanwhile. Quantised layers count as they did before;
     offloaded models and such on the meta device count as any other.
 
+    Of a Whisper with its decoder, the first word is counted.
+
     Args:
         frames: length of the spectrogram in frames of 10 ms; the model's own by default. Nothing is computed: shapes
             alone go through the model, on the meta device.
@@ -45,26 +47,39 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     pruned = handle(model)
     if pruned is not None and not pruned.method.static:
         raise ValueError(f"how many tokens {type(pruned.method).__name__} keeps depends on the sound; pass inputs=…")
-    shape, length = _clip_shape(model)
+    adapter = _adapter_of(model)
+    shape, length = _clip_shape(model, adapter)
     if frames is not None and frames != length:
         raise ValueError(f"frames is {frames}, but this model takes exactly {length}")
     shapes = twin(model, "meta")
     spectrogram = torch.zeros(1, *shape, device="meta", dtype=_dtype(model))
+    further = _to_meta(_further_inputs(adapter, 1))
     try:
-        return _count(lambda: shapes(spectrogram))
+        return _count(lambda: shapes(spectrogram, **further))
     except (NotImplementedError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(" :.")
         raise ValueError(f"shapes alone do not go through this model ({reason}); pass inputs=…") from error
 
 
-def _clip_shape(model: nn.Module) -> tuple[tuple[int, ...], int]:
+def _adapter_of(model: nn.Module) -> Adapter | None:
+    try:
+        return find_adapter(model)
+    except UnsupportedModelError:  # what no adapter enters is counted too
+        return None
+
+
+def _further_inputs(adapter: Adapter | None, batch: int) -> dict[str, Tensor]:
+    return adapter.further_inputs(batch) if isinstance(adapter, BlockAdapter) else {}
+
+
+def _to_meta(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in tensors.items()}
+
+
+def _clip_shape(model: nn.Module, adapter: Adapter | None) -> tuple[tuple[int, ...], int]:
     """Shape of one spectrogram, and its frames. Raises `ValueError` if clips differ in length."""
     config: Any = getattr(model, "config", None)
     length = getattr(config, "max_length", None)
-    try:
-        adapter = find_adapter(model)
-    except UnsupportedModelError:  # what no adapter enters is counted too
-        adapter = None
     # Only a model itself: what holds one may take something else.
     if config is not None and isinstance(adapter, BlockAdapter) and adapter.frames is not None:
         return adapter.clip_shape(None), adapter.frames
@@ -75,10 +90,13 @@ def _clip_shape(model: nn.Module) -> tuple[tuple[int, ...], int]:
 
 def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
     name = str(getattr(model, "main_input_name", "input_values"))
-    tensors = dict(inputs) if isinstance(inputs, Mapping) else {name: inputs}
+    if isinstance(inputs, Mapping):
+        tensors = dict(inputs)
+    else:
+        tensors = {name: inputs, **_further_inputs(_adapter_of(model), len(inputs))}
     same = twin(model)
     if all(tensor.is_meta for tensor in same.parameters()) and not is_offloaded(same):
-        tensors = {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in tensors.items()}
+        tensors = _to_meta(tensors)
     return _count(lambda: same(**tensors)) // len(tensors[name])
 
 

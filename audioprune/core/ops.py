@@ -214,14 +214,33 @@ def _join_pairs(weighted: Tensor, run: Tensor, row: Tensor, k: int) -> Tensor:
     sums = torch.zeros_like(weighted).scatter_add(1, run[..., None].expand_as(weighted), weighted)
     # Of each run, in slots of which those past the last run are empty.
     row_of = torch.zeros_like(row).scatter(1, run, row)
-    enters = torch.nn.functional.pad(row_of[:, 1:] != row_of[:, :-1], (1, 0), value=True)
-    place_in_row = places - torch.where(enters, places, 0).cummax(dim=1).values
     similarity = neighbour_cosine(sums, row_of)
-    pair = (place_in_row[:, :-1] % 2 == 0) & (similarity > float("-inf")) & (places[:, 1:] <= run[:, -1:])
+    pair = _opens_pair(row_of) & (similarity > float("-inf")) & (places[:, 1:] <= run[:, -1:])
     order = similarity.masked_fill(~pair, float("-inf")).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter(1, order, places[:, :-1])
     joins = pair & (rank < run[:, -1:] + 1 - k)
     return run - torch.nn.functional.pad(joins, (1, 0)).cumsum(dim=1).gather(1, run)
+
+
+def similar_pairs(x: Tensor, row: Tensor, threshold: float, most: int) -> Tensor:
+    """Pairs of neighbours 2i and 2i + 1 of a row whose cosine exceeds a threshold, the most similar first, of `most`
+    at most (A-ToMe, arXiv 2306.16009, with its threshold).
+
+    x: (batch, n, dim), row: (batch, n), both in time order, row by row. Returns (batch, n) booleans: whether a token
+    joins the one before it.
+    """
+    similarity = neighbour_cosine(x, row)
+    pair = _opens_pair(row) & (similarity > threshold)
+    order = similarity.masked_fill(~pair, float("-inf")).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=x.device).expand_as(order))
+    return torch.nn.functional.pad(pair & (rank < most), (1, 0))
+
+
+def _opens_pair(row: Tensor) -> Tensor:
+    """(batch, n − 1) booleans: whether a token has an even place in its row, (batch, n)."""
+    places = torch.arange(row.shape[1], device=row.device).expand_as(row)
+    enters = torch.nn.functional.pad(row[:, 1:] != row[:, :-1], (1, 0), value=True)
+    return (places - last_true(enters))[:, :-1] % 2 == 0
 
 
 def destination(kept: Tensor, dropped: Tensor, target: Tensor) -> Tensor:
@@ -239,6 +258,33 @@ def positions(mask: Tensor) -> tuple[Tensor, Tensor]:
     order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(lengths.max())]
     real = torch.arange(order.shape[1], device=mask.device) < lengths[:, None]
     return torch.where(real, order, -1), lengths
+
+
+def last_true(mask: Tensor) -> Tensor:
+    """(batch, n) booleans → (batch, n), position of the last true one at or before each; 0 if there is none."""
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return torch.where(mask, places, 0).cummax(dim=1).values
+
+
+def place_in_run(mask: Tensor, row: Tensor) -> Tensor:
+    """Place of each true one among the true ones right before it in its row, from 0; negative numbers for others.
+
+    mask: (batch, n) booleans, row: (batch, n), both row by row → (batch, n).
+    """
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(row)
+    return torch.where(mask, places - last_true(_begins_run(mask, row)), -1)
+
+
+def length_of_run(mask: Tensor, row: Tensor) -> Tensor:
+    """Number of true ones in the run that each true one is in, 0 for others. Arguments as in `place_in_run`."""
+    run = _begins_run(mask, row).cumsum(dim=1)
+    counts = run.new_zeros(run.shape[0], run.shape[1] + 1).scatter_add(1, run, mask.long())
+    return torch.where(mask, counts.gather(1, run), 0)
+
+
+def _begins_run(mask: Tensor, row: Tensor) -> Tensor:
+    goes_on = torch.nn.functional.pad(mask[:, :-1] & (row[:, 1:] == row[:, :-1]), (1, 0))
+    return mask & ~goes_on
 
 
 def inverse_transform_sample(scores: Tensor, k: int) -> Tensor:

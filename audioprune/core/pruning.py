@@ -18,9 +18,10 @@ from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
 from ..files import write_json
 from ..methods import METHODS, Method
+from ..methods.chain import Chain
 from .save import save_model
 from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
-from .tokens import Evidence, Finish, Reduction, Tokens, needs_from
+from .tokens import Evidence, Finish, Place, Reduction, Tokens, needs_from
 
 _HANDLE = "_audioprune_handle"
 
@@ -37,8 +38,9 @@ class _ScheduledMethod:
 
     def __init__(self, method: Method, depth: int, learned: nn.Module | None) -> None:
         # A keep rate of 1.0 skips the stage: nothing is scored, the model computes what it always did.
+        self._stages = {place: stage for place, stage in method.stages(depth).items() if stage[1] < 1}
         self.rates = {layer: rate for layer, rate in method.schedule(depth).items() if rate < 1}
-        self.reduces = bool(self.rates)
+        self.reduces = bool(self._stages)
         self.depth, self.method, self.learned = depth, method, learned
         self.needs_gradient = method.needs_gradient
         self.proportional = method.proportional
@@ -48,20 +50,18 @@ class _ScheduledMethod:
         """The same for other settings, with what was learnt."""
         return _ScheduledMethod(method, self.depth, self.learned)
 
-    def prunes(self, layer: int) -> bool:
-        return layer in self.rates and not self.method.before
+    def prunes(self, place: Place) -> bool:
+        return place in self._stages
 
-    def prunes_before(self, layer: int) -> bool:
-        return layer in self.rates and self.method.before
-
-    def needs(self, layer: int) -> frozenset[str]:
-        return self.method.needs if layer in self.rates else frozenset()
+    def needs(self, place: Place) -> frozenset[str]:
+        return self._stages[place][0].needs if place in self._stages else frozenset()
 
     def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
-        return self.method.reduce(tokens, evidence, self.rates[evidence.layer])
+        method, rate = self._stages[evidence.place]
+        return method.reduce(tokens, evidence, rate)
 
     def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
-        return self.method.finish(tokens, special) if self.rates else None
+        return self.method.finish(tokens, special) if self.reduces else None
 
 
 class Pruned:
@@ -164,12 +164,8 @@ class Pruned:
 
         Raises `ValueError` for a method of somebody's own that is not listed in `audioprune.methods.METHODS`.
         """
-        name = type(self.method).__name__
-        if METHODS.get(name) is not type(self.method):
-            raise ValueError(
-                f"{name} is none of audioprune's methods, by whose names settings are read again; add it first, here "
-                f'and where it is read: audioprune.methods.METHODS["{name}"] = {name}'
-            )
+        for one in self.method.methods if isinstance(self.method, Chain) else [self.method]:
+            _check_listed(one)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = describe(self.method)
@@ -218,7 +214,17 @@ class Pruned:
         return f"Pruned({type(self.model).__name__}, {self.method}: {state})"
 
 
-def prune(model: nn.Module, method: Method | str | Path, *, positions: str | None = None) -> Pruned:
+def _check_listed(method: Method) -> None:
+    """Raise `ValueError` for a method that could not be read again."""
+    name = type(method).__name__
+    if METHODS.get(name) is not type(method):
+        raise ValueError(
+            f"{name} is none of audioprune's methods, by whose names settings are read again; add it first, here "
+            f'and where it is read: audioprune.methods.METHODS["{name}"] = {name}'
+        )
+
+
+def prune(model: nn.Module, method: Method | Sequence[Method] | str | Path, *, positions: str | None = None) -> Pruned:
     """Let a model forget tokens as it runs, from now on and until `handle.remove()`.
 
     The model is changed in place: instances only, no weights, and state-dict keys stay.
@@ -226,8 +232,8 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
     Args:
         model: an AST, an AudioMAE or a speech encoder, with or without a head, an audio-language model, or a module
             that holds one.
-        method: what to keep, such as `TopK(keep_rate=0.7)`, or the path of a JSON file that `read_method` reads, or a
-            folder with a `pruning.json`.
+        method: what to keep, such as `TopK(keep_rate=0.7)`; a list of methods, which are applied in order; the path
+            of a JSON file that `read_method` reads, or a folder with a `pruning.json`.
         positions: for an audio-language model, "renumber" (default) closes the gaps that dropped tokens leave in the
             positions that the language model sees; "keep" leaves each kept token at its time.
 
@@ -242,6 +248,8 @@ def prune(model: nn.Module, method: Method | str | Path, *, positions: str | Non
             return prune(model, read, positions=positions or saved)
         except ValueError as error:  # what does not fit this model stands in that file
             raise ValueError(f"{method}: {error}") from error
+    if isinstance(method, list | tuple):
+        method = Chain.of(method)
     if isinstance(model, Method) or (isinstance(model, type) and issubclass(model, Method)):
         raise TypeError("the model comes first: prune(model, TopK(keep_rate=0.7))")
     if not isinstance(method, Method):

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..models import loading
+from ..models.sources import resolve
 from .pruning import prune
 from .settings import SETTINGS
 
@@ -37,5 +38,5 @@ def load(source: str | Path, *, pooling: str | None = None, pruned: bool = True,
 
 def settings_folder(source: str | Path) -> Path | None:
     """The folder of a model that was saved with its pruning, None where it was not."""
-    path = loading.resolve(source)
+    path = resolve(source)
     return path if isinstance(path, Path) and (path / SETTINGS).is_file() else None

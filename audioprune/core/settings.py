@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS, Method
+from ..methods.chain import Chain
 from ..methods.names import NamedMethod, check_trained, named
 
 SETTINGS = "pruning.json"
@@ -22,7 +23,8 @@ _EXAMPLE = 'it should hold such as {"method": "TopK", "keep_rate": 0.5}'
 
 
 def read_method(path: str | Path) -> Method:
-    """A method from a JSON file: `{"method": "TopK", "keep_rate": 0.5, "segments": 8, …}`.
+    """A method from a JSON file: `{"method": "TopK", "keep_rate": 0.5, "segments": 8, …}`; for several methods, a list
+    of such under "method".
 
     Raises `ValueError` that names the file and what is wrong with it.
     """
@@ -43,15 +45,26 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
         raise ValueError(f"{path}: no such settings file or folder{hint}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
+    positions = settings.pop(POSITIONS, None) if isinstance(settings, dict) else None
+    return _method_of(settings, path), positions
+
+
+def _method_of(settings: Any, path: Path) -> Method:
+    """The method that some settings describe. path: the file that they are from."""
+    several = settings.get("method") if isinstance(settings, dict) else None
+    if isinstance(several, list):
+        try:
+            return Chain.of([_method_of(one, path) for one in several])
+        except ValueError as error:
+            raise error if str(error).startswith(str(path)) else ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
-        raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}')
+        raise ValueError(f'{path}: expected {{"method": …}} with one of {", ".join(METHODS)}, or a list of such')
+    settings = {name: value for name, value in settings.items() if name != RECORD}
     method = METHODS[settings.pop("method")]
-    positions = settings.pop(POSITIONS, None)
-    settings.pop(RECORD, None)
     if settings.get("weights"):  # lie beside the file
         settings["weights"] = str(path.parent / str(settings["weights"]))
     try:
-        return method(**settings), positions
+        return method(**settings)
     except TypeError as error:  # a setting that is unknown or missing
         reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
         taken = ", ".join(field.name for field in dataclasses.fields(method))
@@ -109,5 +122,7 @@ def describe(method: Method | None) -> dict[str, Any]:
     """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning."""
     if method is None:
         return {"method": None}
+    if isinstance(method, Chain):
+        return {"method": [describe(one) for one in method.methods]}
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
     return {"method": type(method).__name__, **settings}

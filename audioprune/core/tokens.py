@@ -7,12 +7,15 @@ appear here: adapters put them aside before a method is asked, so that no method
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from . import ops
 
 NO_PATCH = -1
 """Patch number of a fused token, and filler where rows of a trace differ in length."""
@@ -48,6 +51,13 @@ class Grid:
         if self.frequency_major:
             return values.unflatten(-1, (self.frequency, self.time)).transpose(-1, -2)
         return values.unflatten(-1, (self.time, self.frequency))
+
+
+class Place(NamedTuple):
+    """Where tokens are reduced: a 0-based block, and whether after its attention or before the block."""
+
+    layer: int
+    after: bool = True
 
 
 PER_CLIP = {"axis": 0}
@@ -107,9 +117,11 @@ class Evidence:
     attention_heads, cls_heads: (batch, heads, n), the same of each head.
     keys: (batch, n, head_dim), attention keys, mean over heads. values: (batch, n, heads · head_dim), of all heads.
     intensity, variation: (batch, n), mean and standard deviation of each token's patch of the log-mel.
+    padding: (batch, n) booleans, whether a token is of the padding after the clip, which the model does not mask.
     patch, column, row: (batch, n), input patch, its time column, of `columns` in all, and its frequency row;
     `NO_PATCH` for a fused token. patches: of a whole clip.
-    layer: 0-based index of the block that is pruned, of `depth`.
+    layer: 0-based index of the block that is pruned, of `depth`. after: False before the block, True after its
+    attention.
     special: (batch, s, width), the leading tokens that always go on.
     default_segments: how many time segments a budget is spent in where a method does not say; at most K of them are
     used.
@@ -124,6 +136,7 @@ class Evidence:
     row: Tensor = field(metadata=PER_TOKEN)
     patches: int
     special: Tensor = field(metadata=PER_CLIP)
+    after: bool = True
     default_segments: int = 8
     learned: nn.Module | None = None
     training: bool = False
@@ -135,6 +148,11 @@ class Evidence:
     values: Tensor | None = field(default=None, metadata=BY_ATTENTION)
     intensity: Tensor | None = field(default=None, metadata=BY_INPUT)
     variation: Tensor | None = field(default=None, metadata=BY_INPUT)
+    padding: Tensor | None = field(default=None, metadata=BY_INPUT)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.layer, self.after)
 
     def take(self, rows: Tensor, count: int) -> Evidence:
         """What is known of the first `count` tokens of some rows of the batch."""
@@ -212,6 +230,7 @@ class MethodTraits(Protocol):
     """What an adapter asks of a method before it attaches it; `Method` says what each means."""
 
     static: ClassVar[bool]
+    learns: ClassVar[bool]
 
     @property
     def layers(self) -> Sequence[int] | Literal["all"] | None: ...
@@ -239,17 +258,14 @@ class Reducer(Protocol):
     reduces: bool
     """Whether there is a layer at which tokens are reduced."""
 
-    def needs(self, layer: int) -> frozenset[str]:
-        """Names of `Evidence` fields to compute at this layer; nothing is asked where nothing is pruned."""
+    def needs(self, place: Place) -> frozenset[str]:
+        """Names of `Evidence` fields to compute at this place; nothing is asked where nothing is pruned."""
 
-    def prunes(self, layer: int) -> bool:
-        """Whether tokens are reduced after this layer's attention."""
-
-    def prunes_before(self, layer: int) -> bool:
-        """Whether tokens are reduced before this layer."""
+    def prunes(self, place: Place) -> bool:
+        """Whether tokens are reduced at this place."""
 
     def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
-        """Reduce the tokens of `evidence.layer`."""
+        """Reduce the tokens at `evidence.place`."""
 
     def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
         """What the model reads in place of its last block's output; None for that output."""
@@ -267,3 +283,19 @@ class Stage:
     scores: Tensor
     candidates: Tensor
     destination: Tensor | None
+
+
+def holders(stages: Iterable[Stage], patches: int) -> Iterator[Tensor]:
+    """(batch, patches) for each stage: the token that holds each input patch after it, -1 where it was forgotten."""
+    holder = None
+    for stage in stages:
+        if holder is None:
+            # The tokens before the first stage are the patches themselves, but for those that were padding.
+            count = stage.candidates.shape[1]
+            holder = torch.arange(patches, device=stage.kept.device).expand(len(stage.kept), -1)
+            holder = torch.where(pad(stage.candidates, (0, patches - count), value=NO_PATCH) < 0, -1, holder)
+        destination = stage.destination
+        if destination is None:
+            destination = ops.places_of(stage.kept, stage.candidates.shape[1])
+        holder = torch.where(holder < 0, -1, destination.gather(1, holder.clamp_min(0)))
+        yield holder

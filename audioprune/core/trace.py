@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from ..adapters.audio_lm.shortening import PromptPass
 from ..adapters.blocks.token_pass import TokenPass
 from ..adapters.observers import observing
-from . import ops
 from .pruning import handle
-from .tokens import NO_PATCH, Grid, Stage
+from .tokens import NO_PATCH, Grid, Place, Stage, holders
 
 
 class Trace:
@@ -28,8 +26,9 @@ class Trace:
     `sources` lists the same the other way round.
     """
 
-    def __init__(self, grid: Grid | None, before: bool = False) -> None:
-        self._grid, self._reduces_before = grid, before
+    def __init__(self, grid: Grid | None) -> None:
+        self._grid = grid
+        self._places: tuple[Place, ...] = ()
         self._bounds: list[Tensor] | None = None
         self.layers: tuple[int, ...] = ()
         self.kept: tuple[Tensor, ...] = _NotYet()
@@ -41,8 +40,8 @@ class Trace:
         """Where a stage is, in words; blocks are 0-based in code and counted from 1 in the papers."""
         if self._bounds is not None:
             return "between the encoder and the language model"
-        block = self.layers[stage] + 1
-        return f"before block {block}" if self._reduces_before else f"after the attention of block {block}"
+        layer, after = self._places[stage]
+        return f"after the attention of block {layer + 1}" if after else f"before block {layer + 1}"
 
     def sources(self, stage: int, clip: int = 0) -> list[list[int]]:
         """The input patches that went into each token after a stage, of one clip of the batch, in token order."""
@@ -109,14 +108,14 @@ class Trace:
     def _record(self, token_pass: TokenPass | PromptPass) -> None:
         self._grid = token_pass.grid or self._grid
         self._bounds = getattr(token_pass, "bounds", None)
-        layers = sorted(token_pass.stages)
-        stages = [token_pass.stages[layer] for layer in layers]
-        self.layers = tuple(layers)
+        self._places = tuple(sorted(token_pass.stages))
+        stages = [token_pass.stages[place] for place in self._places]
+        self.layers = tuple(place.layer for place in self._places)
         # A fused token stands for no patch: as filler it goes last.
         self.kept = tuple(_fillers_last(_patches(stage)) for stage in stages)
         self.scores = tuple(stage.scores.detach() for stage in stages)
         self.candidates = tuple(stage.candidates for stage in stages)
-        self.holders = tuple(_holders(stages, self._known.patches)) if stages else ()
+        self.holders = tuple(holders(stages, self._known.patches)) if stages else ()
 
 
 class _NotYet(tuple[Tensor, ...]):
@@ -139,22 +138,6 @@ def _fillers_last(kept: Tensor) -> Tensor:
     return kept.gather(1, order)
 
 
-def _holders(stages: list[Stage], patches: int) -> Iterator[Tensor]:
-    """(batch, patches) for each stage: the token that holds each input patch after it, -1 where it was forgotten."""
-    holder = None
-    for stage in stages:
-        if holder is None:
-            # The tokens before the first stage are the patches themselves, but for those that were padding.
-            count = stage.candidates.shape[1]
-            holder = torch.arange(patches, device=stage.kept.device).expand(len(stage.kept), -1)
-            holder = torch.where(pad(stage.candidates, (0, patches - count), value=NO_PATCH) < 0, -1, holder)
-        destination = stage.destination
-        if destination is None:
-            destination = ops.places_of(stage.kept, stage.candidates.shape[1])
-        holder = torch.where(holder < 0, -1, destination.gather(1, holder.clamp_min(0)))
-        yield holder
-
-
 @contextmanager
 def trace(model: nn.Module) -> Iterator[Trace]:
     """Watch a pruned model: `with trace(model) as t: model(input_values)`, then `t.kept`, `t.scores`, `t.grid`.
@@ -168,6 +151,6 @@ def trace(model: nn.Module) -> Iterator[Trace]:
     if pruned is None:
         raise RuntimeError("this model is not pruned, so nothing is dropped that a trace could show; prune it first")
     attachment = pruned.attachment
-    record = Trace(pruned.adapter.grid, pruned.method.before)
+    record = Trace(pruned.adapter.grid)
     with observing(attachment, record._record):
         yield record

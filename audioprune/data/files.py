@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..audio.files import EXTENSIONS
+from ..audio.extensions import EXTENSIONS
 from .table import DataError
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..audio.files import EXTENSIONS
+from ..audio.extensions import EXTENSIONS
 from ..data.files import sounds
 from ..data.table import DataError, report
 

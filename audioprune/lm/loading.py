@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoProcessor
 
 from ..audio.files import SAMPLE_RATE
-from ..models.loading import resolve
+from ..models.sources import resolve
 from ..models.weights import CheckpointError, check_keys
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .learned import LearnedMethod as LearnedMethod
     from .learned import UntrainedError as UntrainedError
     from .metr import METR as METR
+    from .padding import PaddingMerge as PaddingMerge
     from .spvit import SPViT as SPViT
     from .tofu import ToFu as ToFu
     from .tome import FastAST as FastAST

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
-from .fates import join
+from .fates import join, join_ragged
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ class AdjacentMerging(Method):
                 "fewer layers, or use AveragePooling or ToMe, which merge across rows"
             )
 
-    def _runs(self, tokens: Tokens, evidence: Evidence, order: Tensor, k: int) -> Tensor:
+    def _compared(self, tokens: Tokens, evidence: Evidence) -> Tensor:
         compared = tokens.hidden if self.metric == "hidden" else evidence.keys
         assert compared is not None
+        return compared.detach()
+
+    def _runs(self, tokens: Tokens, evidence: Evidence, order: Tensor, k: int) -> Tensor:
         size = torch.ones_like(tokens.patch, dtype=torch.float32) if tokens.size is None else tokens.size
-        x = ops.gather_tokens(compared.detach(), order)
+        x = ops.gather_tokens(self._compared(tokens, evidence), order)
         return self.runs(x, size.gather(1, order), evidence.row.gather(1, order), k, _rows(evidence))
 
 
@@ -83,7 +86,36 @@ class AToMe(AdjacentMerging):
     A pass leaves half of the tokens at least; passes follow, on what was merged, until K are left. Pairs are counted
     from the start of each row. The paper compares attention keys (`metric="keys"`), and merges where a threshold or a
     ratio says, in many blocks; here K says it, in as many passes as it takes.
+
+    threshold: merge only pairs whose cosine exceeds it, in one pass. The sound then decides how many tokens stay, K at
+    least.
+
+    Raises `ValueError` for a threshold outside −1 … 1.
     """
+
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold!r}; it is a cosine, from -1 to 1, or None")
+
+    @property
+    def static(self) -> bool:  # type: ignore[override]
+        return self.threshold is None
+
+    def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
+        if self.threshold is None:
+            return super().reduce(tokens, evidence, keep_rate)
+        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        most = tokens.count - ops.budget(keep_rate, tokens.count)
+        x = ops.gather_tokens(self._compared(tokens, evidence), order)
+        joins = ops.similar_pairs(x, evidence.row.gather(1, order), self.threshold, most)
+        stays = torch.ones_like(joins).scatter(1, order, ~joins)
+        before = order.gather(1, ops.last_true(~joins))
+        holder = torch.zeros_like(order).scatter(1, order, before)
+        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
+        return join_ragged(tokens, stays, holder, scores, mean=True)
 
     def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
         return ops.paired_runs(x, size, row, k, rows)

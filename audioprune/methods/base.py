@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from ..core import ops
-from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Reduction, Tokens
+from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Place, Reduction, Tokens
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ class Method(ABC):
         if len(rates) != len(layers):
             raise ValueError(f"{len(rates)} keep rates for {len(layers)} pruned layers {tuple(layers)}; give one each")
         return dict(zip(layers, map(float, rates), strict=True))
+
+    def stages(self, depth: int) -> dict[Place, tuple[Method, float]]:
+        """Where each method acts in a model of `depth` blocks, and its keep rate there."""
+        return {Place(layer, not self.before): (self, rate) for layer, rate in self.schedule(depth).items()}
 
     def with_keep_rate(self, keep_rate: float | Sequence[float]) -> Self:
         """A copy with another keep rate."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import ops
-from ..core.tokens import NO_PATCH, Evidence, Tokens
+from ..core.tokens import NO_PATCH, Evidence, Reduction, Tokens
 
 Outcome = tuple[Tokens, Tensor | None]
 
@@ -38,8 +38,11 @@ def fuse(tokens: Tokens, evidence: Evidence, kept: Tensor, weights: Tensor) -> O
     rest, fused = keep(tokens, kept), ops.fuse(tokens.hidden, weights, dropped)
     nowhere = torch.full_like(rest.patch[:, :1], NO_PATCH)
     into_fused = torch.full_like(dropped, kept.shape[1])
+    size = tokens.size
+    if size is not None:  # of an earlier method
+        size = torch.cat((size.gather(1, kept), torch.ones_like(size[:, :1])), 1)
     return (
-        Tokens(torch.cat((rest.hidden, fused), 1), torch.cat((rest.patch, nowhere), 1)),
+        Tokens(torch.cat((rest.hidden, fused), 1), torch.cat((rest.patch, nowhere), 1), size),
         ops.destination(kept, dropped, into_fused),
     )
 
@@ -88,6 +91,25 @@ def join(
         size = torch.ones_like(tokens.patch, dtype=torch.float32)
     hidden, size = how(tokens.hidden, size, kept, dropped, target)
     return Tokens(hidden, tokens.patch.gather(1, kept), size)
+
+
+def join_ragged(tokens: Tokens, stays: Tensor, holder: Tensor, scores: Tensor, mean: bool) -> Reduction:
+    """Tokens stay, and their sizes grow by those of the tokens that join them; rows may differ in length.
+
+    stays: (batch, n) booleans. holder: (batch, n), position of the token that each joins, itself if it stays.
+    scores: (batch, n), as in `Reduction`. mean: whether a token becomes the size-weighted mean of all that join it, or
+    stays as it is.
+    """
+    kept, lengths = ops.positions(stays)
+    destination = (stays.cumsum(dim=1) - 1).gather(1, holder)
+    size = ops.wide(torch.ones_like(scores) if tokens.size is None else tokens.size)
+    left = keep_ragged(replace(tokens, size=size), kept)
+    total = torch.zeros_like(size[:, : kept.shape[1]]).scatter_add(1, destination, size)
+    if mean:
+        into = destination[..., None].expand_as(tokens.hidden)
+        sums = ops.wide(torch.zeros_like(left.hidden)).scatter_add(1, into, ops.wide(tokens.hidden) * size[..., None])
+        left = replace(left, hidden=(sums / total.clamp_min(1)[..., None]).to(left.hidden.dtype))
+    return Reduction(replace(left, size=total), kept, scores, destination, lengths)
 
 
 FATES = {

@@ -53,6 +53,7 @@ TABLE = (
     Entry("dpp", "diversity", "DPP"),
     Entry("atome", "adjacent", "AToMe"),
     Entry("fastadasp", "adjacent", "FastAdaSP"),
+    Entry("padding", "padding", "PaddingMerge"),
     Entry("uniform", "baselines", "UniformStride"),
     Entry("pooling", "baselines", "AveragePooling"),
     Entry("dynamicvit", "dynamicvit", "DynamicViT", needs_training=True),

@@ -21,19 +21,13 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import cached_file
 
+from ..audio.extensions import EXTENSIONS
 from ..audio.extractor import AudioMAEFeatureExtractor
 from ..audio.features import LogMel
-from ..audio.files import EXTENSIONS
 from . import audiomae
 from .ast import AST_CLASSES
-from .weights import SUFFIXES, CheckpointError, check_keys, check_overrides, load_weights
-
-EMBEDDED = "esc10"
-"""Name of the small AudioMAE that ships with the package, trained on ESC-10."""
-LISTENER = "listener"
-"""Name of the small audio-language model that ships with the package."""
-_ASSETS = Path(__file__).parent.parent / "assets"
-_EMBEDDED = {EMBEDDED: _ASSETS / "audiomae-esc10", LISTENER: _ASSETS / "listener"}
+from .sources import EMBEDDED, resolve
+from .weights import CheckpointError, check_keys, check_overrides, load_weights
 
 
 def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
@@ -107,19 +101,6 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
             "in Python (audioprune.prune)"
         )
     return extractor
-
-
-def resolve(source: str | Path) -> str | Path:
-    """Path of a source, folder of the shipped model for `"esc10"` and `"listener"`, otherwise the hub id."""
-    if source in _EMBEDDED:  # for a folder of that name, write "./esc10"
-        return _EMBEDDED[str(source)]
-    path = Path(source)
-    if path.exists():
-        return path
-    looks_local = isinstance(source, Path) or path.suffix in SUFFIXES or str(source).startswith((".", "/", "~"))
-    if looks_local or str(source).count("/") > 1:
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    return str(source)
 
 
 def is_language_model(source: str | Path) -> bool:

@@ -26,7 +26,6 @@ from .audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
 State = dict[str, Tensor]
 
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 HEAD_EPS = 1e-5
 """LayerNorm epsilon of AST's head, PyTorch's default. Its encoder has timm's 1e-6, but transformers' class has only one
 epsilon. So the config contains this one, and `load` sets it. With the Auto classes alone, logits differ by about

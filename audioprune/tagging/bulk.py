@@ -1,4 +1,4 @@
-"""Bulk tagging: the sounds to tag, and the file for the results."""
+"""Bulk tagging: the sounds to tag, and the file for the results. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .tagger import Log, ResultLog, Row, Sound, find_clips, key
+from ..files import Row
+from .asked import Asked
+from .log import Log, ResultLog, begun
+from .sounds import Sound, find_clips, key
 
 JSON_LINES, PARQUET = ".jsonl", ".parquet"
 
@@ -49,12 +52,34 @@ def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list
     return sounds, [path for path in others if path not in set(tables)]
 
 
-def open_log(path: Path, setting: Row) -> Log:
+def open_log(path: Path, setting: Row, asked: Asked | None = None) -> Log:
     """Open the file for results: JSON Lines or Parquet, by the suffix. Raises `ValueError` for another suffix."""
     if path.suffix.lower() == PARQUET:
         from .bulk_parquet import ParquetLog
 
-        return ParquetLog(path, setting)
+        return ParquetLog(path, setting, asked)
     if path.suffix.lower() == JSON_LINES:
-        return ResultLog(path, setting)
+        return ResultLog(path, setting, asked)
     raise ValueError(f"--out is {str(path)!r}; give it a name that ends in {JSON_LINES} or {PARQUET}")
+
+
+def reopen_log(path: Path, asked: Asked | None) -> Log | None:
+    """Open a file of results before the model is loaded, with the setting in it; None if another setting may be asked
+    for now.
+
+    The setting is trusted only if it came of the same words and files.
+    """
+    found = _begun(path)
+    if asked is None or found is None:
+        return None
+    setting, mark = found
+    return open_log(path, setting, asked) if asked.mark(setting) == mark else None
+
+
+def _begun(path: Path) -> tuple[Row, str] | None:
+    """Setting and mark in a file of results, of any form; None if it has none."""
+    if path.suffix.lower() == PARQUET and path.is_dir():
+        from .bulk_parquet import parquet_begun
+
+        return parquet_begun(path)
+    return begun(path) if path.suffix.lower() == JSON_LINES else None

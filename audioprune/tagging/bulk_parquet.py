@@ -12,15 +12,18 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..audio.files import AudioError, Clip, decode, load_audio
-from ..files import DRAFT, check_same, draft
-from .tagger import ResultLog, ResultLogError, Row, Sound, key
+from ..files import DRAFT, Row, check_same, draft
+from .asked import Asked
+from .log import ResultLog, ResultLogError
+from .sounds import Sound, key
+
+if TYPE_CHECKING:
+    from ..audio.files import Clip
 
 UNREADABLE = (OSError, pa.ArrowException)
 """Errors that pyarrow raises for a damaged file."""
@@ -38,6 +41,8 @@ SCHEMA = pa.schema(
 PART = re.compile(r"part-(\d+)\.parquet")
 SETTING = b"audioprune"
 """Key of the run's setting, as JSON, in the metadata of the schema."""
+MARK = b"audioprune.asked"
+"""Key of the mark of what was asked for, beside it."""
 PARQUET = ".parquet"
 ROWS_A_PART = 10_000
 JOURNAL = "_rows.jsonl"
@@ -68,6 +73,9 @@ class ParquetSound:
         return self.key
 
     def load(self, max_seconds: float) -> Clip:
+        # Not above: a run with nothing left to do decodes nothing, and need not import what decodes.
+        from ..audio.files import AudioError, decode, load_audio
+
         content = None if self.column is None else _contents(self.table, self.group, self.column)[self.row].as_py()
         if content is not None:
             if not content:
@@ -89,6 +97,8 @@ def _contents(table: Path, group: int, column: str) -> pa.ChunkedArray:
 
 @lru_cache(maxsize=1)
 def _read_group(table: Path, group: int, column: str) -> pa.ChunkedArray:
+    from ..audio.files import AudioError
+
     try:
         with pq.ParquetFile(table) as file:
             return _flat(file.read_row_group(group, columns=[column]), column)
@@ -99,7 +109,11 @@ def _read_group(table: Path, group: int, column: str) -> pa.ChunkedArray:
 def _flat(content: pa.Table, column: str) -> pa.ChunkedArray:
     """A column, or a field of a column such as "audio.bytes"."""
     outer, _, inner = column.partition(".")
-    return pc.struct_field(content.column(outer), inner) if inner else content.column(outer)
+    if not inner:
+        return content.column(outer)
+    import pyarrow.compute as pc
+
+    return pc.struct_field(content.column(outer), inner)
 
 
 def sounds_in(table: Path) -> list[Path | Sound]:
@@ -185,6 +199,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def parquet_begun(path: Path) -> tuple[Row, str] | None:
+    """Setting and mark of the first part of a folder; None if it has none, or if it cannot be read."""
+    try:
+        metadata = pq.read_schema(_parts(path)[0]).metadata
+        return json.loads(metadata[SETTING]), metadata[MARK].decode()
+    except (*UNREADABLE, IndexError, KeyError, TypeError, ValueError):  # told by `ParquetLog`, which opens it later
+        return None
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.glob(f"[!._]*{PARQUET}"))
+
+
 class ParquetLog:
     """A folder of Parquet files that survives a kill. Every reader of Parquet takes it as one table.
 
@@ -194,12 +221,14 @@ class ParquetLog:
     with \\x escapes.
     """
 
-    def __init__(self, path: Path, setting: Row) -> None:
+    def __init__(self, path: Path, setting: Row, asked: Asked | None = None) -> None:
         self.path, self.setting = path, setting
+        mark = {} if asked is None else {MARK: asked.mark(setting)}
+        self._schema = SCHEMA.with_metadata({SETTING: json.dumps(setting), **mark})
         self._failed: dict[str, bool] = {}
         self._waiting: list[Row] = []
         self._check_folder()
-        self._journal = ResultLog(path / JOURNAL, setting)
+        self._journal = ResultLog(path / JOURNAL, setting, asked)
         try:
             for left in path.glob(f".*{DRAFT}"):  # of a killed run: nobody else writes here while the journal is ours
                 left.unlink()
@@ -238,7 +267,7 @@ class ParquetLog:
 
     def _take(self, row: Row) -> None:
         text = {name: _text(row[name]) for name in ("path", "error") if name in row}
-        self._waiting.append({name: value for name, value in row.items() if name != "setting"} | text)
+        self._waiting.append({name: value for name, value in row.items() if name in SCHEMA.names} | text)
         self._failed[text["path"]] = "error" in row
 
     def _seal(self) -> None:
@@ -247,9 +276,8 @@ class ParquetLog:
             number = 1 + max(
                 (int(match[1]) for path in self._parts() if (match := PART.fullmatch(path.name))), default=-1
             )
-            schema = SCHEMA.with_metadata({SETTING: json.dumps(self.setting)})
             with draft(self.path / f"part-{number:05}{PARQUET}") as made:
-                pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), made)
+                pq.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema), made)
             self._waiting = []
         self._journal.clear()
 
@@ -259,7 +287,7 @@ class ParquetLog:
             self.path.rmdir()
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.glob(f"[!._]*{PARQUET}"))
+        return _parts(self.path)
 
     def _check_folder(self) -> None:
         if not self.path.exists():
@@ -282,7 +310,7 @@ class ParquetLog:
             raise ResultLogError(
                 f"{part}: cannot be read ({_first_line(error)}); delete it, and its clips are tagged again"
             ) from error
-        failed = pc.is_valid(columns["error"]).to_pylist()
+        failed = [error is not None for error in columns["error"].to_pylist()]
         self._failed |= dict(zip(columns["path"].to_pylist(), failed, strict=True))
 
 

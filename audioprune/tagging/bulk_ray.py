@@ -22,7 +22,9 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from ..attention.packing import available, pack, packs
-from .tagger import Row, Sound, Tagger, key
+from ..files import Row
+from .sounds import Sound, key
+from .tagger import Tagger
 
 WORKERS = 2
 """Default number of workers on this machine. More would only share its cores."""

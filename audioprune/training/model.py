@@ -11,8 +11,9 @@ from transformers import ASTConfig, PreTrainedConfig, PreTrainedModel
 
 from ..models.ast import AST_CLASSES
 from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEPreTrainedModel
-from ..models.loading import load, resolve
+from ..models.loading import load
 from ..models.pretraining import AudioMAEForPreTraining
+from ..models.sources import resolve
 from ..models.weights import check_keys
 from .recipe import Recipe
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core import ops
-from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens
+from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, Stage, Tokens
 from ..observers import observers_of
 from .prompts import Layout, find_runs
 from .spans import AudioBatch, AudioSpan
@@ -33,7 +33,7 @@ class PromptPass:
     """
 
     grid: Grid
-    stages: dict[int, Stage]
+    stages: dict[Place, Stage]
     bounds: list[Tensor]
 
 
@@ -117,7 +117,7 @@ class Shortening:
     def _encode(self) -> tuple[dict[str, Any], list[AudioSpan]]:
         """Run the model up to its language model. Returns the arguments of that call, and the clips."""
         adapter, entry = self.adapter, self.adapter.entry
-        tap = self.attachment.tap if self.reducer.needs(0) else None
+        tap = self.attachment.tap if self.reducer.needs(Place(0)) else None
         runs = find_runs(self.inputs["input_ids"], adapter.audio_token)
         sounds = AudioBatch(adapter.encoder, entry, self.inputs, runs)
         if tap is None:
@@ -170,7 +170,7 @@ class Shortening:
         time = torch.arange(n, device=hidden.device).expand(batch, -1)
         heads = _stack([clip.attention for clip in clips], hidden.device)
         keys = _stack([clip.keys for clip in clips], hidden.device)
-        needs = self.reducer.needs(0)
+        needs = self.reducer.needs(Place(0))
         evidence = Evidence(
             layer=0,
             depth=1,
@@ -203,7 +203,7 @@ class Shortening:
         grid = Grid(max(clip.count for clip in clips), 1, frequency_major=False)
         model, bounds = self.adapter.encoder, self.adapter.entry.bounds
         assert bounds is not None
-        return PromptPass(grid, {0: stage}, [bounds(model, clip.count) for clip in clips])
+        return PromptPass(grid, {Place(0): stage}, [bounds(model, clip.count) for clip in clips])
 
 
 def _destination(reduction: Reduction) -> Tensor:

@@ -1,3 +1,3 @@
 """Model families whose tokens are reduced inside their transformer blocks."""
 
-from . import spectrogram, speech, whisper  # noqa: F401  (each registers its families)
+from . import spectrogram, speech, transcriber, whisper  # noqa: F401  (each registers its families)

@@ -38,6 +38,11 @@ class BlockAdapter(Adapter):
         """Mean and standard deviation of each input patch, (batch, patches) each, from the encoder's arguments."""
 
     @abstractmethod
+    def padding(self, kwargs: dict[str, Any]) -> Tensor:
+        """Which patches are padding that the model does not mask, (batch, patches) booleans, from the encoder's
+        arguments."""
+
+    @abstractmethod
     def check_input(self, kwargs: dict[str, Any], reducer: Reducer) -> None:
         """Raise `ValueError` for arguments that the encoder does not support while tokens are dropped."""
 
@@ -47,6 +52,10 @@ class BlockAdapter(Adapter):
 
         Raises `ValueError` if `samples` is missing, or given but not needed.
         """
+
+    def further_inputs(self, batch: int) -> dict[str, Tensor]:
+        """What the model's forward needs beside the clips, so that its work can be counted."""
+        return {}
 
     def check_method(self, method: MethodTraits) -> None:
         if not self.has_cls and method.needs & {"cls", "cls_heads"}:
@@ -64,6 +73,11 @@ class BlockAdapter(Adapter):
 
         Padding comes after the clip, and the model must mask it too."""
         return None
+
+    @property
+    def root(self) -> nn.Module:
+        """The module in which classes are swapped."""
+        return self.encoder
 
     @property
     def shape(self) -> ModelShape:
@@ -122,7 +136,7 @@ class BlockAdapter(Adapter):
                 "that it drops in one place would be missing in the others; give each place its own block "
                 "(copy.deepcopy), or do not prune the model"
             )
-        parts: list[tuple[str, nn.Module]] = list(self.encoder.named_modules())
+        parts: list[tuple[str, nn.Module]] = list(self.root.named_modules())
         for path, module in parts:
             name = path or type(module).__name__
             if hasattr(module, ATTACHMENT) or type(module) in self.swaps.values():
@@ -142,6 +156,15 @@ class BlockAdapter(Adapter):
                     f"{name}.forward was replaced on the instance (offloading hooks and "
                     "accelerate do so), which would hide the pruned one; prune the model first"
                 )
+
+
+def constant_tail(frames: Tensor) -> Tensor:
+    """Frames at the end of each clip that are all alike, (batch, frames) booleans: padding, or silence just like it.
+
+    frames: (batch, frames, …), a spectrogram or samples.
+    """
+    alike = (frames == frames[:, -1:]).flatten(2).all(dim=2) if frames.ndim > 2 else frames == frames[:, -1:]
+    return alike.int().flip(1).cumprod(dim=1).flip(1).bool()
 
 
 def refuse_samples(adapter: BlockAdapter, samples: int | None) -> None:

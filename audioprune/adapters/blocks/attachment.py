@@ -29,7 +29,7 @@ class BlockAttachment(Attachment):
         self.adapter, self.reducer = adapter, reducer
         self.eager = adapter.eager
         self._swapped: list[tuple[nn.Module, type[nn.Module]]] = []
-        for module in adapter.encoder.modules():
+        for module in adapter.root.modules():
             if (pruned := adapter.swap_of(module)) is not None:
                 self._swap(module, pruned)
         for index, layer in enumerate(adapter.layers):

@@ -44,11 +44,6 @@ _REASONS: tuple[tuple[tuple[str, ...], str], ...] = (
         ("Wav2Vec2BertModel", "Wav2Vec2ConformerModel"),
         "each of its blocks convolves over neighbouring tokens, and the kept tokens are not neighbours; use a Wav2Vec2",
     ),
-    (
-        ("WhisperModel",),
-        "its decoder attends to every frame, and uses their positions as times; use WhisperForAudioClassification, "
-        "or the encoder by itself",
-    ),
     (("SpeechEncoderDecoderModel",), "its decoder attends to every frame; use the encoder by itself"),
 )
 REFUSED = {name: reason for names, reason in _REASONS for name in names}

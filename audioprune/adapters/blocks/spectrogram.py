@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer import (
     ASTLayer,
@@ -15,7 +16,7 @@ from ...models.ast import ASTMeanPooledModel
 from ...models.audiomae import AudioMAEModel
 from ...models.pooling import MeanPooling
 from ..base import Adapter, register_adapter
-from .adapter import BlockAdapter, refuse_samples
+from .adapter import BlockAdapter, constant_tail, refuse_samples
 from .entering import Entering
 from .swapped import SwappedModel, weighted_mean
 from .token_pass import TokenPass
@@ -106,6 +107,12 @@ class SpectrogramAdapter(BlockAdapter):
                 "attention_mask: the clips of these models have one fixed length, with padding, so there is nothing to "
                 "mask; leave it out while the model is pruned"
             )
+
+    def padding(self, kwargs: dict[str, Any]) -> Tensor:
+        tail = constant_tail(kwargs[self.encoder.main_input_name])
+        columns = tail.unfold(1, self.patch[0], self.stride[0]).all(dim=2)
+        patch = torch.arange(self.grid.patches, device=tail.device)
+        return columns[:, self.grid.column(patch)]
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         spectrogram = kwargs[self.encoder.main_input_name].float()

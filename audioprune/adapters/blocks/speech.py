@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...core.tokens import Reducer
 from ..base import Adapter, register_adapter
-from .adapter import BlockAdapter
+from .adapter import BlockAdapter, constant_tail
 from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .swapped import SwappedModel, weighted_mean
@@ -345,6 +345,15 @@ class WaveformAdapter(BlockAdapter):
         for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
             field, hop = field + (kernel - 1) * hop, hop * stride
         return field, hop
+
+    def padding(self, kwargs: dict[str, Any]) -> Tensor:
+        if STATES in kwargs:
+            raise ValueError(
+                "the method looks for padding in the sound, but this stack of blocks gets only hidden states; call the "
+                "model with the waveform"
+            )
+        field, hop = self._window
+        return constant_tail(kwargs[self.encoder.main_input_name]).unfold(1, field, hop).all(dim=2)
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the loudness (log10 of the mean square) of ten parts of each token's sound."""

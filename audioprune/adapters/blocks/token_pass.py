@@ -12,13 +12,12 @@ from torch.nn.functional import pad
 
 from ...attention.scoring import AttentionCall
 from ...core import ops
-from ...core.tokens import NO_PATCH, Evidence, Grid, Reducer, Reduction, Stage, Tokens, needs_from
+from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, Stage, Tokens, needs_from
 
 if TYPE_CHECKING:
     from .adapter import BlockAdapter
 
 FROM_ATTENTION = frozenset(needs_from("attention"))
-FROM_INPUT = needs_from("input")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class TokenPass:
         self, adapter: BlockAdapter, reducer: Reducer, eager: Callable[..., Any], inputs: dict[str, Any]
     ) -> None:
         self.adapter, self.reducer, self.eager, self.inputs = adapter, reducer, eager, inputs
-        self.stages: dict[int, Stage] = {}
+        self.stages: dict[Place, Stage] = {}
         self.notes: dict[int, dict[str, Tensor]] = {}
         """Notes of the method at each pruned layer, for its loss."""
         self._with_gradient = torch.is_grad_enabled()
@@ -100,16 +99,16 @@ class TokenPass:
             self._before[layer] = self._first(hidden[:, self.adapter.special :])
         # Not always the previous block, because layer drop skips some in training.
         state = self._before[max(index for index in self._before if index <= layer)]
-        if self.reducer.prunes_before(layer):
-            hidden, state = self._apply(layer, hidden, state, {})
+        if self.reducer.prunes(place := Place(layer, after=False)):
+            hidden, state = self._apply(place, hidden, state, {})
         self._within[layer] = state
         return hidden, self._attention_call(layer, state, hidden.dtype)
 
     def reduce(self, layer: int, hidden: Tensor, call: AttentionCall) -> Tensor:
         """Tokens that stay after the attention of a block, special ones first. hidden: (batch, special + n, width)."""
         state = self._within[layer]
-        if self.reducer.prunes(layer):
-            hidden, state = self._apply(layer, hidden, state, call.results)
+        if self.reducer.prunes(place := Place(layer)):
+            hidden, state = self._apply(place, hidden, state, call.results)
         self._before[layer + 1] = state
         return hidden
 
@@ -150,7 +149,7 @@ class TokenPass:
             bias=self._bias(state, real, torch.promote_types(dtype, torch.float32)),
             voters=None if real is None else real.float(),
             policy=None if policy is None else pad(policy, (self.adapter.special, 0), value=1.0),
-            wants=self.reducer.needs(layer) & FROM_ATTENTION,
+            wants=self.reducer.needs(Place(layer)) & FROM_ATTENTION,
             differentiable=self.reducer.needs_gradient,
         )
 
@@ -165,27 +164,27 @@ class TokenPass:
         return None if bias is None else pad(bias, (self.adapter.special, 0))[:, None, None, :]
 
     def _apply(
-        self, layer: int, hidden: Tensor, state: TokenState, results: dict[str, Tensor]
+        self, place: Place, hidden: Tensor, state: TokenState, results: dict[str, Tensor]
     ) -> tuple[Tensor, TokenState]:
         """Let the method reduce the tokens, and record the result.
 
         Args:
-            layer: the block.
+            place: where in which block.
             hidden: (batch, special + n, width).
             state: state of the tokens.
             results: results of the attention, by name.
         """
         self._check_gradient()
         special = hidden[:, : self.adapter.special]
-        tokens, evidence = self._tokens(hidden, state), self._evidence(layer, special, state, results)
+        tokens, evidence = self._tokens(hidden, state), self._evidence(place, special, state, results)
         if state.lengths is None and self._whole is None:
             reduction = self.reducer.reduce(tokens, evidence)
         else:
             reduction = self._reduce_rows(tokens, evidence, state.lengths)
         left, lengths = reduction.tokens, reduction.lengths
         lengths = None if lengths is None else _unless_all(lengths, left.count)
-        self.notes[layer] = reduction.notes
-        self.stages[layer] = Stage(reduction.kept, reduction.scores, state.patch, reduction.destination)
+        self.notes[place.layer] = reduction.notes
+        self.stages[place] = Stage(reduction.kept, reduction.scores, state.patch, reduction.destination)
         return (
             torch.cat((special, left.hidden), dim=1),
             TokenState(left.patch, left.size, left.policy, left.memory, lengths),
@@ -218,16 +217,17 @@ class TokenPass:
             order.append(rows)
         return _join(parts, torch.cat(order).argsort(), tokens.count)
 
-    def _evidence(self, layer: int, special: Tensor, state: TokenState, results: dict[str, Tensor]) -> Evidence:
+    def _evidence(self, place: Place, special: Tensor, state: TokenState, results: dict[str, Tensor]) -> Evidence:
         assert self._grid is not None
         parts: dict[str, Any] = dict(results)
-        for name, statistic in self._statistics(layer):
+        for name, statistic in self._statistics(place):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
-            # A fused token is not a patch of the input, so it gets the average.
-            average = self._average(statistic)
+            # A fused token is not a patch of the input, so it gets the average; it is no padding.
+            average = False if statistic.dtype == torch.bool else self._average(statistic)
             parts[name] = torch.where(state.patch < 0, average, gathered)
         return Evidence(
-            layer=layer,
+            layer=place.layer,
+            after=place.after,
             depth=len(self.adapter.layers),
             patch=state.patch,
             column=self._grid.column(state.patch),
@@ -247,11 +247,13 @@ class TokenPass:
         real = torch.arange(statistic.shape[1], device=statistic.device) < self._whole[:, None]
         return statistic.where(real, 0.0).sum(dim=1, keepdim=True) / self._whole[:, None]
 
-    def _statistics(self, layer: int) -> Iterator[tuple[str, Tensor]]:
-        needs = self.reducer.needs(layer).intersection(FROM_INPUT)
-        if needs:
+    def _statistics(self, place: Place) -> Iterator[tuple[str, Tensor]]:
+        needs = self.reducer.needs(place)
+        if needs & {"intensity", "variation"}:
             pair = self.adapter.patch_statistics(self.inputs)
-            yield from ((n, s) for n, s in zip(FROM_INPUT, pair, strict=True) if n in needs)
+            yield from ((n, s) for n, s in zip(("intensity", "variation"), pair, strict=True) if n in needs)
+        if "padding" in needs:
+            yield "padding", self.adapter.padding(self.inputs)
 
 
 def _unless_all(lengths: Tensor, count: int) -> Tensor | None:

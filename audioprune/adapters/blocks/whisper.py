@@ -11,12 +11,13 @@ from transformers.models.whisper.modeling_whisper import (
     WhisperEncoder,
     WhisperEncoderLayer,
     WhisperForAudioClassification,
+    WhisperModel,
 )
 from transformers.utils.generic import can_return_tuple
 
 from ...core.tokens import Grid, Reducer
 from ..base import Adapter, register_adapter
-from .adapter import BlockAdapter, refuse_samples
+from .adapter import BlockAdapter, constant_tail, refuse_samples
 from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
 from .speech import PooledHead, classify
@@ -94,6 +95,8 @@ class WhisperAdapter(BlockAdapter):
 
     @classmethod
     def find(cls, model: nn.Module) -> list[Adapter]:
+        if any(isinstance(module, WhisperModel) for module in model.modules()):
+            return []  # with a decoder: TranscriberAdapter
         encoders = find_encoders(model, (WhisperForAudioClassification,), (WhisperEncoder,))
         return [cls(encoder) for encoder in encoders]
 
@@ -120,6 +123,14 @@ class WhisperAdapter(BlockAdapter):
         # An attention_mask is no problem: Whisper accepts it but does not use it.
         if self.tower.training:
             check_layerdrop("model.encoder.layerdrop", self.tower.layerdrop, reducer)
+
+    def padding(self, kwargs: dict[str, Any]) -> Tensor:
+        """Tokens whose log-mel frames are all of the constant tail, or of what an `attention_mask` leaves out."""
+        features = kwargs[self.encoder.main_input_name]
+        tail, mask = constant_tail(features.transpose(1, 2)), kwargs.get("attention_mask")
+        if mask is not None and mask.shape == tail.shape:
+            tail = tail | constant_tail(mask) & (mask == 0)
+        return tail.unflatten(1, (-1, FRAMES_PER_TOKEN)).all(dim=2)
 
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each token's two log-mel frames (the stride of the second convolution)."""

@@ -1,0 +1,108 @@
+"""Results written one by one, and resuming after a kill. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..files import Journal, Row, check_same
+from .asked import Asked
+from .sounds import Sound, key
+
+ROW_START = b'{"path": '
+"""Beginning of every row. An incomplete last line must begin with it too."""
+ASKED = "asked"
+"""Key of the mark of what was asked for."""
+
+
+class ResultLogError(ValueError):
+    """An output file that cannot be appended to. The message names the file and the remedy."""
+
+
+class ResultLog:
+    """A JSON Lines file of rows that survives a kill. Rows are appended, and a run resumes without loss or repetition.
+
+    Every row contains the run's `setting`. A file with another setting is refused, so that a file never mixes two
+    models or two keep rates. If a kill left an incomplete last line, it is cut off, and its clip is tagged again.
+
+    Every row also contains the mark of what was asked for (`asked`), if that is known. Nothing is refused by it.
+    """
+
+    def __init__(self, path: Path, setting: Row, asked: Asked | None = None) -> None:
+        self.path, self.setting = path, setting
+        self._about: Row = {"setting": setting} | ({} if asked is None else {ASKED: asked.mark(setting)})
+        self._failed: dict[str, bool] = {}
+        self._journal = Journal(path, ResultLogError, "a row of results", ROW_START)
+        try:
+            for number, row in self._journal.read():
+                self._resume(number, row)
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._journal.close()
+        if self.path.is_file() and self.path.stat().st_size == 0:  # there are no results: leave no empty file
+            self.path.unlink()
+
+    def is_done(self, sound: Path | Sound) -> bool:
+        return key(sound) in self._failed
+
+    def failures(self, sounds: Iterable[Path | Sound]) -> int:
+        """Number of these clips that have a row with an error."""
+        return sum(self._failed.get(key(sound), False) for sound in sounds)
+
+    def write(self, row: Row) -> None:
+        """Append a row in one write. It is on disk when this returns."""
+        self._journal.append([{**row, **self._about}])
+        self._count(row)
+
+    def clear(self) -> None:
+        """Delete all rows, for a caller that has saved them elsewhere."""
+        self._journal.clear()
+        self._failed.clear()
+
+    def _count(self, row: Row) -> None:
+        self._failed[row["path"]] = "error" in row
+
+    def _resume(self, number: int, row: Row) -> None:
+        if not isinstance(row.get("path"), str) or not isinstance(row.get("setting"), dict):
+            self._journal.refuse(number)
+        check_same(self.path, row["setting"], self.setting, ResultLogError)
+        self._count(row)
+
+
+def begun(path: Path) -> tuple[Row, str] | None:
+    """Setting and mark of the first row of a file; None if it has none, or if it cannot be read."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        return None
+    try:
+        with open(path, "rb") as file:
+            row = json.loads(file.readline())
+        return row["setting"], row[ASKED]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # told by `ResultLog`, which opens it later
+        return None
+
+
+class Log(Protocol):
+    """Output of a run: `ResultLog`, or another file that can be resumed."""
+
+    setting: Row
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None: ...
+
+    def is_done(self, sound: Path | Sound) -> bool: ...
+
+    def failures(self, sounds: Iterable[Path | Sound]) -> int: ...
+
+    def write(self, row: Row) -> None: ...

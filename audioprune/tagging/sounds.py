@@ -1,0 +1,51 @@
+"""Sounds to tag: what they are called, and which ones folders contain. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..audio.extensions import EXTENSIONS
+
+if TYPE_CHECKING:
+    from ..audio.files import Clip
+
+
+class Sound(Protocol):
+    """A sound without its own file, such as a row of a table. `str()` gives its name in messages."""
+
+    @property
+    def key(self) -> str:
+        """Value of `path` in its row, unique in a run."""
+
+    def load(self, max_seconds: float) -> Clip:
+        """Decode the beginning. Raises `AudioError` if this is not possible."""
+
+
+def key(sound: Path | Sound) -> str:
+    """Value of `path` in a sound's row: absolute for a file, so that a run can resume from another folder."""
+    return os.path.abspath(sound) if isinstance(sound, Path) else sound.key
+
+
+def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Files to tag, each once, and files in folders that were skipped because of their names.
+
+    A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
+    `FileNotFoundError` if a source does not exist.
+    """
+    clips: dict[str, Path] = {}
+    skipped: list[Path] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        if not source.is_dir():
+            clips.setdefault(os.path.abspath(source), source)
+            continue
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            if path.suffix.lower() in EXTENSIONS:
+                clips.setdefault(os.path.abspath(path), path)
+            else:
+                skipped.append(path)
+    return list(clips.values()), skipped
