@@ -24,11 +24,13 @@ from transformers import (
 import audioprune as ap
 from audioprune.core.settings import parse_method
 from audioprune.data import DataError
+from audioprune.methods.chain import Chain
+from audioprune.transcribing import contenders as contenders_module
 from audioprune.transcribing import evaluation as evaluation_module
 from audioprune.transcribing.contenders import Contender, contenders, parse_contender
 from audioprune.transcribing.evaluation import ROWS, Evaluation
 from audioprune.transcribing.evaluation_log import EvaluationError
-from audioprune.transcribing.evaluation_report import captions, figure, markdown, refusals, table
+from audioprune.transcribing.evaluation_report import captions, figure, markdown, refusals, tables
 from audioprune.transcribing.evaluation_table import clip_rows, method_row
 from audioprune.transcribing.manifest import Utterance, read_manifest
 from audioprune.transcribing.speech_model import SpeechModel, open_speech_model
@@ -280,7 +282,43 @@ def test_keep_rates_are_for_words(loaded: SpeechModel, tmp_path: Path) -> None:
     assert contenders([parse_method("topk")], (), loaded.model)[1].method == ap.TopK(0.7)
 
 
+def test_methods_as_json(loaded: SpeechModel) -> None:
+    several = '{"method": [{"method": "PaddingMerge"}, {"method": "AToMe", "keep_rate": 0.9, "layers": "all"}]}'
+    words = ['{"method": "AToMe", "keep_rate": 0.9}', '{"method": "AToMe", "keep_rate": 0.8}', several]
+    made = contenders([parse_contender(word) for word in words], (0.5,), loaded.model)
+    assert [one.name for one in made[1:]] == [
+        "AToMe(0.9)",
+        "AToMe(0.8)",
+        "PaddingMerge(0.04) + AToMe(0.9, layers='all')",
+    ]
+    assert made[3].method == Chain.of([ap.PaddingMerge(), ap.AToMe(0.9, layers="all")])
+    assert made[3].settings["method"][1]["keep_rate"] == 0.9
+    assert parse_contender(several[len('{"method": ') : -1]) == parse_contender(several)
+    for wrong, said in [("{", "not JSON"), ('{"method": "No"}', "expected"), ('{"method": "ToMe"}', "missing 1")]:
+        with pytest.raises(ValueError, match=f"--method: .*{said}"):
+            parse_contender(wrong)
+
+
+def test_padding_has_a_rate_of_its_own(loaded: SpeechModel) -> None:
+    assert contenders([parse_contender("padding")], (), loaded.model)[1].method == ap.PaddingMerge()
+
+
+def test_recommended_is_what_the_model_is_recommended(loaded: SpeechModel, monkeypatch) -> None:
+    monkeypatch.setattr(contenders_module, "recommended", lambda model: ap.PaddingMerge() if model else None)
+    made = contenders([parse_contender("recommended")], (0.9,), loaded.model)[1]
+    assert made == Contender("recommended", ap.PaddingMerge())
+
+
 # Seconds and tokens.
+
+
+def test_the_clock_counts_what_a_method_leaves(loaded: SpeechModel) -> None:
+    padding = Contender("padding", ap.PaddingMerge(0.2, margin=2))
+    with padding.attached(loaded.model, traced=True) as run_trace, EncoderClock(loaded.model, run_trace) as clock:
+        loaded([tone(0.3), tone(0.6)])
+    # The window at a clip's end hears a little of it.
+    assert clock.tokens == pytest.approx([15 + 2 + 7, 30 + 2 + 4], abs=2)
+    assert ap.handle(loaded.model) is None
 
 
 def test_the_clock_counts_the_encoder(loaded: SpeechModel) -> None:
@@ -421,7 +459,7 @@ def test_no_clip_at_all(loaded: SpeechModel, manifest: Path, tmp_path: Path) -> 
         manifest.with_name(f"{name}.wav").unlink()
     result = evaluation(loaded, manifest, tmp_path / "out").run()
     assert (result["clips"], len(result["failed"])) == (0, 3)
-    assert table(result)[1] == []
+    assert [len(rows) for rows in tables(result)] == [1, 1]
 
 
 def test_a_stopped_run_continues(loaded: SpeechModel, manifest: Path, tmp_path: Path, monkeypatch) -> None:

@@ -118,20 +118,20 @@ def eval_asr(
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
-    from ..transcribing.evaluation_report import captions, refusals, table
+    from ..transcribing.evaluation_report import captions, refusals, tables
 
     if as_json:
         print(json.dumps(result))
     else:
-        header, rows = table(result)
-        shown = Table(
-            title=result["model"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-        )
-        for i, column in enumerate(header):
-            shown.add_column(column, justify="right" if i else "left", overflow="fold")
-        for cells in rows:
-            shown.add_row(*cells)
-        out.print(shown)
+        for header, *rows in tables(result):
+            shown = Table(
+                title=result["model"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+            )
+            for i, column in enumerate(header):
+                shown.add_column(column, justify="right" if i else "left", overflow="fold")
+            for cells in rows:
+                shown.add_row(*cells)
+            out.print(shown)
         for line in captions(result):
             err.print(line, soft_wrap=True)
     for line in refusals(result):

@@ -12,7 +12,7 @@ from typing import Any
 from ..adapters import UnsupportedModelError
 from ..core.pruning import prune
 from ..core.recommend import recommended
-from ..core.settings import describe, parse_method
+from ..core.settings import describe, parse_method, parse_settings
 from ..core.trace import Trace, trace
 from ..methods import Method
 from ..methods.names import NamedMethod
@@ -52,10 +52,14 @@ class Contender:
 
 
 def parse_contender(word: str) -> NamedMethod | WindowCut:
-    """The method behind a word, a JSON file or a folder with a `pruning.json`; "cut" and "cut+128" are the baseline.
+    """The method behind a word, a JSON file, a folder with a `pruning.json`, or JSON itself; "cut" and "cut+128" are
+    the baseline.
 
     Raises `ValueError` for a word that names no method, and for a method that must be trained first.
     """
+    if word.lstrip().startswith(("{", "[")):
+        method = parse_settings(word, "--method")
+        return NamedMethod.of(method, str(method))
     found = re.fullmatch(r"cut(?:\+(\d+))?", word.lower())
     return WindowCut(int(found[1] or 0)) if found else parse_method(word)
 

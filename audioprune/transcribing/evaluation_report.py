@@ -24,16 +24,17 @@ def write(out: Path, result: Row) -> None:
         save(figure(result), out / f"{NAME}.png")
 
 
-def table(result: Row) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table, without refused rows; see `refusals` for those."""
-    header = ["method", "error", "change", "to unpruned", "same", "runaways", "tokens"]
-    header += ["encoder ms", "faster", "whole ms", "faster", "real time"]
-    return header, [_cells(row) for row in drawable(result)]
+def tables(result: Row) -> list[list[list[str]]]:
+    """Two tables, of words and of speed; the first row of each is its header. Refused rows are left out; see
+    `refusals` for those."""
+    words = ["method", "error", "change", "to unpruned", "same", "runaways"]
+    speed = ["method", "tokens", "encoder ms", "faster", "whole ms", "faster", "real time"]
+    rows = drawable(result)
+    return [[words, *map(_word_cells, rows)], [speed, *map(_speed_cells, rows)]]
 
 
-def _cells(row: Row) -> list[str]:
+def _word_cells(row: Row) -> list[str]:
     change = row["change"]
-    times = [cell for part in ("encoder", "whole") for cell in _time_cells(row[part])]
     return [
         row["method"],
         f"{100 * row['word_error_rate']:.1f}",
@@ -41,10 +42,12 @@ def _cells(row: Row) -> list[str]:
         f"{100 * row['error_to_unpruned']:.1f}",
         str(row["same"]),
         str(row["runaways"]),
-        f"{row['tokens']:.0f}",
-        *times,
-        f"{row['real_time_factor']:.3f}",
     ]
+
+
+def _speed_cells(row: Row) -> list[str]:
+    times = [cell for part in ("encoder", "whole") for cell in _time_cells(row[part])]
+    return [row["method"], f"{row['tokens']:.0f}", *times, f"{row['real_time_factor']:.3f}"]
 
 
 def _time_cells(part: Row) -> list[str]:
@@ -67,13 +70,14 @@ def captions(result: Row) -> list[str]:
     search = "greedy" if result["beams"] == 1 else f"{result['beams']} beams"
     notes = [
         f"{result['clips']:,} clips, {result['seconds']:,.0f} s; {search}, {result['dtype']} on {result['device']}, "
-        f"{result['threads']} threads{shared}",
+        f"{_threads(result)}{shared}",
         "error: wrong words in % of the transcripts' after Whisper's normalization; change: to unpruned, with its 95 % "
         "interval",
         "to unpruned: the same error against the unpruned model's own transcripts; same: transcripts equal to those, "
         "word for word; runaways: more than twice their words + 5",
         f"tokens: leave the encoder, mean; ms: of a clip, median of up to {result['repeats']} repeats, all methods in "
-        "turn; faster: than unpruned on the same clip, mean ± standard deviation over clips",
+        "turn; faster: than unpruned on the same clip, mean ± standard deviation over clips; real time: seconds of "
+        "work by seconds of sound",
     ]
     if any(row["setting"]["method"] == "cut" for row in result["rows"]):
         notes.append("cut: the window ends soon after the clip (audio_ctx), a baseline; not a method to use")
@@ -82,12 +86,21 @@ def captions(result: Row) -> list[str]:
     return notes
 
 
+def _threads(result: Row) -> str:
+    return f"{result['threads']} thread" + "s" * (result["threads"] > 1)
+
+
 def markdown(result: Row) -> str:
-    """The table in Markdown, with its notes below."""
-    header, rows = table(result)
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---", *["---:"] * (len(header) - 1)], *rows)]
+    """The tables in Markdown, with their notes below."""
+    lines = [line for rows in tables(result) for line in (*_markdown_table(rows), "")]
     notes = [*captions(result), *(f"left out {line}" for line in refusals(result))]
-    return "\n".join([f"**{result['model']}**", "", *lines, "", *(f"- {note}" for note in notes)])
+    return "\n".join([f"**{result['model']}**", "", *lines, *(f"- {note}" for note in notes)])
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    header, *rest = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rest)]
 
 
 def figure(result: Row) -> Figure:
@@ -96,6 +109,7 @@ def figure(result: Row) -> Figure:
     drawn = Figure(figsize=(8.5, 5.5), layout="constrained")
     FigureCanvasAgg(drawn)
     axes = drawn.subplots()
+    slowest = max(row["encoder"]["seconds"] for row in rows)
     for place, row in enumerate(rows):
         x, y = 1000 * row["encoder"]["seconds"], 100 * row["word_error_rate"]
         axes.plot(x, y, marker="o", markersize=8, linestyle="none", color=colormaps["tab10"](place % 10), zorder=3)
@@ -103,11 +117,20 @@ def figure(result: Row) -> Figure:
         if row["runaways"]:
             axes.plot(x, y, marker="o", markersize=15, color="tab:red", markerfacecolor="none", markeredgewidth=1.8)
             label += f"\n{row['runaways']} runaway" + "s" * (row["runaways"] > 1)
-        axes.annotate(label, (x, y), xytext=(9, 7), textcoords="offset points", fontsize=9, parse_math=False)
+        is_right = row["encoder"]["seconds"] > 0.6 * slowest
+        axes.annotate(
+            label,
+            (x, y),
+            xytext=(-9 if is_right else 9, 7),
+            horizontalalignment="right" if is_right else "left",
+            textcoords="offset points",
+            fontsize=9,
+            parse_math=False,
+        )
     axes.axhline(100 * rows[0]["word_error_rate"], color="black", linestyle="--", linewidth=1, zorder=0)
-    axes.set_xlim(0, 1.25 * max(1000 * row["encoder"]["seconds"] for row in rows))
+    axes.set_xlim(0, 1100 * slowest)
     _scale_errors(axes, [100 * row["word_error_rate"] for row in rows])
-    axes.set_xlabel(f"encoder (ms a clip, median, {result['threads']} threads)")
+    axes.set_xlabel(f"encoder (ms a clip, median, {_threads(result)})")
     axes.set_ylabel("word error rate (%)")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
