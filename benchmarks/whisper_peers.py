@@ -223,7 +223,7 @@ def _read(path: Path, setting: Row) -> Row:
     installed = ["torch", "transformers", "jiwer"]
     installed += ["faster-whisper", "ctranslate2"] if importlib.util.find_spec("faster_whisper") else []
     begun: Row = {
-        "command": f"python -m benchmarks.whisper_peers --whisper WEIGHTS --manifest MANIFEST --model {setting['model']}",
+        "command": f"python -m benchmarks.whisper_peers --whisper WEIGHTS --manifest CSV --model {setting['model']}",
         "machine": machine() | {"threads": setting["threads"]},
         "versions": {name: version(name) for name in installed},
         "setting": setting,
