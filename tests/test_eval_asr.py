@@ -450,7 +450,7 @@ def test_a_clip_that_cannot_be_read_is_left_out(loaded: SpeechModel, manifest: P
     assert (result["clips"], sum(done)) == (1, 3)
     assert [one["clip"] for one in result["failed"]] == ["b.wav", "c.wav"]
     assert "no such file" in said[1]
-    assert "- 2 clips could not be decoded and are left out" in markdown(result)
+    assert "- left out because they could not be decoded: 2 of the clips" in markdown(result)
 
 
 def test_no_clip_at_all(loaded: SpeechModel, manifest: Path, tmp_path: Path) -> None:

@@ -123,10 +123,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
     else:
+        out.print(result["model"])
         for header, *rows in tables(result):
-            shown = Table(
-                title=result["model"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-            )
+            shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
             for i, column in enumerate(header):
                 shown.add_column(column, justify="right" if i else "left", overflow="fold")
             for cells in rows:

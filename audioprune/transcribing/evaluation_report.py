@@ -75,14 +75,14 @@ def captions(result: Row) -> list[str]:
         "interval",
         "to unpruned: the same error against the unpruned model's own transcripts; same: transcripts equal to those, "
         "word for word; runaways: more than twice their words + 5",
-        f"tokens: leave the encoder, mean; ms: of a clip, median of up to {result['repeats']} repeats, all methods in "
+        f"tokens: leave the encoder, mean; ms: of a clip, median of at most {result['repeats']} timed, all methods in "
         "turn; faster: than unpruned on the same clip, mean ± standard deviation over clips; real time: seconds of "
         "work by seconds of sound",
     ]
     if any(row["setting"]["method"] == "cut" for row in result["rows"]):
         notes.append("cut: the window ends soon after the clip (audio_ctx), a baseline; not a method to use")
     if result["failed"]:
-        notes.append(f"{len(result['failed'])} clips could not be decoded and are left out")
+        notes.append(f"left out because they could not be decoded: {len(result['failed'])} of the clips")
     return notes
 
 
