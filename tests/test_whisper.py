@@ -19,6 +19,7 @@ from torch import Tensor
 import audioprune as ap
 from audioprune.adapters.blocks.adapter import constant_tail
 from audioprune.adapters.blocks.transcriber import MergedEncoderOutput, PrunedWhisperModel
+from audioprune.adapters.blocks.whisper import convolve
 from audioprune.methods.chain import Chain
 
 from .conftest import SHARED
@@ -306,6 +307,41 @@ def test_sizes_are_kept(model, clips) -> None:
         assert torch.equal(counted.float(), read.size[clip])
 
 
+@torch.no_grad()
+@given(st.integers(0, WINDOW), st.integers(0, WINDOW), st.booleans())
+def test_convolutions_leave_padding_out(sound: int, other: int, as_one: bool) -> None:
+    """Against transformers' own, for two clips of a batch that end where they will."""
+    encoder = ENCODER
+    clips = torch.randn(2, 16, WINDOW)
+    clips[0, :, sound:], clips[1, :, other:] = -1.5, (-1.5 if as_one else 0.0)
+    own = torch.nn.functional.gelu(encoder.conv2(torch.nn.functional.gelu(encoder.conv1(clips))))
+    assert torch.allclose(convolve(encoder, clips), own.transpose(1, 2), atol=1e-5)
+
+
+ENCODER = transcriber().eval().get_encoder()
+
+
+def test_a_wrong_feature_extractor_is_named(model) -> None:
+    with ap.prune(model, ap.PaddingMerge()), pytest.raises(ValueError, match=r"\(1, 32, 128\).*belongs to it"):
+        model.get_encoder()(torch.zeros(1, 32, WINDOW))
+
+
+@torch.no_grad()
+def test_an_encoder_of_ones_own_runs_its_own_forward(clips) -> None:
+    class Louder(transformers.models.whisper.modeling_whisper.WhisperEncoder):
+        def forward(self, input_features: Tensor, **kwargs: object) -> object:
+            return super().forward(2 * input_features, **kwargs)
+
+    model = tiny()
+    with ap.prune(model, ap.ToMe(0.7)):
+        expected = model.get_encoder()(2 * clips).last_hidden_state
+    model.model.encoder.__class__ = Louder
+    with ap.prune(model, ap.ToMe(0.7)):
+        found = model.get_encoder()(clips)
+    assert isinstance(found, MergedEncoderOutput)
+    assert torch.allclose(found.last_hidden_state, expected, atol=1e-5)
+
+
 # Lists of methods
 
 
@@ -340,6 +376,17 @@ def test_rates_of_a_list(model) -> None:
         handle.keep_rate = 0.5
     handle.keep_rate = 1.0
     assert not handle.rates
+
+
+def test_recommended_needs_no_inputs(model) -> None:
+    assert ap.recommended(model) == ap.PaddingMerge()
+    method = ap.recommended(model, macs=0.7)
+    assert [type(part) for part in method.methods] == [ap.PaddingMerge, ap.AToMe]
+    unpruned = ap.macs(model)
+    for step, fits in ((0.0, True), (0.01, False)):
+        inside = method.methods[1]
+        with ap.prune(model, inside.with_keep_rate(inside.keep_rate + step)):
+            assert (ap.macs(model) <= 0.7 * unpruned) == fits
 
 
 @pytest.mark.parametrize("margin", [-1, 2.5, None])

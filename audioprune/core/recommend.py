@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from ..adapters import find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
-from ..methods import Method
+from ..adapters.blocks.adapter import BlockAdapter
+from ..methods import AToMe, Method, PaddingMerge
+from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
 from .pruning import prune
@@ -16,6 +19,8 @@ LEAST = 0.5
 """Keep rate below which pairs cannot take a block."""
 HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
+NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
+"""What merges the sound itself in a Whisper with its decoder."""
 
 
 def recommended_at(keep_rate: float = HALF) -> Method:
@@ -24,30 +29,43 @@ def recommended_at(keep_rate: float = HALF) -> Method:
     return named(RECOMMENDED).at(keep_rate)
 
 
-def recommended(model: nn.Module, macs: float = 0.5, *, inputs: Tensor | Mapping[str, Tensor] | None = None) -> Method:
+def recommended(
+    model: nn.Module, macs: float | None = None, *, inputs: Tensor | Mapping[str, Tensor] | None = None
+) -> Method:
     """The training-free method that agreed best with the unpruned model in our measurements (docs/results.md), with
     the greatest keep rate at which the model computes at most `macs` of its multiply-accumulates, its own cost
     included.
 
         ap.prune(model, ap.recommended(model, macs=0.25))
 
+    For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
+    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share.
+
     Args:
-        macs: share of the unpruned model's multiply-accumulates, in (0, 1].
+        macs: share of the unpruned model's multiply-accumulates, in (0, 1]; a half by default.
         inputs: a typical batch, for models that take clips of any length; others need none.
 
     Raises:
         ValueError: `macs` is no share, or so small that halving the tokens in every block would cost more.
         UnsupportedModelError, AlreadyPrunedError: as `prune`.
     """
-    if not 0 < macs <= 1:
+    if macs is not None and not 0 < macs <= 1:
         raise ValueError(f"macs is {macs!r}; it is a share of the unpruned model's multiply-accumulates, in (0, 1]")
-    method = recommended_at(1.0)
-    with prune(model, method) as handle:
-        if isinstance(handle.adapter, PromptAdapter):
-            raise ValueError(
-                f"{type(model).__name__} is an audio-language model, for which nothing is recommended by its work: "
-                "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
-            )
+    adapter = find_adapter(model)
+    if isinstance(adapter, PromptAdapter):
+        raise ValueError(
+            f"{type(model).__name__} is an audio-language model, for which nothing is recommended by its work: "
+            "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
+        )
+    if isinstance(adapter, BlockAdapter) and adapter.is_decoded:
+        padding = [PaddingMerge()]
+        return Chain.of(padding if macs is None else [*padding, _fitted(model, NEIGHBOURS, macs, inputs)])
+    return _fitted(model, recommended_at(1.0), 0.5 if macs is None else macs, inputs)
+
+
+def _fitted(model: nn.Module, method: Method, macs: float, inputs: Tensor | Mapping[str, Tensor] | None) -> Method:
+    """The method at the greatest keep rate that leaves at most this share of the work."""
+    with prune(model, method.with_keep_rate(1.0)) as handle:
         unpruned = count(model, inputs=inputs)
 
         def share(keep_rate: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from ..core.tokens import Evidence, Place, Reduction, Tokens
 from .base import Method
@@ -37,9 +37,13 @@ class Chain(Method):
         if len(methods) == 1:
             return methods[0]
         flat = [part for method in methods for part in (method.methods if isinstance(method, Chain) else (method,))]
-        return cls(tuple(method.keep_rate for method in flat), None, tuple(flat))
+        return cls(methods=tuple(flat))
 
     def __post_init__(self) -> None:
+        if self.keep_rate != ():
+            rates = zip(self.methods, self._rate_of_each(), strict=True)
+            object.__setattr__(self, "methods", tuple(method.with_keep_rate(rate) for method, rate in rates))
+        object.__setattr__(self, "keep_rate", tuple(method.keep_rate for method in self.methods))
         for method in self.methods:
             kind = type(method)
             if any(getattr(kind, name) is not getattr(Method, name) for name in ("build", "finish", "loss")):
@@ -76,17 +80,15 @@ class Chain(Method):
     def appends(self) -> bool:
         return any(method.appends for method in self.methods)
 
-    def with_keep_rate(self, keep_rate: float | Sequence[float]) -> Self:
-        """A copy with other keep rates: one for each method, or 1.0 for no pruning."""
-        if keep_rate == 1:
-            keep_rate = [1.0] * len(self.methods)
-        if not isinstance(keep_rate, Sequence) or len(keep_rate) != len(self.methods):
+    def _rate_of_each(self) -> Sequence[float]:
+        if self.keep_rate == 1:
+            return [1.0] * len(self.methods)
+        if not isinstance(self.keep_rate, Sequence) or len(self.keep_rate) != len(self.methods):
             raise ValueError(
-                f"keep_rate is {keep_rate!r}, but these are {len(self.methods)} methods: {self}; give a list with the "
-                "rate of each, or 1.0 to prune nothing"
+                f"keep_rate is {self.keep_rate!r}, but these are {len(self.methods)} methods: {self}; give a list with "
+                "the rate of each, or 1.0 to prune nothing"
             )
-        methods = [method.with_keep_rate(rate) for method, rate in zip(self.methods, keep_rate, strict=True)]
-        return type(self)(tuple(method.keep_rate for method in methods), None, tuple(methods))
+        return self.keep_rate
 
     def schedule(self, depth: int) -> dict[int, float]:
         """Pruned layer → keep rate, the product where two methods act at one layer."""

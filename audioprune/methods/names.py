@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class NamedMethod:
     """A method as a word names it, at any keep rate.
 
     word: its name in tables and files. kind, settings: the class, and every setting but the keep rate. keep_rate: its
-    own, of a settings file; None if it has none. fits_work: whether its keep rate follows from the share of work that
-    a model is to keep ("recommended").
+    own, of a settings file or the method's default; None if it has none. fits_work: whether the method, at its keep
+    rate, follows from the model and the share of its work that is to stay ("recommended").
     """
 
     word: str
@@ -155,7 +155,13 @@ def named(word: str) -> NamedMethod:
         method = method.plus(modifier)
     if len(method.settings) < len(given):
         raise ValueError(f"{word}: two of its choices are for the same setting; name one of them")
-    return NamedMethod(word_of(method.at(1.0)), method.kind, method.settings)
+    return NamedMethod(word_of(method.at(1.0)), method.kind, method.settings, _own_rate(method.kind))
+
+
+def _own_rate(kind: type[Method]) -> float | None:
+    """The keep rate that a method has by default."""
+    default = next(f.default for f in fields(kind) if f.name == "keep_rate")
+    return None if default is MISSING else default
 
 
 def canonical(word: str) -> str:

@@ -32,6 +32,8 @@ class BlockAdapter(Adapter):
     """Frames of every clip's spectrogram; None if clips differ in length."""
     reads_cls: bool = False
     """Whether the head reads the CLS token, and not a mean over all tokens."""
+    is_decoded: bool = False
+    """Whether a decoder reads every position of the output, and not a head a few."""
 
     @abstractmethod
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:

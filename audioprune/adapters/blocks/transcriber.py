@@ -29,7 +29,7 @@ from ..base import Adapter, register_adapter
 from .entering import KWARG, Entering
 from .swapped import SwappedModel
 from .token_pass import TokenPass
-from .whisper import PrunedWhisperLayer, WhisperAdapter
+from .whisper import PrunedWhisperEncoder, PrunedWhisperLayer, WhisperAdapter
 
 
 @dataclass
@@ -82,7 +82,7 @@ class PrunedSpeechEncoder(Entering, SwappedModel, WhisperEncoder):
 
     @can_return_tuple
     def with_pass(self: Any, *args: Any, **kwargs: Any) -> Any:
-        output = super(Entering, self).forward(*args, **kwargs, return_dict=True)
+        output = PrunedWhisperEncoder.with_pass(self, *args, **kwargs, return_dict=True)
         return _merged(output, kwargs[KWARG])
 
 
@@ -182,6 +182,7 @@ class PrunedWhisperModel(SwappedModel, WhisperModel):
 class TranscriberAdapter(WhisperAdapter):
     """Connects pruning to the encoder of a Whisper that has its decoder."""
 
+    is_decoded = True
     family = "Whisper (WhisperForConditionalGeneration, WhisperModel)"
     swaps: ClassVar = {
         WhisperEncoderLayer: PrunedWhisperLayer,

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import (
     WhisperEncoder,
     WhisperEncoderLayer,
     WhisperForAudioClassification,
     WhisperModel,
 )
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from ...core.tokens import Grid, Reducer
 from ..base import Adapter, register_adapter
@@ -25,6 +27,8 @@ from .swapped import SwappedModel
 from .token_pass import TokenPass
 
 FRAMES_PER_TOKEN = 2
+EDGE = 8
+"""Frames of padding at each of its ends, more than the convolutions reach."""
 
 
 class PrunedWhisperLayer(WhisperEncoderLayer):
@@ -73,7 +77,55 @@ class PrunedWhisper(PooledHead, WhisperForAudioClassification):
         return classify(self, self.encoder(input_features, **kwargs), kwargs[KWARG], labels)
 
 
-class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder): ...
+class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder):
+    """An encoder that does not convolve over padding again and again."""
+
+    def with_pass(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = super(Entering, self).forward
+        return _encode(self, *args, **kwargs) if own.__func__ is WhisperEncoder.forward else own(*args, **kwargs)
+
+
+@merge_with_config_defaults
+@capture_outputs
+def _encode(encoder: Any, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> BaseModelOutput:
+    """The encoder's own forward, but for its convolutions."""
+    hidden_states = convolve(encoder, input_features) + encoder.embed_positions.weight
+    hidden_states = F.dropout(hidden_states, encoder.dropout, encoder.training)
+    for layer in encoder.layers:
+        if not (encoder.training and encoder.layerdrop > 0.0 and torch.rand([]) < encoder.layerdrop):
+            hidden_states = layer(hidden_states, None, **kwargs)
+    return BaseModelOutput(last_hidden_state=encoder.layer_norm(hidden_states))
+
+
+def convolve(encoder: Any, features: Tensor) -> Tensor:
+    """Whisper's two convolutions: (batch, mels, frames) → (batch, frames / 2, width).
+
+    Padding is constant, and so is what the convolutions make of it, but for its edges. All but these is left out, and
+    put back as copies. Raises `ValueError` for features of another length.
+    """
+    frames = FRAMES_PER_TOKEN * encoder.config.max_source_positions
+    if features.shape[-1] != frames or features.shape[1] != encoder.config.num_mel_bins:
+        raise ValueError(
+            f"input_features are {tuple(features.shape)}, but this model takes (batch, "
+            f"{encoder.config.num_mel_bins}, {frames}); use the feature extractor that belongs to it"
+        )
+    # Frames that the convolutions of the sound reach into, and those of the end.
+    begin, end = min(frames, _sound_of(features) + EDGE), frames - EDGE
+    short = features if begin >= end else torch.cat((features[..., :begin], features[..., end:]), dim=2)
+    tokens = F.gelu(encoder.conv2(F.gelu(encoder.conv1(short)))).transpose(1, 2)
+    if begin >= end:
+        return tokens
+    place = torch.arange(frames // FRAMES_PER_TOKEN, device=tokens.device)
+    first, last = begin // FRAMES_PER_TOKEN - 1, end // FRAMES_PER_TOKEN
+    return tokens[:, torch.where(place < last, place.clamp_max(first), place - last + first + 1)]
+
+
+def _sound_of(features: Tensor) -> int:
+    """Frames before the padding of the longest clip, rounded up to whole tokens."""
+    if features.is_meta or torch.compiler.is_compiling():  # a graph does not look at the sound
+        return features.shape[-1]
+    frames = features.shape[-1] - int(constant_tail(features.transpose(1, 2)).sum(dim=1).min())
+    return frames + frames % FRAMES_PER_TOKEN
 
 
 @register_adapter
