@@ -24,7 +24,6 @@ import audioprune as ap
 from audioprune.core.settings import parse_method
 from audioprune.data import DataError
 from audioprune.methods.chain import Chain
-from audioprune.transcribing import contenders as contenders_module
 from audioprune.transcribing import evaluation as evaluation_module
 from audioprune.transcribing.contenders import Contender, contenders, parse_contender
 from audioprune.transcribing.evaluation import ROWS, Evaluation
@@ -299,13 +298,17 @@ def test_methods_as_json(loaded: SpeechModel) -> None:
 
 
 def test_padding_has_a_rate_of_its_own(loaded: SpeechModel) -> None:
-    assert contenders([parse_contender("padding")], (), loaded.model)[1].method == ap.PaddingMerge()
+    made = contenders([parse_contender("padding"), parse_contender("atome")], (0.9,), loaded.model)
+    assert [(one.name, one.method) for one in made[1:]] == [
+        ("padding", ap.PaddingMerge()),
+        ("atome 0.9", ap.AToMe(0.9)),
+    ]
 
 
-def test_recommended_is_what_the_model_is_recommended(loaded: SpeechModel, monkeypatch) -> None:
-    monkeypatch.setattr(contenders_module, "recommended", lambda model: ap.PaddingMerge() if model else None)
+def test_recommended_is_what_the_model_is_recommended(loaded: SpeechModel) -> None:
     made = contenders([parse_contender("recommended")], (0.9,), loaded.model)[1]
-    assert made == Contender("recommended", ap.PaddingMerge())
+    assert made == Contender("recommended", ap.recommended(loaded.model))
+    assert made.method == ap.PaddingMerge()
 
 
 # Seconds and tokens.

@@ -49,8 +49,8 @@ def eval_asr(
         list[str] | None,
         typer.Option(
             "--keep-rate",
-            help="Keep rate of each method that is named by a word; with commas, one a layer. Repeatable. [default: "
-            "the method's own, else 0.7]",
+            help="Keep rate of each method that is named by a word and has none of its own, as padding has; with "
+            "commas, one a layer. Repeatable. [default: 0.7]",
             show_default=False,
         ),
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -65,8 +65,8 @@ def parse_contender(word: str) -> NamedMethod | WindowCut:
 
 
 def contenders(chosen: Sequence[NamedMethod | WindowCut], rates: Sequence[Rate], model: Any) -> list[Contender]:
-    """The unpruned model, and each method. A method with a keep rate of its own (of a settings file) has that; others
-    have each of `rates`, or their default. "recommended" is what `recommended(model)` returns.
+    """The unpruned model, and each method. A method with a keep rate of its own (of a settings file, or by default, as
+    PaddingMerge) has that; others have each of `rates`. "recommended" is what `recommended(model)` returns.
 
     Raises `ValueError` if two have one name.
     """
@@ -84,10 +84,8 @@ def _at_rates(method: NamedMethod, rates: Sequence[Rate], model: Any) -> Iterato
     if method.fits_work:
         yield _made(method.word, lambda: recommended(model))
         return
-    default = next(field.default for field in fields(method.kind) if field.name == "keep_rate")
-    own = method.keep_rate or (default if isinstance(default, float) else None)
     several = method.keep_rate is None and len(rates) > 0
-    for rate in rates if several else [own or DEFAULT_RATE]:
+    for rate in rates if several else [method.keep_rate or DEFAULT_RATE]:
         yield _made(f"{method.word} {_shown(rate)}" if several else method.word, partial(method.at, rate))
 
 
