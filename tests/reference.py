@@ -267,18 +267,23 @@ def _averaged(line: Line, groups: list[list[int]]) -> tuple[list[int], Line]:
 
 
 def _stand_ins(method: PaddingMerge, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
-    """Of the padding at each row's end the margin stays, and of what follows the first of each of k even runs."""
+    """Of the padding at each row's end the margin and two at the end stay, and of each of k even runs between them the
+    middle one, half way to the mean."""
     padding, groups = seen.slow.padding(), []
     for row in _in_time(line, seen).values():
-        after = [i for i in row if padding[line.patches[i]]][method.margin :]
+        after = [i for i in row if padding[line.patches[i]]][method.margin : -2]
         groups += [[i] for i in row if i not in after]
         k, runs = _budget(rate, len(after)) if after else 0, {}
         for place, i in enumerate(after):
             runs.setdefault(place * k // len(after), []).append(i)
         groups += runs.values()
-    keep = sorted(group[0] for group in groups)
-    target = {i: group[0] for group in groups for i in group[1:]}
-    return [line.patches[i] for i in keep], _joined(line, keep, target, _first)
+    middle = [group[(len(group) - 1) // 2] for group in groups]
+    target = {i: m for group, m in zip(groups, middle, strict=True) for i in group if i != m}
+
+    def half_way(line: Line, group: list[int]) -> Tensor:
+        return (line.tokens[group[0]] + _mean(line, group)) / 2
+
+    return [line.patches[i] for i in sorted(middle)], _joined(line, sorted(middle), target, half_way)
 
 
 # AToMe, FastAdaSP: neighbours in time are averaged

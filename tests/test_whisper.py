@@ -273,9 +273,9 @@ def test_a_mask_tells_of_padding_that_is_not_constant(model) -> None:
     mask[:, 40:] = 0
     with ap.prune(model, ap.PaddingMerge(0.1, margin=2)), ap.trace(model) as record:
         model.get_encoder()(clips, attention_mask=mask)
-        assert record.kept[0].shape[1] == 20 + 2 + 5  # ⌈0.1 · 42⌉
+        assert record.kept[0].shape[1] == 20 + 2 + 4 + 2  # ⌈0.1 · 40⌉
         model(clips, attention_mask=mask, decoder_input_ids=torch.ones(3, 1, dtype=torch.long))
-        assert record.kept[0].shape[1] == 27
+        assert record.kept[0].shape[1] == 28
         model.get_encoder()(clips, attention_mask=mask[:1])  # of another batch: it cannot be this one's
         assert record.kept[0].shape[1] == 64
 
@@ -288,7 +288,7 @@ def test_silence_is_padding(model, value) -> None:
         read = model.get_encoder()(clips)
         assert model.generate(clips, max_new_tokens=3).shape[0] == 1
     assert read.size.sum() == WINDOW // 2
-    assert read.tokens.shape[1] == 2 + 7
+    assert read.tokens.shape[1] == 2 + 6 + 2  # ⌈0.1 · 60⌉
 
 
 @torch.no_grad()

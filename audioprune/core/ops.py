@@ -282,6 +282,16 @@ def length_of_run(mask: Tensor, row: Tensor) -> Tensor:
     return torch.where(mask, counts.gather(1, run), 0)
 
 
+def middle_of_run(begins: Tensor) -> Tensor:
+    """Position of the middle token, the earlier of two, of the run that each token is in.
+
+    begins: (batch, n) booleans, whether a run begins; the first does → (batch, n).
+    """
+    run = begins.cumsum(dim=1) - 1
+    length = torch.zeros_like(run).scatter_add(1, run, torch.ones_like(run)).gather(1, run)
+    return last_true(begins) + (length - 1) // 2
+
+
 def _begins_run(mask: Tensor, row: Tensor) -> Tensor:
     goes_on = torch.nn.functional.pad(mask[:, :-1] & (row[:, 1:] == row[:, :-1]), (1, 0))
     return mask & ~goes_on

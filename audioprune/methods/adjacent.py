@@ -115,7 +115,7 @@ class AToMe(AdjacentMerging):
         before = order.gather(1, ops.last_true(~joins))
         holder = torch.zeros_like(order).scatter(1, order, before)
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
-        return join_ragged(tokens, stays, holder, scores, mean=True)
+        return join_ragged(tokens, stays, holder, scores, share=1.0)
 
     def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
         return ops.paired_runs(x, size, row, k, rows)

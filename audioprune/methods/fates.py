@@ -93,22 +93,26 @@ def join(
     return Tokens(hidden, tokens.patch.gather(1, kept), size)
 
 
-def join_ragged(tokens: Tokens, stays: Tensor, holder: Tensor, scores: Tensor, mean: bool) -> Reduction:
+def join_ragged(tokens: Tokens, stays: Tensor, holder: Tensor, scores: Tensor, share: float) -> Reduction:
     """Tokens stay, and their sizes grow by those of the tokens that join them; rows may differ in length.
 
     stays: (batch, n) booleans. holder: (batch, n), position of the token that each joins, itself if it stays.
-    scores: (batch, n), as in `Reduction`. mean: whether a token becomes the size-weighted mean of all that join it, or
-    stays as it is.
+    scores: (batch, n), as in `Reduction`. share: 1 makes a token the size-weighted mean of all that join it, 0 leaves
+    it as it is; between 0 and 1 it lies between the two.
     """
     kept, lengths = ops.positions(stays)
     destination = (stays.cumsum(dim=1) - 1).gather(1, holder)
     size = ops.wide(torch.ones_like(scores) if tokens.size is None else tokens.size)
-    left = keep_ragged(replace(tokens, size=size), kept)
+    left, alone = keep_ragged(replace(tokens, size=size), kept), size.gather(1, kept.clamp_min(0)) * (kept >= 0)
     total = torch.zeros_like(size[:, : kept.shape[1]]).scatter_add(1, destination, size)
-    if mean:
+    if share:
         into = destination[..., None].expand_as(tokens.hidden)
         sums = ops.wide(torch.zeros_like(left.hidden)).scatter_add(1, into, ops.wide(tokens.hidden) * size[..., None])
-        left = replace(left, hidden=(sums / total.clamp_min(1)[..., None]).to(left.hidden.dtype))
+        mean = sums / total.clamp_min(1)[..., None]
+        own = ops.wide(left.hidden)
+        # A token that nothing joined stays exactly as it is.
+        hidden = torch.where((total == alone)[..., None], own, torch.lerp(own, mean, share))
+        left = replace(left, hidden=hidden.to(left.hidden.dtype))
     return Reduction(replace(left, size=total), kept, scores, destination, lengths)
 
 

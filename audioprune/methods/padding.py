@@ -13,25 +13,31 @@ from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join_ragged
 
+EDGE = 2
+"""Tokens at the end of the padding that stay: the convolutions see the end of the input in them."""
+TOWARDS_MEAN = 0.5
+"""How far a stand-in lies between the token in the middle of its run and the run's mean. The attention of a run to its
+tokens is approximated by one logit; both ends are off, in opposite directions."""
+
 
 @dataclass(frozen=True)
 class PaddingMerge(Method):
-    """Merge the padding after a clip: every 25th of its tokens stays, and counts for 25.
+    """Merge the padding after a clip: every 25 of its tokens become one stand-in, which counts for 25.
 
     Models of a fixed length pad each clip to it (Whisper: 30 s) and compute on the padding. Cutting the padding off
-    changes what attention sees: Whisper's decoder then may not find the end of the sound. A stand-in keeps its place
-    and its share of attention (log(size) is added to the logits of its key), so that little changes. Stand-ins are
-    picked, not averaged, because a mean would blur their positions. The sound itself is left alone: a full window is
-    not faster.
+    changes what attention sees: Whisper's decoder then may not find the end of the sound. A stand-in has the place of
+    the token in the middle of its run and the whole run's share of attention (log(size) is added to the logits of its
+    key), so that little changes. It lies half way between that token and the mean of the run. The sound itself is left
+    alone: a full window is not faster.
 
-    keep_rate: share of the padding that stays; 0.04 is every 25th token.
+    keep_rate: share of the padding that stays; 0.04 is one token of 25.
     margin: tokens of padding after the clip that all stay, in steps of the model's grid in time (Whisper: 20 ms).
     layers: the block before which it happens, the first by default.
     """
 
     keep_rate: float = 0.04
     layers: tuple[int, ...] | Literal["all"] | None = (0,)
-    margin: int = 25
+    margin: int = 10
 
     before: ClassVar[bool] = True
     static: ClassVar[bool] = False
@@ -51,24 +57,27 @@ class PaddingMerge(Method):
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         assert evidence.padding is not None
         order = ops.time_order(evidence.row, evidence.column, evidence.columns)
-        padding, row = evidence.padding.gather(1, order), evidence.row.gather(1, order)
+        begins = self._begins(evidence.padding.gather(1, order), evidence.row.gather(1, order), keep_rate)
+        places = torch.arange(tokens.count, device=order.device).expand_as(order)
         # No token is better than another here: what a trace shows is that each counts as often as it was merged.
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
-        begins = self._begins(padding, row, keep_rate)
         if bool(begins.all()):  # as if it were not there, where there is no padding
-            return Reduction(tokens, torch.arange(tokens.count, device=order.device).expand_as(order), scores)
-        stays = torch.zeros_like(begins).scatter(1, order, begins)
-        holder = torch.zeros_like(order).scatter(1, order, order.gather(1, ops.last_true(begins)))
-        return join_ragged(tokens, stays, holder, scores, mean=False)
+            return Reduction(tokens, places, scores)
+        middle = ops.middle_of_run(begins)
+        stays = torch.zeros_like(begins).scatter(1, order, middle == places)
+        holder = torch.zeros_like(order).scatter(1, order, order.gather(1, middle))
+        return join_ragged(tokens, stays, holder, scores, share=TOWARDS_MEAN)
 
     def _begins(self, padding: Tensor, row: Tensor, keep_rate: float) -> Tensor:
-        """(batch, n) booleans, in time order, row by row: whether a token stays; those after it join it.
+        """(batch, n) booleans, in time order, row by row: whether a token begins a run, maybe one of its own.
 
         padding: (batch, n) booleans. row: (batch, n).
         """
         place = ops.place_in_run(padding, row) - self.margin
-        length = (ops.length_of_run(padding, row) - self.margin).clamp_min(1)
-        # Of m tokens of padding, ceil(keep_rate · m) stay, and the runs that they stand for are as even as can be.
-        budgets = [0, *(ops.budget(keep_rate, m) for m in range(1, padding.shape[1] + 1))]
+        length = ops.length_of_run(padding, row) - self.margin - EDGE
+        is_merged = padding & (place >= 0) & (place < length)
+        # Of m tokens, ceil(keep_rate · m) stay, and the runs that they stand for are as even as can be.
+        budgets = [1, *(ops.budget(keep_rate, m) for m in range(1, padding.shape[1] + 1))]
+        length = length.clamp_min(1)
         stay = torch.tensor(budgets, device=padding.device)[length]
-        return ~padding | (place <= 0) | (place * stay // length != (place - 1) * stay // length)
+        return ~is_merged | (place == 0) | (place * stay // length != (place - 1) * stay // length)
