@@ -52,6 +52,7 @@ def run(code: str) -> list[str]:
         "calibrate --help",
         "train --help",
         "ask --help",
+        "eval-asr --help",
         "tag",
         "tag --nope",
         "nothing",

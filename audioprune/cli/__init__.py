@@ -22,6 +22,7 @@ from .console import err
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
+from .eval_asr import eval_asr
 from .eval_lm import eval_lm
 from .explain import explain
 from .export import export
@@ -65,7 +66,7 @@ app = typer.Typer(
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "tag": tag, "explain": explain, "doctor": doctor},
-    "Speech": {"transcribe": transcribe},
+    "Speech": {"transcribe": transcribe, "eval-asr": eval_asr},
     "Choose": {"calibrate": calibrate, "bench": bench, "compare": compare},
     "Serve and export": {"app": page, "export": export, "convert": convert},
     "Audio-language models": {"ask": ask, "eval-lm": eval_lm},
@@ -104,6 +105,7 @@ def _options(
 EXTRAS = {
     "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
     "lm": ("pycocoevalcap",),
+    "asr": ("jiwer",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "app": ("gradio",),
     "ray": ("ray", "pyarrow"),

@@ -49,6 +49,18 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
     return _method_of(settings, path), positions
 
 
+def parse_settings(text: str, source: str = "settings") -> Method:
+    """The method that a JSON text describes, as `read_method` reads it from a file; a list is a list of methods.
+
+    source: name of the text in messages. Raises `ValueError` that says what is wrong.
+    """
+    try:
+        settings: Any = json.loads(text)
+    except (RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(f"{source}: not JSON ({error}); {_EXAMPLE}") from error
+    return _method_of({"method": settings} if isinstance(settings, list) else settings, Path(source))
+
+
 def _method_of(settings: Any, path: Path) -> Method:
     """The method that some settings describe. path: the file that they are from."""
     several = settings.get("method") if isinstance(settings, dict) else None

@@ -1,1 +1,1 @@
-"""Transcriptions of many sounds by a Whisper whose encoder is pruned."""
+"""Speech to text with a Whisper, pruned or not."""
