@@ -88,9 +88,14 @@ def transcribe(
     ] = False,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
+    pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of the model. [default: PyTorch's choice]", show_default=False),
+        typer.Option(
+            min=1,
+            help="CPU threads of the model; give fewer where others use the machine too. [default: one a core]",
+            show_default=False,
+        ),
     ] = None,
     result: Annotated[
         str | None,
@@ -173,7 +178,10 @@ def transcribe(
             _finish_if_done(log, sounds, output)
         todo = len(sounds) if log is None else sum(not log.is_done(sound) for sound in sounds)
         before = len(sounds) - todo
-        recognizer = Recognizer(parts.load(place, kind), parts, options)
+        loaded = parts.load(place, kind)
+        if pack:
+            o.pack_on_cpu(loaded)
+        recognizer = Recognizer(loaded, parts, options)
         err.print("Not pruned" if chosen is None else f"Pruned by {chosen}", soft_wrap=True)
         bar = stack.enter_context(progress("files"))
         task_id = bar.add_task("Transcribing", total=len(sounds), completed=before)
