@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ..files import Row, write_json, write_text
 from ..plots import save
@@ -139,11 +141,13 @@ def figure(result: Row) -> Figure:
     return drawn
 
 
-def _scale_errors(axes: object, errors: Sequence[float]) -> None:
+def _scale_errors(axes: Axes, errors: Sequence[float]) -> None:
     """Use a logarithmic axis if one method fails so badly that the others would be one point."""
     low, high = min(errors), max(errors)
     if low > 0 and high > 4 * low:
-        axes.set_yscale("log")  # type: ignore[attr-defined]
-        axes.set_ylim(0.8 * low, 1.5 * high)  # type: ignore[attr-defined]
+        axes.set_yscale("log")
+        axes.set_ylim(0.8 * low, 1.5 * high)
+        for lines in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            lines(LogFormatter())
     else:
-        axes.set_ylim(0, 1.2 * high or 1)  # type: ignore[attr-defined]
+        axes.set_ylim(0, 1.2 * high or 1)
