@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -26,21 +27,29 @@ COMMAND = "from audioprune.cli import main; main()"
 """The command line, as code for `begin`."""
 
 
-def begin(code: str, *words: object, said: Path, most_bytes: int | None = None, **environment: object) -> BaseProcess:
-    """Begin a process that runs Python code with words as its arguments. It is deaf to nothing, unlike a shell's job.
+def begin(
+    code: str,
+    *words: object,
+    said: Path,
+    errors: Path | None = None,
+    most_bytes: int | None = None,
+    environment: Mapping[str, object] = {},
+) -> BaseProcess:
+    """Begin a process that runs Python code with words as its arguments. It hears Ctrl-C, unlike a shell's job.
 
-    said: file for what it prints. most_bytes: how large a file may grow. environment: variables of its own.
+    said: file for what it prints. errors: file for stderr, if another. most_bytes: how large a file may grow.
+    environment: variables of its own.
     """
-    given = {name: str(value) for name, value in environment.items()}
-    arguments = (code, [str(word) for word in words], said, most_bytes, given)
+    variables = {name: str(value) for name, value in environment.items()}
+    arguments = (code, [str(word) for word in words], said, errors or said, most_bytes, variables)
     process = _forks().Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def run(code: str, *words: object, said: Path, most_bytes: int | None = None, **environment: object) -> int | None:
+def run(code: str, *words: object, said: Path, errors: Path | None = None, most_bytes: int | None = None) -> int | None:
     """Run a process to its end. Returns its exit code, or minus the signal that killed it."""
-    process = begin(code, *words, said=said, most_bytes=most_bytes, **environment)
+    process = begin(code, *words, said=said, errors=errors, most_bytes=most_bytes)
     process.join(300)
     return process.exitcode
 
@@ -52,11 +61,13 @@ def _forks() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _run(code: str, words: list[str], said: Path, most_bytes: int | None, environment: dict[str, str]) -> None:
+def _run(
+    code: str, words: list[str], said: Path, errors: Path, most_bytes: int | None, environment: dict[str, str]
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(said, "wb") as file:  # beneath Python, as what is not Python prints too
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
+    for number, path in ((1, said), (2, errors)):  # beneath Python, as what is not Python prints too
+        place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
+        os.dup2(place, number)
     os.environ |= environment
     if most_bytes is not None:
         import resource

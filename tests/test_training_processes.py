@@ -131,7 +131,7 @@ def by_hand(recipe: Path, data: Path, out: Path) -> None:
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     files = [out.with_suffix(f".{rank}") for rank in range(2)]
     both = [
-        begin(SCRIPT, recipe, data, out, -1, said=file, RANK=rank, LOCAL_RANK=rank, **told)
+        begin(SCRIPT, recipe, data, out, -1, said=file, environment={**told, "RANK": rank, "LOCAL_RANK": rank})
         for rank, file in enumerate(files)
     ]
     for process, file in zip(both, files, strict=True):
