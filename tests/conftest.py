@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer.main
 from hypothesis import settings
 
 import audioprune
@@ -23,6 +24,8 @@ from .families import FAMILIES, SPEECH, inputs_for, padded
 
 # Tests run in two processes: more threads than cores would only wait for each other.
 torch.set_num_threads(1)
+# Typer builds all commands from their signatures at each call, which takes longer than most calls themselves.
+typer.main.get_command = functools.cache(typer.main.get_command)
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.load_profile("default")
 
@@ -123,7 +126,7 @@ def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, counted_once: None) -> Callable:
     """Run the command line in a temporary folder; returns its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     for console in (cli.console.err, cli.console.out):

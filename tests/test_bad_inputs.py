@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from .bad_inputs import CASES, PAGE, Case, Outcome, everything, page, stage
 from .families import audiomae
+from .processes import COMMAND
+from .processes import run as fresh
 
 CAUGHT = (ValueError, TypeError, OSError, RuntimeError)
 """What the library may raise: every other class is a traceback on the command line."""
@@ -85,23 +85,16 @@ def test_a_file_that_may_not_be_read(run, clips, monkeypatch) -> None:
 
 def test_a_disk_that_is_full(run, clips) -> None:
     """What was written before stays, the row that did not fit is cut off, and the same command goes on."""
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     audiomae().save_pretrained("tiny")
     words = ["tag", str(clips), "--model", "tiny", "--keep-rate", "0.5", "--batch-size", "1", "--out", "a.jsonl"]
     assert run("tag", clips / "tone0.wav", *words[2:])[0] == 0
     earlier = Path("a.jsonl").read_bytes()
     limit = len(earlier) * 5 // 2
-    result = subprocess.run(
-        [sys.executable, "-c", "from audioprune.cli import main; main()", *words],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env={**os.environ, "MPLCONFIGDIR": str(clips)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 2, result.stderr
-    assert "files may not grow so large here" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert fresh(COMMAND, *words, said=Path("said.txt"), most_bytes=limit) == 2
+    said = Path("said.txt").read_text()
+    assert "files may not grow so large here" in said
+    assert "Traceback" not in said
     assert Path("a.jsonl").read_bytes().startswith(earlier)
     assert run(*words)[0] == 0
     rows = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]

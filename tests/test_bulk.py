@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from audioprune.tagging.bulk import find_sounds, open_log
 from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
+from .processes import COMMAND, begin
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'audioprune[ray]'")
 pq = pytest.importorskip("pyarrow.parquet", reason="pip install 'audioprune[ray]'")
@@ -318,33 +318,23 @@ def test_names_that_are_no_unicode(tagger, tmp_path) -> None:
     assert parquet(tmp_path / "out.parquet")[0]["path"].endswith("m\\udcff.wav")
 
 
-HEARS_SIGINT = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from audioprune.cli import main
-main()
-"""
-"""The command line, where a shell's background job would begin deaf to Ctrl-C."""
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 @pytest.mark.parametrize(("ending", "name"), [(signal.SIGINT, "out.jsonl"), (signal.SIGKILL, "out.parquet")])
 def test_a_run_on_ray_that_is_ended_goes_on(request, tmp_path, ending: signal.Signals, name: str) -> None:
     """The command itself, ended half-way on Ray and finished without."""
     pytest.importorskip("ray.data", reason="pip install 'audioprune[ray]'")
-    paths, out = write_clips(tmp_path / "clips", 600), tmp_path / name
+    paths, out, said = write_clips(tmp_path / "clips", 160), tmp_path / name, tmp_path / "said.txt"
     rows = out if out.suffix == ".jsonl" else out / "_rows.jsonl"
-    words = ["tag", str(tmp_path / "clips"), "--out", str(out)]
-    command = [sys.executable, "-c", HEARS_SIGINT, *words, "--engine", "ray", "--workers", "1", "--batch-size", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while process.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 8):
+    words = ["tag", tmp_path / "clips", "--out", out, "--method", "topk"]
+    process = begin(COMMAND, *words, "--engine", "ray", "--workers", "1", "--batch-size", "2", said=said)
+    while process.is_alive() and (not rows.exists() or rows.read_bytes().count(b"\n") < 8):
         time.sleep(0.02)
     workers = workers_of(process.pid)
-    process.send_signal(ending)
-    told = process.communicate()[1]
-    assert process.returncode == (130 if ending == signal.SIGINT else -signal.SIGKILL), told
+    os.kill(process.pid, ending)
+    process.join()
+    assert process.exitcode == (130 if ending == signal.SIGINT else -signal.SIGKILL), said.read_text()
     before = rows.read_bytes().count(b"\n")
-    assert 8 <= before < 600
+    assert 8 <= before < 160
     code, _, err = request.getfixturevalue("run")(*words)
     assert code == 0
     assert f"{before} were done before" in err

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +20,8 @@ from audioprune.tagging.tagger import Tagger
 
 from .conftest import tone
 from .families import audiomae
+from .processes import COMMAND, begin
+from .processes import run as fresh
 
 SETTING = {"model": "tiny", "keep_rate": 0.5}
 
@@ -188,16 +188,14 @@ def test_kill_nine_half_way_loses_and_doubles_nothing(tmp_path) -> None:
     for i in range(60):
         soundfile.write(folder / f"{i:02}.wav", tone(0.3, hertz=100 + 20 * i), 16_000)
     audiomae(hidden_size=192, num_hidden_layers=12, intermediate_size=768).save_pretrained(tmp_path / "model")
-    code = "from audioprune.cli import main; main()"
-    arguments = ["tag", str(folder), "--model", str(tmp_path / "model"), "--out", str(out), "--batch-size", "2"]
-    command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = ["tag", folder, "--model", tmp_path / "model", "--method", "topk", "--out", out, "--batch-size", "2"]
     for target in (8, 30):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < target):
+        process = begin(COMMAND, *words, said=tmp_path / "said.txt")
+        while process.is_alive() and (not out.exists() or out.read_bytes().count(b"\n") < target):
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (tmp_path / "said.txt").read_text()
         assert target <= out.read_bytes().count(b"\n") < 60
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert fresh(COMMAND, *words, said=tmp_path / "said.txt") == 0
     assert [Path(row["path"]).name for row in rows_of(out)] == [f"{i:02}.wav" for i in range(60)]

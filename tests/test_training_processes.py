@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from audioprune.training.recipe import names, read_recipe
 from audioprune.training.task import Task
 
 from .conftest import class_folders
+from .processes import begin, run
 
 SHAPE = "config: {hidden_size: 32, num_hidden_layers: 4, num_attention_heads: 2, intermediate_size: 64, max_length: 64}"
 RECIPE = f"""
@@ -79,47 +82,73 @@ def data(tmp_path_factory) -> Path:
     return class_folders(tmp_path_factory.mktemp("data"), {"train": 6, "test": 2})
 
 
+def train(recipe: Path, data: Path, out: Path, kill: int = -1) -> int | None:
+    """Exit code of a training in a process of its own, which is killed at the beginning of a step."""
+    said = out.with_suffix(".txt")
+    code = run(SCRIPT, recipe, data, out, kill, said=said)
+    assert code in (0, -signal.SIGKILL), said.read_text()
+    return code
+
+
 @pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "run.py"
-    path.write_text(SCRIPT)
-    return path
-
-
-def run(*words: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, text=True)
+def noisy(data: Path, tmp_path_factory) -> Path:
+    """A folder with a recipe full of chance, and with what it learns when nobody kills it."""
+    folder = tmp_path_factory.mktemp("noisy")
+    (folder / "tiny.yaml").write_text(RECIPE + NOISY)
+    assert train(folder / "tiny.yaml", data, folder / "whole") == 0
+    return folder
 
 
 @pytest.mark.parametrize("step", [4, 7, 9])
-def test_kill_and_resume_give_the_same_weights(step: int, data: Path, script: Path, tmp_path: Path) -> None:
+def test_kill_and_resume_give_the_same_weights(step: int, data: Path, noisy: Path, tmp_path: Path) -> None:
     """Three steps an epoch: killed at the second, third and first step of an epoch; each checkpoint is an epoch's."""
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE + NOISY)
-    whole = run(script, recipe, data, tmp_path / "whole", -1)
-    assert whole.returncode == 0, whole.stderr
-    assert run(script, recipe, data, tmp_path / "killed", step).returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "result.json").exists()
-    resumed = run(script, recipe, data, tmp_path / "killed", -1)
-    assert resumed.returncode == 0, resumed.stderr
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    recipe, whole, killed = noisy / "tiny.yaml", noisy / "whole", tmp_path / "killed"
+    assert train(recipe, data, killed, step) == -signal.SIGKILL
+    assert not (killed / "result.json").exists()
+    assert train(recipe, data, killed) == 0
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-    losses = [json.loads((tmp_path / name / "result.json").read_text())["losses"] for name in ("whole", "killed")]
+    losses = [json.loads((folder / "result.json").read_text())["losses"] for folder in (whole, killed)]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
 
 
-@pytest.mark.parametrize("augment", ["", "augment: {mixup: 0.5, roll: true, noise: true, time_mask: 16}\n"])
-def test_two_processes_learn_as_one(augment: str, data: Path, script: Path, tmp_path: Path) -> None:
+def as_torchrun(recipe: Path, data: Path, out: Path) -> None:
+    """Train in two processes that a launcher begins, as a user does."""
+    script = out.with_suffix(".py")
+    script.write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    words = [sys.executable, *launch, script, recipe, data, out, -1]
+    two = subprocess.run(list(map(str, words)), env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert two.returncode == 0, two.stderr.decode()
+
+
+def by_hand(recipe: Path, data: Path, out: Path) -> None:
+    """Train in two processes that are told of each other by what a launcher would tell them."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    files = [out.with_suffix(f".{rank}") for rank in range(2)]
+    both = [
+        begin(SCRIPT, recipe, data, out, -1, said=file, environment={**told, "RANK": rank, "LOCAL_RANK": rank})
+        for rank, file in enumerate(files)
+    ]
+    for process, file in zip(both, files, strict=True):
+        process.join(300)
+        assert process.exitcode == 0, file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("augment", "launch"),
+    [("", by_hand), ("augment: {mixup: 0.5, roll: true, noise: true, time_mask: 16}\n", as_torchrun)],
+)
+def test_two_processes_learn_as_one(augment: str, launch: Callable[..., None], data: Path, tmp_path: Path) -> None:
     """The same total batch, without what is random by process: drop path and patch masks. Augmentation goes by clip."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE + augment)
-    one = run(script, recipe, data, tmp_path / "one", -1)
-    assert one.returncode == 0, one.stderr
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    two = run(*launch, script, recipe, data, tmp_path / "two", -1)
-    assert two.returncode == 0, two.stderr
+    assert train(recipe, data, tmp_path / "one") == 0
+    launch(recipe, data, tmp_path / "two")
     expected, found = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
     assert found["steps"] == expected["steps"] == 12
     assert found["processes"] == 2

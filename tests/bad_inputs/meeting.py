@@ -132,7 +132,8 @@ def _stays(
         rows = len(_new_rows(before[path], after[path]))
         cut = "the torn row cut off, " if torn else ""
         found.append(f"`{path}`: earlier rows, {cut}{rows} new")
-    kept = [path for path in before if str(path) in shlex.split(case.words)[2:] and path not in grown]
+    named = shlex.split(case.words)[2:]
+    kept = [path for path in before if str(path) in named and path not in grown]
     outputs = [path for path in kept if path.suffix in (".jsonl", ".json", ".png", ".onnx") and _is_output(case, path)]
     found += [f"`{path}` as it was" for path in outputs]
     return "; ".join(found) or "nothing is written"
