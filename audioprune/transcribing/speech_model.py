@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration
 
 from ..audio.files import SAMPLE_RATE
+from .parts import WhisperParts
 
 _MARK = re.compile(r"<\|[^|]*\|>")
 """Timestamps and other marks, which some tokenizers do not know as special."""
@@ -76,15 +75,6 @@ class SpeechModel:
 def open_speech_model(
     source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, language: str | None = "en", beams: int = 1
 ) -> SpeechModel:
-    """Open a Whisper from a folder or the hub, unpruned.
-
-    Raises `ValueError` for another kind of model, and `FileNotFoundError` for a folder that is not there.
-    """
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().exists():
-        raise FileNotFoundError(2, "No such file or directory", source)
-    kind = AutoConfig.from_pretrained(source).model_type
-    if kind != "whisper":
-        raise ValueError(f"{source}: is a {kind}; this is for Whisper (WhisperForConditionalGeneration)")
-    model: Any = WhisperForConditionalGeneration.from_pretrained(source, dtype=dtype).eval()
-    extractor, tokenizer = AutoFeatureExtractor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    return SpeechModel(model.to(device), extractor, tokenizer, language, beams)
+    """Open a Whisper from a folder or the hub, unpruned. Raises as `WhisperParts.read` and `WhisperParts.load` do."""
+    parts = WhisperParts.read(source)
+    return SpeechModel(parts.load(device, dtype), parts.extractor, parts.tokenizer, language, beams)
