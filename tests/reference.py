@@ -93,7 +93,7 @@ def _forward_clip(slow: SlowModel, method: Method, learned: nn.Module | None) ->
     halting = Halting(head, line)
     stages, kept = method.stages(slow.depth), []
     for layer in range(slow.depth):
-        if Place(layer) in stages and isinstance(method, AViT):
+        if isinstance(method, AViT) and {Place(layer), Place(layer, after=False)} & stages.keys():
             line = halting.halt(method, head, line)
             kept.append(line.patches)
         elif Place(layer, after=False) in stages:
