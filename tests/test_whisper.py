@@ -253,6 +253,29 @@ def test_training_reaches_the_encoder_with_and_without_checkpoints(model, clips)
         assert torch.allclose(gradients[0], other, atol=1e-6)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["decoder", "layer", "attention"])
+@pytest.mark.parametrize("how", ["of another class", "wrapped"])
+def test_a_decoder_that_may_not_pass_sizes_on_reads_all_positions(model, clips, part, how) -> None:
+    inputs = {"input_features": clips, "decoder_input_ids": torch.arange(3, 18).view(3, 5)}
+    with ap.prune(model, METHODS["padding"]):
+        expected = model(**inputs).logits
+    layer = model.model.decoder.layers[1]
+    module = {"decoder": model.model.decoder, "layer": layer, "attention": layer.encoder_attn}[part]
+
+    class Own(type(module)):
+        def forward(self, *args: object, cross_tokens: object = None, **kwargs: object) -> object:
+            return super().forward(*args, **kwargs)
+
+    if how == "wrapped":
+        own = module.forward
+        module.forward = lambda *args, cross_tokens=None, **kwargs: own(*args, **kwargs)
+    else:
+        module.__class__ = Own
+    with ap.prune(model, METHODS["padding"]):
+        assert torch.allclose(model(**inputs).logits, expected, atol=1e-5)
+
+
 # What counts as padding
 
 

@@ -17,6 +17,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import (
     WhisperAttention,
+    WhisperDecoder,
+    WhisperDecoderLayer,
     WhisperEncoder,
     WhisperEncoderLayer,
     WhisperModel,
@@ -168,14 +170,22 @@ class PrunedWhisperModel(SwappedModel, WhisperModel):
     def _can_read(self, merged: MergedEncoderOutput, past_key_values: Any) -> bool:
         """Whether the decoder can read merged tokens; all positions are always right.
 
-        A static cache has a place for each position, and flash attention takes no bias."""
-        if self.decoder.config._attn_implementation not in ("eager", "sdpa", None):
+        A static cache has a place for each position, and flash attention takes no bias. A decoder that is not
+        transformers' own may not pass sizes on."""
+        if self.decoder.config._attn_implementation not in ("eager", "sdpa", None) or not self._passes_sizes_on():
             return False
         cross = getattr(past_key_values, "cross_attention_cache", None)
         if cross is None:
             return True
         # Keys that were cached before this model was pruned, or at another rate, are of other tokens.
         return isinstance(cross, DynamicCache) and cross.get_seq_length() in (0, merged.count)
+
+    def _passes_sizes_on(self) -> bool:
+        """Whether the sizes reach each attention to the encoder: no part is of another class, or wrapped."""
+        parts: list[tuple[Any, type]] = [(self.decoder, WhisperDecoder)]
+        for layer in self.decoder.layers:
+            parts += [(layer, WhisperDecoderLayer), (getattr(layer, "encoder_attn", None), PrunedCrossAttention)]
+        return all(type(part) is kind and "forward" not in vars(part) for part, kind in parts)
 
 
 @register_adapter
@@ -203,9 +213,8 @@ class TranscriberAdapter(WhisperAdapter):
         return self._whisper
 
     def swap_of(self, module: nn.Module) -> type[nn.Module] | None:
-        if type(module) is WhisperAttention and any(
-            layer.encoder_attn is module for layer in self._whisper.decoder.layers
-        ):
+        layers: Any = self._whisper.decoder.layers
+        if type(module) is WhisperAttention and any(layer.encoder_attn is module for layer in layers):
             return PrunedCrossAttention
         return super().swap_of(module)
 
