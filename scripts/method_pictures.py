@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ CLIP = ROOT / "audioprune/assets/clips/baby.ogg"
 TARGET = ROOT / "docs/methods"
 LEARNT = [entry.kind for entry in TABLE if entry.needs_training or entry.untrained_as]
 """Methods that are drawn from a model that was fine-tuned with them: without it they cannot choose, or add nothing."""
+OWN: dict[str, Any] = {"PaddingMerge": {"layers": (0, 4, 8), "margin": 0}}
+"""Settings of a method that would have one stage, or nothing to show, at its defaults."""
+SHORT = {"PaddingMerge": 1.4}
+"""Seconds of the sound for a method that needs padding after it."""
 COARSER = (4, 2)
 """Frames and mels that are averaged for drawing. Noise makes a PNG large, and a patch has 16 of each."""
 COLOURS, DPI = 32, 100
@@ -48,7 +53,7 @@ def models(names: list[str], trained: Path | None) -> Iterator[tuple[str, torch.
             yield name, model, f"{name}({handle.keep_rate}), in the model that was fine-tuned with it"
         else:
             model = ap.load("esc10")
-            method = ap.recommended(model) if name == "recommended" else METHODS[name](0.5)
+            method = ap.recommended(model) if name == "recommended" else METHODS[name](0.5, **OWN.get(name, {}))
             ap.prune(model, method)
             yield name, model, f"{'ap.recommended(model): ' if name == 'recommended' else ''}{method}"
 
@@ -102,7 +107,8 @@ def main() -> None:
     sound = ap.load_audio(CLIP)
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, model, title in models(given.names or every, given.trained):
-        spectrogram = ap.load_features("esc10", model)([sound.waveform])
+        length = round(SHORT.get(name, sound.heard_seconds) * 16_000)
+        spectrogram = ap.load_features("esc10", model)([sound.waveform[:length]])
         with ap.trace(model) as trace:
             probabilities = model(spectrogram).logits.softmax(dim=1)[0]
         label = model.config.id2label[int(probabilities.argmax())]

@@ -8,6 +8,7 @@ whose logits are raised by log(s). That is the same function, with fewer keys.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -129,8 +130,9 @@ class PrunedCrossAttention(WhisperAttention):
 class PrunedWhisperModel(SwappedModel, WhisperModel):
     """Encoder and decoder, of which the latter reads the merged tokens."""
 
+    @functools.wraps(WhisperModel.forward)  # a Trainer reads the signature
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_features: Tensor | None = None,
         attention_mask: Tensor | None = None,

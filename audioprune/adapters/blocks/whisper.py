@@ -89,7 +89,9 @@ class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder):
 @capture_outputs
 def _encode(encoder: Any, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> BaseModelOutput:
     """The encoder's own forward, but for its convolutions."""
-    hidden_states = convolve(encoder, input_features) + encoder.embed_positions.weight
+    # By a call, since accelerate brings offloaded weights for one.
+    positions = torch.arange(encoder.config.max_source_positions, device=input_features.device)
+    hidden_states = convolve(encoder, input_features) + encoder.embed_positions(positions)
     hidden_states = F.dropout(hidden_states, encoder.dropout, encoder.training)
     for layer in encoder.layers:
         if not (encoder.training and encoder.layerdrop > 0.0 and torch.rand([]) < encoder.layerdrop):
