@@ -501,9 +501,9 @@ def test_answers_are_kept_and_gone_on_with(tmp_path) -> None:
     with AnswerLog(path, {"rate": [1], "model": "a"}) as answers:
         assert list(answers.rows) == ["1", "2"]
         answers.write([{"id": "3", "answer": "x"}])
-        answers.check_questions({"1": "?", "2": "?", "9": "?"})
+        answers.check_asked({"1": "?", "2": "?", "9": "?"})
         with pytest.raises(AnswersError, match="the question of 1 was '\\?', and is now '!'"):
-            answers.check_questions({"1": "!"})
+            answers.check_asked({"1": "!"})
     assert [json.loads(line).get("id") for line in path.read_text().splitlines()] == [None, "1", "2", "3"]
     with pytest.raises(AnswersError, match=r"begun with model='a' \(not 'b'\), rate=\[1\] \(not None\)"):
         AnswerLog(path, {"model": "b"})

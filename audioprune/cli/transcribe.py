@@ -223,12 +223,9 @@ def _choose(method: str | None, keep_rate: str | None, model: str, parts: Whispe
         return None
     name = method or o.saved_pruning(model) or names.RECOMMENDED
     if name.lower() == names.RECOMMENDED and keep_rate is not None:
-        # The padding has its own rate; this one is of the sound.
-        from ..core.recommend import NEIGHBOURS
-        from ..methods import PaddingMerge
-        from ..methods.chain import Chain
+        from ..core.recommend import decoded_at
 
-        return Chain.of([PaddingMerge(), NEIGHBOURS.with_keep_rate(o.parse_rates(keep_rate))])
+        return decoded_at(o.parse_rates(keep_rate))
     return o.choose_method(name, keep_rate).for_model(parts.skeleton())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -23,6 +23,15 @@ NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
 """What merges the sound itself in a Whisper with its decoder."""
 
 
+def decoded_at(keep_rate: float | Sequence[float] | None) -> Method:
+    """The recommended method for a Whisper with its decoder.
+
+    keep_rate: of neighbours in the sound, at each block; None leaves the sound alone. The padding has its own rate.
+    """
+    inside = [] if keep_rate is None else [NEIGHBOURS.with_keep_rate(keep_rate)]
+    return Chain.of([PaddingMerge(), *inside])
+
+
 def recommended_at(keep_rate: float = HALF) -> Method:
     """The recommended method at a keep rate: in every block the most similar pairs of tokens become one, compared by
     their hidden states (`ToMe`)."""
@@ -39,7 +48,8 @@ def recommended(
         ap.prune(model, ap.recommended(model, macs=0.25))
 
     For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
-    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share.
+    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share; what this does
+    to the words is not measured yet.
 
     Args:
         macs: share of the unpruned model's multiply-accumulates, in (0, 1]; a half by default.
@@ -58,8 +68,7 @@ def recommended(
             "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
         )
     if isinstance(adapter, BlockAdapter) and adapter.is_decoded:
-        padding = [PaddingMerge()]
-        return Chain.of(padding if macs is None else [*padding, _fitted(model, NEIGHBOURS, macs, inputs)])
+        return decoded_at(None if macs is None else _fitted(model, NEIGHBOURS, macs, inputs).keep_rate)
     return _fitted(model, recommended_at(1.0), 0.5 if macs is None else macs, inputs)
 
 

@@ -17,7 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ..audio.files import AudioError, decode_ahead, load_audio
 from ..core.cost import synchronize
 from ..core.trace import Trace
-from .answer_log import Row
+from ..files import Row
 from .items import Item
 from .loading import ask_inputs, audio_tokens, decode, end_tokens, sampling_rate
 from .prompts import fill_prompt

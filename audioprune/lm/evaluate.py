@@ -15,8 +15,9 @@ from ..compare.benchmark import machine
 from ..core.pruning import prune
 from ..core.settings import describe
 from ..core.trace import Trace, trace
+from ..files import Row
 from ..methods import Method, UntrainedError
-from .answer_log import AnswerLog, AnswersError, Row
+from .answer_log import AnswerLog, AnswersError
 from .batch_generate import BatchGenerator
 from .items import Benchmark, Item
 from .metrics import CIDER, METRICS, require, score, tokenizer
@@ -107,7 +108,7 @@ class Evaluation:
         path, identity = self.out / ANSWERS / f"{setting.file}.jsonl", self.setting(setting.method, weights)
         earlier = {"weights": lambda: fingerprints.of_beginnings(self.generator.model)}
         with AnswerLog(path, identity, earlier) as answers:
-            answers.check_questions({item.id: fill_prompt(item, self.generator.prompt) for item in items})
+            answers.check_asked({item.id: fill_prompt(item, self.generator.prompt) for item in items})
             try:
                 self._answer(setting, answers, count)
             except (ValueError, UnsupportedModelError, UntrainedError) as error:

@@ -94,7 +94,7 @@ class Evaluation:
         self, log: EvaluationLog, settings: Row, advance: Callable[[int], Any], report: Callable[[str], Any]
     ) -> Row:
         failed: list[Row] = []
-        log.check_transcripts({one.name: one.text for one in self.utterances})
+        log.check_asked({one.name: one.text for one in self.utterances})
         todo = [one for one in self.utterances if one.name not in log.rows]
         advance(len(self.utterances) - len(todo))
         tried = self._tried()

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..adapters.blocks.adapter import constant_tail
 from ..adapters.replacement import Replacement
 
 
@@ -62,7 +63,7 @@ def clip_frames(features: Tensor, mask: Tensor | None = None) -> int:
     long recording has none), padding is a constant end.
     """
     if mask is None or mask.shape != (features.shape[0], features.shape[2]):
-        mask = (features != features[..., -1:]).any(dim=1)
+        mask = ~constant_tail(features.transpose(1, 2))
     used = mask.bool().any(dim=0).nonzero()
     return int(used[-1]) + 1 if len(used) else 1
 

@@ -88,7 +88,7 @@ class PrunedWhisperEncoder(Entering, SwappedModel, WhisperEncoder):
 @merge_with_config_defaults
 @capture_outputs
 def _encode(encoder: Any, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> BaseModelOutput:
-    """The encoder's own forward, but for its convolutions."""
+    """The encoder's own forward, but for its convolutions. input_features: (batch, mels, frames)."""
     # By a call, since accelerate brings offloaded weights for one.
     positions = torch.arange(encoder.config.max_source_positions, device=input_features.device)
     hidden_states = convolve(encoder, input_features) + encoder.embed_positions(positions)
