@@ -9,6 +9,8 @@ answers are compared, which says more with few clips than words that flip or do 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,16 @@ def main() -> None:
             with ap.prune(model, ap.PaddingMerge(rate)):
                 rows.append({"keep_rate": rate, "stand_in": name, **_compared(model, clips)})
             print(rows[-1], flush=True)
-    write_json(asked.out, {"model": Path(asked.whisper).name, "clips": len(clips), "machine": machine(), "rows": rows})
+    write_json(
+        asked.out,
+        {
+            "command": shlex.join(["python", "-m", "benchmarks.stand_ins", *sys.argv[1:]]),
+            "model": Path(asked.whisper).name,
+            "clips": len(clips),
+            "machine": machine(),
+            "rows": rows,
+        },
+    )
 
 
 def _unpruned(model: Any, parts: WhisperParts, clip: Any) -> tuple[Tensor, Tensor, Tensor, int]:
