@@ -17,7 +17,7 @@ EDGE = 2
 """Tokens at the end of the padding that stay: where a model convolves, they see the end of its input."""
 TOWARDS_MEAN = 0.5
 """How far a stand-in lies between the token in the middle of its run and the run's mean: what changed the answers of
-Whisper's decoder least (`benchmarks/stand_ins.py`)."""
+Whisper's decoder least on tiny.en, and no more than the middle token on base (`benchmarks/stand_ins.py`)."""
 
 
 @dataclass(frozen=True)
