@@ -268,11 +268,18 @@ def _averaged(line: Line, groups: list[list[int]]) -> tuple[list[int], Line]:
 
 def _stand_ins(method: PaddingMerge, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     """Of the padding at each row's end the margin and two at the end stay, and of each of k even runs between them the
-    middle one, half way to the mean."""
-    padding, groups = seen.slow.padding(), []
+    middle one, half way to the mean. Sinks are in no such run, but those that touch are in one of their own."""
+    padding, sinks, groups = seen.slow.padding(), seen.slow.sinks(), []
     for row in _in_time(line, seen).values():
         after = [i for i in row if padding[line.patches[i]]][method.margin : -2]
         groups += [[i] for i in row if i not in after]
+        for before, i in zip([None, *after], after, strict=False):
+            if sinks[line.patches[i]]:
+                if before is not None and sinks[line.patches[before]]:
+                    groups[-1].append(i)
+                else:
+                    groups.append([i])
+        after = [i for i in after if not sinks[line.patches[i]]]
         k, runs = _budget(rate, len(after)) if after else 0, {}
         for place, i in enumerate(after):
             runs.setdefault(place * k // len(after), []).append(i)

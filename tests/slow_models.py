@@ -35,6 +35,9 @@ class SlowModel(Protocol):
     def padding(self) -> list[bool]:
         """Of every patch, whether it is padding at the end of the clip."""
 
+    def sinks(self) -> list[bool]:
+        """Of every patch, whether it would be an attention sink in a clip without sound."""
+
     def attend(
         self, layer: int, tokens: list[Tensor], sizes: list[float]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -90,6 +93,9 @@ class SlowSpectrogram:
         frames = self.clip[0].tolist()
         sound = max(t for t, frame in enumerate(frames) if frame != frames[-1])
         return [self._times[self.place(patch)[0]] > sound for patch in range(self.columns * self.rows)]
+
+    def sinks(self):
+        return [False] * (self.columns * self.rows)
 
     def attend(self, layer, tokens, sizes):
         block = self.encoder.layers[layer]

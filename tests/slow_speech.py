@@ -5,6 +5,7 @@ With the package they share the model's own convolutions, linear layers and norm
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -53,6 +54,9 @@ class SlowSpeech:
     def padding(self) -> list[bool]:
         """Tokens that begin after the last sample, or frame, that differs from the end."""
         raise NotImplementedError
+
+    def sinks(self) -> list[bool]:
+        return [False] * self.columns
 
     def cells(self, patch: int) -> list[float]:
         raise NotImplementedError
@@ -174,6 +178,18 @@ class SlowWhisper(SlowSpeech):
         frames = self.features[0].T.tolist()
         sound = max(i for i, frame in enumerate(frames) if frame != frames[-1])
         return [2 * patch > sound for patch in range(self.columns)]
+
+    def sinks(self) -> list[bool]:
+        """Tokens of silence that some block makes four times as long as the median."""
+        silent = copy.copy(self)
+        silent.features = torch.full_like(self.features, -1.5)
+        tokens, found = silent.tokens(), [False] * self.columns
+        for layer in range(self.depth):
+            tokens = silent.feed(layer, silent.attend(layer, tokens, [1.0] * len(tokens))[0])
+            lengths = [math.sqrt(sum(x * x for x in token.tolist())) for token in tokens]
+            median = sorted(lengths)[(len(lengths) - 1) // 2]
+            found = [before or length > 4 * median for before, length in zip(found, lengths, strict=True)]
+        return found
 
     def cells(self, patch: int) -> list[float]:
         return self.features[0, :, 2 * patch : 2 * patch + 2].flatten().tolist()

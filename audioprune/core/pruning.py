@@ -16,11 +16,13 @@ from ..adapters import Adapter, find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
+from ..adapters.blocks.adapter import BlockAdapter
 from ..files import write_json
 from ..methods import METHODS, Method
 from ..methods.chain import Chain
 from .save import save_model
 from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
+from .sinks import find_sinks
 from .tokens import Evidence, Finish, Place, Reduction, Tokens, needs_from
 
 _HANDLE = "_audioprune_handle"
@@ -82,6 +84,8 @@ class Pruned:
             if self.learned is not None:
                 parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
                 self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
+        if isinstance(adapter, BlockAdapter) and "sinks" in method.needs:
+            adapter.sinks = find_sinks(adapter)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
         for module in (adapter.encoder, adapter.tower):
             setattr(module, _HANDLE, self)

@@ -118,6 +118,7 @@ class Evidence:
     keys: (batch, n, head_dim), attention keys, mean over heads. values: (batch, n, heads · head_dim), of all heads.
     intensity, variation: (batch, n), mean and standard deviation of each token's patch of the log-mel.
     padding: (batch, n) booleans, whether a token is of the padding after the clip, which the model does not mask.
+    sinks: (batch, n) booleans, whether a silent clip's token at this place is an attention sink (`core.sinks`).
     patch, column, row: (batch, n), input patch, its time column, of `columns` in all, and its frequency row;
     `NO_PATCH` for a fused token. patches: of a whole clip.
     layer: 0-based index of the block that is pruned, of `depth`. after: False before the block, True after its
@@ -149,6 +150,7 @@ class Evidence:
     intensity: Tensor | None = field(default=None, metadata=BY_INPUT)
     variation: Tensor | None = field(default=None, metadata=BY_INPUT)
     padding: Tensor | None = field(default=None, metadata=BY_INPUT)
+    sinks: Tensor | None = field(default=None, metadata=BY_INPUT)
 
     @property
     def place(self) -> Place:

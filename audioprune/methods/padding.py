@@ -27,7 +27,8 @@ class PaddingMerge(Method):
     Models of a fixed length pad each clip to it (Whisper: 30 s) and compute on the padding. Cutting the padding off
     changes what attention sees: Whisper's decoder then may not find the end of the sound. A stand-in has the place of
     the token in the middle of its run and the whole run's share of attention (log(size) is added to the logits of its
-    key), so that little changes. It lies half way between that token and the mean of the run. The sound itself is left
+    key), so that little changes. It lies half way between that token and the mean of the run. Attention sinks in the
+    padding, which all other tokens attend to, stay apart: only neighbouring ones become one. The sound itself is left
     alone: a full window is not faster.
 
     keep_rate: share of the padding that stays; 0.04 is one token of 25.
@@ -49,15 +50,13 @@ class PaddingMerge(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"padding"})
+        return frozenset({"padding", "sinks"})
 
     def count_after(self, n: int, keep_rate: float) -> int:
         return n  # a clip may fill the model's length
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
-        assert evidence.padding is not None
-        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
-        begins = self._begins(evidence.padding.gather(1, order), evidence.row.gather(1, order), keep_rate)
+        order, begins = self._runs(evidence, keep_rate)
         places = torch.arange(tokens.count, device=order.device).expand_as(order)
         # No token is better than another here: what a trace shows is that each counts as often as it was merged.
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
@@ -68,16 +67,27 @@ class PaddingMerge(Method):
         holder = torch.zeros_like(order).scatter(1, order, order.gather(1, middle))
         return join_ragged(tokens, stays, holder, scores, share=TOWARDS_MEAN)
 
-    def _begins(self, padding: Tensor, row: Tensor, keep_rate: float) -> Tensor:
-        """(batch, n) booleans, in time order, row by row: whether a token begins a run, maybe one of its own.
+    def _runs(self, evidence: Evidence, keep_rate: float) -> tuple[Tensor, Tensor]:
+        """An order of the tokens in which those of a run are neighbours, and whether a run begins: (batch, n) each.
 
-        padding: (batch, n) booleans. row: (batch, n).
+        Row by row, first those that stay and the sinks, then what is merged between them, both in time.
         """
-        place = ops.place_in_run(padding, row) - self.margin
-        length = ops.length_of_run(padding, row) - self.margin - EDGE
-        is_merged = padding & (place >= 0) & (place < length)
-        # Of m tokens, ceil(keep_rate · m) stay, and the runs that they stand for are as even as can be.
-        budgets = [1, *(ops.budget(keep_rate, m) for m in range(1, padding.shape[1] + 1))]
-        length = length.clamp_min(1)
-        stay = torch.tensor(budgets, device=padding.device)[length]
+        assert evidence.padding is not None
+        assert evidence.sinks is not None
+        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        padding, sinks, row = (x.gather(1, order) for x in (evidence.padding, evidence.sinks, evidence.row))
+        place, length = ops.place_in_run(padding, row), ops.length_of_run(padding, row)
+        is_inner = padding & (place >= self.margin) & (place < length - EDGE)
+        is_sink, is_merged = is_inner & sinks, is_inner & ~sinks
+        follows = ops.place_in_run(is_sink, row) > 0
+        last = (2 * row + is_merged).argsort(dim=1, stable=True)
+        is_merged, row, follows = (x.gather(1, last) for x in (is_merged, row, follows))
+        return order.gather(1, last), ~follows & self._begins(is_merged, row, keep_rate)
+
+    def _begins(self, is_merged: Tensor, row: Tensor, keep_rate: float) -> Tensor:
+        """(batch, n) booleans: whether a run begins, maybe one of its own. Of m tokens that are merged in a row,
+        ceil(keep_rate · m) runs are made, as even as can be. is_merged, row: (batch, n), row by row."""
+        place, length = ops.place_in_run(is_merged, row), ops.length_of_run(is_merged, row).clamp_min(1)
+        budgets = [1, *(ops.budget(keep_rate, m) for m in range(1, is_merged.shape[1] + 1))]
+        stay = torch.tensor(budgets, device=is_merged.device)[length]
         return ~is_merged | (place == 0) | (place * stay // length != (place - 1) * stay // length)

@@ -34,6 +34,8 @@ class BlockAdapter(Adapter):
     """Whether the head reads the CLS token, and not a mean over all tokens."""
     is_decoded: bool = False
     """Whether a decoder reads every position of the output, and not a head a few."""
+    sinks: Tensor | None = None
+    """Patches that become attention sinks, (patches,) booleans; None if there are none, or nobody looked."""
 
     @abstractmethod
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,11 @@ class BlockAdapter(Adapter):
 
         Raises `ValueError` if `samples` is missing, or given but not needed.
         """
+
+    def silence(self) -> dict[str, Tensor] | None:
+        """A silent clip as arguments of the tower, whose attention sinks are then kept; None for models whose sinks
+        nobody looked for."""
+        return None
 
     def further_inputs(self, batch: int) -> dict[str, Tensor]:
         """What the model's forward needs beside the clips, so that its work can be counted."""

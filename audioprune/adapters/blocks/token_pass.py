@@ -220,7 +220,7 @@ class TokenPass:
     def _evidence(self, place: Place, special: Tensor, state: TokenState, results: dict[str, Tensor]) -> Evidence:
         assert self._grid is not None
         parts: dict[str, Any] = dict(results)
-        for name, statistic in self._statistics(place):
+        for name, statistic in self._statistics(place, state):
             gathered = statistic.gather(1, state.patch.clamp_min(0))
             # A fused token is not a patch of the input, so it gets the average; it is no padding.
             average = False if statistic.dtype == torch.bool else self._average(statistic)
@@ -240,6 +240,14 @@ class TokenPass:
             **parts,
         )
 
+    def _sinks(self, state: TokenState) -> Tensor:
+        """Which patches are attention sinks, (batch, patches) booleans."""
+        assert self._grid is not None
+        sinks = self.adapter.sinks
+        if sinks is None:
+            sinks = torch.zeros(self._grid.patches, dtype=torch.bool)
+        return sinks.to(state.patch.device).expand(len(state.patch), -1)
+
     def _average(self, statistic: Tensor) -> Tensor:
         """Mean over a clip's patches without padding: (batch, patches) → (batch, 1)."""
         if self._whole is None:
@@ -247,13 +255,15 @@ class TokenPass:
         real = torch.arange(statistic.shape[1], device=statistic.device) < self._whole[:, None]
         return statistic.where(real, 0.0).sum(dim=1, keepdim=True) / self._whole[:, None]
 
-    def _statistics(self, place: Place) -> Iterator[tuple[str, Tensor]]:
+    def _statistics(self, place: Place, state: TokenState) -> Iterator[tuple[str, Tensor]]:
         needs = self.reducer.needs(place)
         if needs & {"intensity", "variation"}:
             pair = self.adapter.patch_statistics(self.inputs)
             yield from ((n, s) for n, s in zip(("intensity", "variation"), pair, strict=True) if n in needs)
         if "padding" in needs:
             yield "padding", self.adapter.padding(self.inputs)
+        if "sinks" in needs:
+            yield "sinks", self._sinks(state)
 
 
 def _unless_all(lengths: Tensor, count: int) -> Tensor | None:

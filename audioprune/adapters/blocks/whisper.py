@@ -27,6 +27,8 @@ from .swapped import SwappedModel
 from .token_pass import TokenPass
 
 FRAMES_PER_TOKEN = 2
+FLOOR = -1.5
+"""Log-mel energy of silence."""
 EDGE = 8
 """Frames of padding at each of its ends, more than the convolutions reach."""
 
@@ -169,6 +171,11 @@ class WhisperAdapter(BlockAdapter):
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
         refuse_samples(self, samples)
         return (self.encoder.config.num_mel_bins, self.frames)
+
+    def silence(self) -> dict[str, Tensor]:
+        """Log-mel features of a clip without sound: the extractor's floor, (log10(1e-10) + 4) / 4, everywhere."""
+        weight = self.tower.conv1.weight
+        return {self.tower.main_input_name: weight.new_full((1, *self.clip_shape(None)), FLOOR)}
 
     def attention_of(self, layer: Any) -> Any:
         return layer.self_attn
