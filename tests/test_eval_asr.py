@@ -19,8 +19,10 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 import audioprune as ap
+from audioprune.adapters.blocks.transcriber import MergedEncoderOutput
 from audioprune.core.settings import parse_method
 from audioprune.data import DataError
 from audioprune.methods.chain import Chain
@@ -316,7 +318,7 @@ def test_recommended_is_what_the_model_is_recommended(loaded: SpeechModel) -> No
 
 def test_the_clock_counts_what_a_method_leaves(loaded: SpeechModel) -> None:
     padding = Contender("padding", ap.PaddingMerge(0.2, margin=2))
-    with padding.attached(loaded.model, traced=True) as run_trace, EncoderClock(loaded.model, run_trace) as clock:
+    with padding.attached(loaded.model), EncoderClock(loaded.model) as clock:
         loaded([tone(0.3), tone(0.6)])
     # The window at a clip's end hears a little of it.
     assert clock.tokens == pytest.approx([15 + 2 + 7, 30 + 2 + 4], abs=2)
@@ -332,12 +334,12 @@ def test_the_clock_counts_the_encoder(loaded: SpeechModel) -> None:
     assert not loaded.model.model.encoder._forward_pre_hooks
 
 
-def test_tokens_left_of_a_trace() -> None:
-    hidden = (torch.zeros(2, 8, 4),)
-    holders = torch.tensor([[0, 0, 1, 1, 2, -1, 2, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
-    record: Any = type("Trace", (), {"holders": (holders,)})()
-    assert tokens_left(hidden, record) == [3, 8]
-    assert tokens_left(hidden) == [8, 8]
+def test_tokens_left_of_an_output() -> None:
+    full, tokens = torch.zeros(2, 8, 4), torch.zeros(2, 3, 4)
+    size = torch.tensor([[6.0, 2.0, 0.0], [1.0, 1.0, 1.0]])
+    assert tokens_left(BaseModelOutput(full)) == [8, 8]
+    assert tokens_left(MergedEncoderOutput(full, tokens=tokens, size=size)) == [2, 3]
+    assert tokens_left(MergedEncoderOutput(full, tokens=tokens)) == [3, 3]
 
 
 def test_all_take_turns() -> None:
@@ -508,6 +510,18 @@ def test_what_the_model_refuses_is_left_out(loaded: SpeechModel, manifest: Path,
     assert refusals(result)[0].startswith("tofu 0.2: ")
     assert f"- left out {refusals(result)[0]}" in markdown(result)
     assert result["clips"] == 3
+
+
+@pytest.mark.parametrize(("repeats", "transcriptions"), [(1, 1), (2, 3)])
+def test_one_run_is_enough_for_words_and_seconds(
+    repeats: int, transcriptions: int, loaded: SpeechModel, manifest: Path, tmp_path: Path, monkeypatch
+) -> None:
+    calls, transcribe = [], SpeechModel.__call__
+    monkeypatch.setattr(SpeechModel, "__call__", lambda *a, **k: calls.append(k) or transcribe(*a, **k))
+    result = evaluation(loaded, manifest, tmp_path / "out", "cut", repeats=repeats).run()
+    assert len([k for k in calls if not k]) == 3 * 2 * transcriptions
+    for clip in result["by_clip"]:
+        assert all(len(one["whole_seconds"]) == repeats for one in clip["results"].values())
 
 
 def test_long_transcriptions_are_not_repeated(loaded: SpeechModel, manifest: Path, tmp_path: Path, monkeypatch) -> None:

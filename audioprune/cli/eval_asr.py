@@ -64,7 +64,9 @@ def eval_asr(
     beams: Annotated[int, typer.Option(min=1, help="Beams of the search; 1 is greedy.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of PyTorch.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per transcription.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed repeats of each transcription.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Timed transcriptions of each clip; 1 takes words and seconds from one run.")
+    ] = 3,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = "float32",
     as_json: o.JsonOption = False,

@@ -58,12 +58,12 @@ def parse_settings(text: str, source: str = "settings") -> Method:
         settings: Any = json.loads(text)
     except (RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{source}: not JSON ({error}); {_EXAMPLE}") from error
-    return _method_of({"method": settings} if isinstance(settings, list) else settings, Path(source))
+    return _method_of(settings, Path(source))
 
 
 def _method_of(settings: Any, path: Path) -> Method:
     """The method that some settings describe. path: the file that they are from."""
-    several = settings.get("method") if isinstance(settings, dict) else None
+    several = settings.get("method") if isinstance(settings, dict) else settings
     if isinstance(several, list):
         try:
             return Chain.of([_method_of(one, path) for one in several])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from ..adapters import UnsupportedModelError
 from ..core.pruning import prune
 from ..core.recommend import recommended
 from ..core.settings import describe, parse_method, parse_settings
-from ..core.trace import Trace, trace
 from ..methods import Method
 from ..methods.names import NamedMethod
 from .window_cut import WindowCut
@@ -34,14 +33,15 @@ class Contender:
     refused: str | None = None
 
     @contextmanager
-    def attached(self, model: Any, traced: bool = False) -> Iterator[Trace | None]:
-        """Context in which the model is pruned so. Yields the trace if one is wanted and the model is pruned."""
+    def attached(self, model: Any) -> Iterator[None]:
+        """Context in which the model is pruned so."""
+        applied: AbstractContextManager[Any] = nullcontext()
         if isinstance(self.method, Method):
-            with prune(model, self.method), trace(model) if traced else nullcontext() as run_trace:
-                yield run_trace
-        else:
-            with nullcontext() if self.method is None else self.method.applied(model):
-                yield None
+            applied = prune(model, self.method)
+        elif self.method is not None:
+            applied = self.method.applied(model)
+        with applied:
+            yield
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .word_errors import normalizer, require
 ROWS = "eval-asr.jsonl"
 """Name of the journal in the folder of an evaluation."""
 REPEATS = 3
-"""Timed repeats of each transcription."""
+"""Timed transcriptions of each clip."""
 PATIENCE = 10.0
 """Seconds of timed repeats after which a transcription is not repeated again: runaways take long."""
 
@@ -55,7 +55,8 @@ class Evaluation:
         out: folder of the rows, the table and the picture.
         threads: threads of PyTorch.
         batch_size: clips of a transcription; their seconds are shared equally.
-        repeats: timed repeats of each transcription, after one that is not timed; fewer if they take more than 10 s.
+        repeats: timed transcriptions of each clip; fewer if they take more than 10 s. Where they are several, another
+            one goes before them, which is not timed.
         command: command line of the run, for the result.
     """
 
@@ -170,41 +171,40 @@ class Evaluation:
 
     def _transcribe(self, batch: Sequence[Sound], able: Sequence[Contender]) -> list[Row]:
         waveforms = [waveform for _, waveform in batch]
-        found: dict[str, list[Row]] = {one.name: self._first(one, waveforms) for one in able}
-        timed = [partial(self._timed, one, waveforms, found[one.name]) for one in able]
-        in_turns(timed, self.repeats, seed=batch[0][0].name)
+        found: dict[str, list[Row]] = {one.name: [] for one in able}
+        runs = [partial(self._run, one, waveforms, found[one.name]) for one in able]
+        in_turns(runs, self.repeats + (self.repeats > 1), seed=batch[0][0].name)
         return [
             {
                 "clip": utterance.name,
                 "reference": utterance.text,
                 "seconds": len(waveform) / SAMPLE_RATE,
-                "results": {name: results[i] for name, results in found.items()},
+                "results": {one.name: found[one.name][i] for one in able},
             }
             for i, (utterance, waveform) in enumerate(batch)
         ]
 
-    def _first(self, contender: Contender, waveforms: Sequence[np.ndarray]) -> list[Row]:
-        """The transcripts, from a run that is traced and not timed. A result for each clip."""
-        model = self.speech_model.model
-        with contender.attached(model, traced=True) as run_trace, EncoderClock(model, run_trace) as clock:
-            texts = self.speech_model(waveforms)
-        return [
-            {"text": text, "tokens": tokens, "encoder_seconds": [], "whole_seconds": []}
-            for text, tokens in zip(texts, clock.tokens, strict=True)
-        ]
-
-    def _timed(self, contender: Contender, waveforms: Sequence[np.ndarray], results: Sequence[Row]) -> None:
-        """Transcribe once more, and add the seconds to the results; not if that took long already."""
-        if len(results) * sum(results[0]["whole_seconds"]) > PATIENCE:
+    def _run(self, contender: Contender, waveforms: Sequence[np.ndarray], results: list[Row]) -> None:
+        """Transcribe; the first time note the words and the tokens, and the seconds where they count. Do nothing if
+        that took long enough already."""
+        is_first, clips = not results, len(waveforms)
+        if not is_first and clips * sum(results[0]["whole_seconds"]) > PATIENCE:
             return
         model = self.speech_model.model
         with contender.attached(model), EncoderClock(model) as clock:
             begun = time.perf_counter()
-            self.speech_model(waveforms)
+            texts = self.speech_model(waveforms)
             whole = time.perf_counter() - begun
-        for result in results:
-            result["encoder_seconds"].append(clock.seconds / len(results))
-            result["whole_seconds"].append(whole / len(results))
+        if is_first:
+            results += [
+                {"text": text, "tokens": tokens, "encoder_seconds": [], "whole_seconds": []}
+                for text, tokens in zip(texts, clock.tokens, strict=True)
+            ]
+        # The first of several warms up; one that took long needs no other.
+        if not is_first or self.repeats == 1 or whole > PATIENCE:
+            for result in results:
+                result["encoder_seconds"].append(clock.seconds / clips)
+                result["whole_seconds"].append(whole / clips)
 
     def _result(self, settings: Row, tried: Sequence[Contender], rows: Sequence[Row], failed: Sequence[Row]) -> Row:
         normalize = normalizer(self.speech_model.language, self.speech_model.tokenizer)

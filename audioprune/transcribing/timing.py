@@ -13,21 +13,18 @@ from typing import Any, Self
 import torch
 
 from ..core.cost import synchronize
-from ..core.trace import Trace
 
 
 class EncoderClock:
     """Context that times each forward of a model's encoder, and counts the tokens that leave it.
 
-    model: a Whisper. run_trace: trace of the pruned model to count by, which takes time of its own; None if the
-    output shows the count.
-
+    model: a Whisper.
     seconds: of all forwards together. tokens: for each clip of the batch, mean over the forwards (a long recording has
     one for each window).
     """
 
-    def __init__(self, model: Any, run_trace: Trace | None = None) -> None:
-        self._encoder, self._trace, self._device = model.get_encoder(), run_trace, str(model.device)
+    def __init__(self, model: Any) -> None:
+        self._encoder, self._device = model.get_encoder(), str(model.device)
         self._begun, self._counts = 0.0, list[list[int]]()
         self.seconds = 0.0
 
@@ -55,18 +52,16 @@ class EncoderClock:
     def _end(self, encoder: Any, inputs: Any, output: Any) -> None:
         synchronize(self._device)
         self.seconds += time.perf_counter() - self._begun
-        self._counts.append(tokens_left(output, self._trace))
+        self._counts.append(tokens_left(output))
 
 
-def tokens_left(output: Any, run_trace: Trace | None = None) -> list[int]:
-    """Tokens that leave an encoder, for each clip of a batch.
-
-    output: the encoder's; its length is the number of tokens unless it was pruned. run_trace: trace of a pruned model.
-    """
-    hidden = output[0]
-    if run_trace is None or not run_trace.holders:
-        return [hidden.shape[1]] * hidden.shape[0]
-    return [len({token for token in row if token >= 0}) for row in run_trace.holders[-1].tolist()]
+def tokens_left(output: Any) -> list[int]:
+    """Tokens that leave an encoder, for each clip of a batch. output: the encoder's, pruned or not."""
+    tokens, size = getattr(output, "tokens", None), getattr(output, "size", None)
+    if size is not None:
+        return (size > 0).sum(dim=1).tolist()
+    left = output[0] if tokens is None else tokens
+    return [left.shape[1]] * left.shape[0]
 
 
 @contextmanager
