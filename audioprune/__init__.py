@@ -60,7 +60,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import UntrainedError as UntrainedError
     from .methods import VisionZip as VisionZip
     from .models.loading import load_features as load_features
-    from .models.weights import CheckpointError as CheckpointError
+    from .models.state import CheckpointError as CheckpointError
     from .transcribing.transcriber import transcribe as transcribe
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import audioprune as ap
 from audioprune.adapters.blocks.token_pass import TokenPass
-from audioprune.attention.scoring import attend_and_score
+from audioprune.attention.pieces import attend_and_score
 from audioprune.core.cost import peak_memory
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from audioprune.attention import kernels
-from audioprune.attention.scoring import attend_and_score, received_attention
+from audioprune.attention.pieces import attend_and_score
+from audioprune.attention.scoring import received_attention
 from audioprune.compare.benchmark import machine
 from audioprune.files import write_json
 

@@ -32,7 +32,8 @@ from audioprune.compare.benchmark import machine
 from audioprune.files import write_json
 from audioprune.methods import Method
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-from audioprune.onnx.export import OPSET, export_onnx, noise, open_session
+from audioprune.onnx.agreement import noise
+from audioprune.onnx.export import OPSET, export_onnx, open_session
 
 from .forward import pruning
 from .turns import Contender, race, ratio

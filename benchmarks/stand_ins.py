@@ -1,4 +1,5 @@
-"""What a stand-in for padding should be: the middle token of its run, the run's mean, or half way between them.
+"""What a stand-in for padding should be: the middle token of its run, the run's mean, or half way between them; and
+whether attention sinks must stay apart.
 
 Each clip's unpruned transcript is read by the unpruned and by the pruned model, word by word. Their
 answers are compared, which says more with few clips than words that flip or do not.
@@ -19,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import audioprune as ap
+from audioprune.adapters.blocks.adapter import BlockAdapter
 from audioprune.compare.benchmark import machine
 from audioprune.files import write_json
 from audioprune.methods import padding
@@ -26,7 +28,7 @@ from audioprune.transcribing.manifest import read_manifest
 from audioprune.transcribing.parts import WhisperParts
 
 SHARES = {"middle": 0.0, "half way": 0.5, "mean": 1.0}
-RATES = (0.1, 0.04, 0.02)
+RATES = (0.1, 0.05, 0.04, 0.02)
 
 
 @torch.inference_mode()
@@ -41,22 +43,22 @@ def main() -> None:
     model = parts.load()
     clips = [_unpruned(model, parts, clip) for clip in tqdm(read_manifest(asked.manifest, asked.limit), unit="clip")]
     rows = []
-    for rate in RATES:
-        for name, share in SHARES.items():
-            padding.TOWARDS_MEAN = share
-            with ap.prune(model, ap.PaddingMerge(rate)):
-                rows.append({"keep_rate": rate, "stand_in": name, **_compared(model, clips)})
-            print(rows[-1], flush=True)
-    write_json(
-        asked.out,
-        {
-            "command": shlex.join(["python", "-m", "benchmarks.stand_ins", *sys.argv[1:]]),
-            "model": Path(asked.whisper).name,
-            "clips": len(clips),
-            "machine": machine(),
-            "rows": rows,
-        },
-    )
+    settings = [(rate, name, apart) for rate in RATES for name in SHARES for apart in (True, False)]
+    for rate, name, apart in tqdm(settings, unit="setting"):
+        padding.TOWARDS_MEAN = SHARES[name]
+        with ap.prune(model, ap.PaddingMerge(rate)) as handle:
+            if not apart:
+                assert isinstance(handle.adapter, BlockAdapter)
+                handle.adapter.sinks = None
+            rows.append({"keep_rate": rate, "stand_in": name, "sinks_apart": apart, **_compared(model, clips)})
+        tqdm.write(str(rows[-1]))
+    about = {
+        "command": shlex.join(["python", "-m", "benchmarks.stand_ins", *sys.argv[1:]]),
+        "model": Path(asked.whisper).name,
+        "clips": len(clips),
+        "machine": machine(),
+    }
+    write_json(asked.out, about | {"rows": rows})
 
 
 def _unpruned(model: Any, parts: WhisperParts, clip: Any) -> tuple[Tensor, Tensor, Tensor, int]:

@@ -9,6 +9,8 @@ DATA holds the folders fsdd, commands and speech, each with a `manifest.csv`. OU
 - pieces: the 80 utterances of speech, cut at the quietest place between 1.5 and 3 s. What is said in a piece is not
   known, so its text is "unknown": compare with the unpruned model, and leave the word error rate aside.
 - windows: the utterances joined, one after the other, to windows of at most 30 s.
+- odd: silence, noise, a chord, a tenth of a second, a bit less and a bit more than a window, ten minutes. Their text is
+  "unknown" too.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     asked = parser.parse_args()
-    sets = {"digits": digits, "commands": commands, "pieces": pieces, "windows": windows}
+    sets = {"digits": digits, "commands": commands, "pieces": pieces, "windows": windows, "odd": odd}
     for name, make in sets.items():
         folder = asked.out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,19 @@ def windows(data: Path) -> Iterator[Clip]:
             made, texts, waveforms = made + 1, [], []
         texts.append(one.text)
         waveforms.append(waveform)
+
+
+def odd(data: Path) -> Iterator[Clip]:
+    speech = read_manifest(data / "speech" / "manifest.csv")
+    talk = np.concatenate([ap.load_audio(one.path).waveform for one in speech])
+    talk = np.concatenate((talk, talk))[: 600 * SAMPLE_RATE]
+    time = np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE
+    chord = sum(np.sin(2 * np.pi * hertz * time) * np.exp(-time % 0.5) for hertz in (220.0, 277.2, 329.6)) / 6
+    yield "silence", "unknown", np.zeros(5 * SAMPLE_RATE, np.float32)
+    yield "noise", "unknown", np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE).astype(np.float32) / 20
+    yield "chord", "unknown", chord.astype(np.float32)
+    for name, seconds in (("0.1s", 0.1), ("29.99s", 29.99), ("30s", 30), ("30.01s", 30.01), ("10min", 600)):
+        yield name, "unknown", talk[: round(seconds * SAMPLE_RATE)]
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

@@ -24,7 +24,8 @@ from audioprune.analysis.norms import NormRatio
 from audioprune.analysis.observe import Block, Observation
 from audioprune.analysis.question import Finding, Question
 from audioprune.analysis.signal import RetainedSignal
-from audioprune.analysis.survey import Moments, Spread, Survey, compare_means
+from audioprune.analysis.sums import Moments, Spread, compare_means
+from audioprune.analysis.survey import Survey
 
 TAU = -0.2
 PATCHES, STAGES, DEPTH = 16, (1, 3), 6

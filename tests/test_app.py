@@ -317,7 +317,8 @@ def test_mistakes_are_told_before_anything_is_served(run) -> None:
 
 def test_the_page_hides_folders_and_escapes_names(answer: Comparison) -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.page import PageState, _failure, _reason, _verdict
+    from audioprune.app.messages import _reason, _verdict
+    from audioprune.app.page import PageState, _failure
 
     path = Path("/tmp/gradio/0123/<b>.wav")
     raw = ap.AudioError(f"{path}: cannot be decoded as audio (Error opening b'{path}': Format not recognised.)")
@@ -335,7 +336,7 @@ def test_the_page_hides_folders_and_escapes_names(answer: Comparison) -> None:
 
 def test_an_error_of_ours_is_not_shown(answer: Comparison, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.page import _reason
+    from audioprune.app.messages import _reason
 
     said = _reason(KeyError("secret"), Path("a.wav"), "esc10")
     assert "secret" not in said

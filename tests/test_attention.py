@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from audioprune.attention import pieces
 from audioprune.attention import scoring as attention
 
 
@@ -36,7 +37,7 @@ def test_pieces_equal_the_map(special: int, n: int, cells: int, masked: str | No
     rows = {None: None, "keys": 1, "full": n}[masked]
     mask = None if rows is None else torch.randn(2, 1, rows, n, generator=torch.Generator().manual_seed(5))
     weights = full_map(query, key, mask)
-    context, received = attention.attend_and_score(query, key, value, 8**-0.5, mask, special, cells=cells)
+    context, received = pieces.attend_and_score(query, key, value, 8**-0.5, mask, special, cells=cells)
     assert torch.allclose(context, weights @ value, atol=1e-5)
     assert torch.allclose(received, weights[:, :, special:, special:].mean(2), atol=1e-6)
     if special:
@@ -51,7 +52,7 @@ def test_filler_does_not_vote(special: int, cells: int, gradients: None) -> None
     voters = torch.ones(2, 9 - special)
     voters[1, 4:] = 0
     weights = full_map(query, key, None)[:, :, special:, special:]
-    _, received = attention.attend_and_score(query, key, value, 8**-0.5, None, special, voters, cells=cells)
+    _, received = pieces.attend_and_score(query, key, value, 8**-0.5, None, special, voters, cells=cells)
     assert torch.allclose(received[0], weights[0].mean(1), atol=1e-6)
     assert torch.allclose(received[1], weights[1, :, :4].mean(1), atol=1e-6)
     mapped = attention.received_attention(full_map(query, key, None), special, voters)
@@ -74,7 +75,7 @@ def test_scores_without_a_context(n: int, cells: int, by_rows: bool, monkeypatch
     assert torch.allclose(scores, expected, atol=1e-6)
     scores = attention.score_keys(query, key, 8**-0.5, cells=cells)
     assert torch.allclose(scores, full_map(query, key, None).mean(2), atol=1e-6)
-    context, received = attention.attend_and_score(query, key, None, 8**-0.5, None, 1, cells=cells)
+    context, received = pieces.attend_and_score(query, key, None, 8**-0.5, None, 1, cells=cells)
     assert context.numel() == 0
     assert torch.allclose(received, full_map(query, key, None)[:, :, 1:, 1:].mean(2), atol=1e-6)
 
@@ -82,7 +83,7 @@ def test_scores_without_a_context(n: int, cells: int, by_rows: bool, monkeypatch
 def test_policy_equals_its_formula() -> None:
     query, key, value = tensors(7)
     policy = torch.tensor([[1.0, 0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 1, 1]])
-    context = attention.attend_by_policy(query, key, value, 8**-0.5, None, policy)
+    context = pieces.attend_by_policy(query, key, value, 8**-0.5, None, policy)
     weights = full_map(query, key, None)
     for b in range(2):
         for i in range(7):
@@ -105,7 +106,7 @@ def test_scores_take_gradients_only_if_the_method_needs_them(differentiable: boo
 
 def test_half_precision_scores_are_float32() -> None:
     query, key, value = tensors(40, torch.bfloat16)
-    context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1)
+    context, received = pieces.attend_and_score(query, key, value, 8**-0.5, None, 1)
     assert context.dtype == torch.bfloat16
     assert received.dtype == attention.cls_attention(query, key, 8**-0.5, None, 1).dtype == torch.float32
     expected = full_map(query.float(), key.float(), None)
@@ -114,10 +115,10 @@ def test_half_precision_scores_are_float32() -> None:
 
 def test_gradients_equal_those_of_the_map() -> None:
     grads = []
-    for pieces in (True, False):
+    for in_pieces in (True, False):
         query, key, value = (t.double().requires_grad_() for t in tensors(20))
-        if pieces:
-            context, received = attention.attend_and_score(query, key, value, 8**-0.5, None, 1, cells=70)
+        if in_pieces:
+            context, received = pieces.attend_and_score(query, key, value, 8**-0.5, None, 1, cells=70)
         else:
             weights = full_map(query, key, None)
             context, received = weights @ value, weights[:, :, 1:, 1:].mean(2)

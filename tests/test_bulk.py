@@ -82,7 +82,7 @@ def workers_of(driver: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 def test_ray_gives_the_same_rows_though_a_worker_is_killed(cluster, tagger, tmp_path) -> None:
-    paths = write_clips(tmp_path / "clips", 160)
+    paths = write_clips(tmp_path / "clips", 80)
     paths[50].write_bytes(b"RIFF1234")
     killed: list[int] = []
     rows = []
@@ -358,6 +358,8 @@ def test_what_ray_refuses(cluster, tagger) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 def test_a_sound_that_kills_every_worker_ends_the_run(cluster, tagger, monkeypatch) -> None:
     monkeypatch.setattr(cluster, "TRIES", 1)
+    # Otherwise each worker would import this file, and all that it imports, for the sake of one class.
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.raises(cluster.WorkerError, match="1 workers in turn died on these clips: fatal"):
         list(cluster.RayTagger(tagger, workers=1)([Fatal()]))
 

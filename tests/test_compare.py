@@ -18,10 +18,10 @@ from audioprune.compare import comparison
 from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import in_turn, mean_macs
 from audioprune.compare.comparison import compare, pareto, passes
+from audioprune.compare.pareto_figure import pareto_figure
 from audioprune.compare.settings import FineTuned, choose_clips, parse_methods, targets_of
 from audioprune.data import ClipRow, ClipTable, DataError
 from audioprune.methods.names import compared
-from audioprune.plots import pareto_figure
 
 from .conftest import class_folders
 from .families import ast, audiomae

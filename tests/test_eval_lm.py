@@ -46,7 +46,7 @@ from audioprune.lm.prompts import PROMPTS, check_prompt, fill_prompt
 from audioprune.lm.report import markdown, table
 from audioprune.lm.settings import Setting, method, settings
 from audioprune.methods.names import TABLE
-from audioprune.models.weights import CheckpointError
+from audioprune.models.state import CheckpointError
 
 from .conftest import tone
 from .families import ast

@@ -12,7 +12,7 @@ import torch
 
 import audioprune as ap
 from audioprune.attention import scoring as attention
-from audioprune.attention.scoring import attend_by_policy
+from audioprune.attention.pieces import attend_by_policy
 from audioprune.core import ops
 from audioprune.core.settings import describe, read_method
 from audioprune.core.tokens import Evidence, LossInputs, Tokens

@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from audioprune.core import ops
+from audioprune.core import neighbours, ops
 
 from .reference import most_determinant
 
@@ -157,7 +157,7 @@ def test_bipartite_match_takes_the_best_pairs(seed: int, n: int, data: st.DataOb
 def test_runs_are_even_and_of_neighbours(seed: int, n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))
     order = torch.stack([torch.randperm(n, generator=torch.Generator().manual_seed(seed + i)) for i in range(2)])
-    kept, dropped, target = ops.runs(order, k)
+    kept, dropped, target = neighbours.runs(order, k)
     for row in range(2):
         expected: dict[int, list[int]] = {}
         for place, position in enumerate(order[row].tolist()):
@@ -272,7 +272,9 @@ def test_time_order_goes_along_the_rows(seed: int, columns: int, rows: int, data
         [torch.randperm(columns * rows, generator=torch.Generator().manual_seed(seed + i))[:n] for i in range(2)]
     )
     row, column = cells // columns, cells % columns
-    for found, r, c in zip(ops.time_order(row, column, columns).tolist(), row.tolist(), column.tolist(), strict=True):
+    for found, r, c in zip(
+        neighbours.time_order(row, column, columns).tolist(), row.tolist(), column.tolist(), strict=True
+    ):
         assert found == sorted(range(n), key=lambda i: (r[i], c[i]))
 
 
@@ -282,7 +284,7 @@ def test_the_most_similar_links_make_runs(seed: int, n: int, data: st.DataObject
     k = data.draw(st.integers(rows, n))
     x, _, _ = drawn(seed, n)
     row = in_rows(seed, n, rows)
-    found = ops.linked_runs(x, row, k)
+    found = neighbours.linked_runs(x, row, k)
     for clip in range(2):
         links = [i for i in range(n - 1) if row[clip, i] == row[clip, i + 1]]
         joined = sorted(links, key=lambda i: -cosine(x[clip, i], x[clip, i + 1]))[: n - k]
@@ -302,7 +304,7 @@ def test_pairs_merge_until_k_are_left(seed: int, n: int, data: st.DataObject) ->
     k = data.draw(st.integers(rows, n))
     x, _, size = drawn(seed, n)
     row = in_rows(seed, n, rows)
-    found = ops.paired_runs(x, size, row, k, rows)
+    found = neighbours.paired_runs(x, size, row, k, rows)
     for clip in range(2):
         assert found[clip].tolist() == numbered(merge_pairs(x[clip], size[clip], row[clip].tolist(), k))
 
@@ -322,7 +324,7 @@ def merge_pairs(x: torch.Tensor, size: torch.Tensor, row: list[int], k: int) -> 
 
 def test_neighbours_in_other_rows_are_none() -> None:
     x = torch.tensor([[[1.0, 0], [2.0, 0], [3.0, 0], [0, 1.0]]])
-    assert ops.neighbour_cosine(x, torch.tensor([[0, 0, 1, 1]])).tolist() == [[1.0, -math.inf, 0.0]]
+    assert neighbours.neighbour_cosine(x, torch.tensor([[0, 0, 1, 1]])).tolist() == [[1.0, -math.inf, 0.0]]
 
 
 # Tokens that differ

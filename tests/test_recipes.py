@@ -15,7 +15,8 @@ import audioprune as ap
 from audioprune.audio.features import PRESETS
 from audioprune.models.sources import EMBEDDED, SUFFIXES
 from audioprune.training import ShrinkSchedule, shrink
-from audioprune.training.recipe import FOLDER, Recipe, names, read_recipe
+from audioprune.training.recipe import Recipe, read_recipe
+from audioprune.training.recipe_files import FOLDER, names
 
 from .conftest import SHARED
 from .families import FAMILIES

@@ -21,7 +21,8 @@ from audioprune.data import ClipRow, ClipTable, read
 from audioprune.training.finetune import fine_tune
 from audioprune.training.model import build_model
 from audioprune.training.pretrain import pretrain
-from audioprune.training.recipe import names, read_recipe
+from audioprune.training.recipe import read_recipe
+from audioprune.training.recipe_files import names
 from audioprune.training.task import Task
 
 from .conftest import class_folders

@@ -21,7 +21,7 @@ from transformers import WhisperFeatureExtractor
 
 import audioprune as ap
 from audioprune.bulk.log import ResultLogError
-from audioprune.models.weights import CheckpointError
+from audioprune.models.state import CheckpointError
 from audioprune.transcribing import transcriber as rows_of
 from audioprune.transcribing.differences import differences
 from audioprune.transcribing.options import Options

@@ -327,6 +327,44 @@ def test_a_mask_tells_of_padding_that_is_not_constant(model) -> None:
         assert record.kept[0].shape[1] == 64
 
 
+def odd_sounds() -> dict[str, np.ndarray]:
+    """Sounds about the tiny model's window of 1.28 s."""
+    draw = np.random.default_rng(0)
+    noise = draw.standard_normal(20_480).astype(np.float32) / 20
+    chord = sum(np.sin(2 * np.pi * hertz * np.arange(8_000) / 16_000) for hertz in (220.0, 277.2, 329.6)) / 6
+    lengths = {"a tenth of a second": 1_600, "nearly a window": 20_320, "a window": 20_480}
+    return {
+        "silence": np.zeros(8_000, np.float32),
+        "one sample": noise[:1],
+        "chord": chord.astype(np.float32),
+        **{name: noise[:length] for name, length in lengths.items()},
+    }
+
+
+@torch.no_grad()
+def test_odd_sounds_alone_and_in_a_batch(model, all_positions) -> None:
+    """Each is what it is without pruning at keep rate 1, and as with all positions otherwise."""
+    extract = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    extract.n_samples, extract.nb_max_frames = 20_480, WINDOW
+    sounds = list(odd_sounds().values())
+    batch = extract(sounds, sampling_rate=16_000, return_tensors="pt").input_features
+    each = [batch[i : i + 1] for i in range(len(sounds))]
+
+    def words(of: list[Tensor]) -> list[list[int]]:
+        found = [model.generate(one, max_new_tokens=6, min_new_tokens=3)[0].tolist() for one in of]
+        return [[word for word in row if word != model.config.pad_token_id] for row in found]
+
+    unpruned = words(each)
+    with ap.prune(model, ap.PaddingMerge(1.0)) as handle:
+        assert words(each) == unpruned
+        handle.keep_rate = 0.1
+        alone = words(each)
+        together = model.generate(batch, max_new_tokens=6, min_new_tokens=3).tolist()
+        assert [[word for word in row if word != model.config.pad_token_id] for row in together] == alone
+        all_positions()
+        assert words(each) == alone
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("value", [0.0, -1.5])
 def test_silence_is_padding(model, value) -> None:

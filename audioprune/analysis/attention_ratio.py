@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .observe import Block, Observation
 from .question import Finding, Table
-from .survey import RunningSums, Spread, compare_means, ratio
+from .sums import Spread, compare_means, ratio
+from .survey import RunningSums
 
 KINDS = ("signal", "background")
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from .observe import Block, Observation
 from .question import Finding, Table
-from .survey import RunningSums, Spread
+from .sums import Spread
+from .survey import RunningSums
 
 FEATURES = ("intensity", "variation")
 

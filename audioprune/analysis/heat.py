@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from .observe import Block, Observation
 from .question import Finding, Table, join_words, percent
-from .survey import CLUSTERS, RunningSums, Spread, ratio
+from .sums import Spread, ratio
+from .survey import CLUSTERS, RunningSums
 
 BINS = 40
 

@@ -8,7 +8,8 @@ import torch
 
 from .observe import Observation
 from .question import Finding, Table
-from .survey import RunningSums, Spread, compare_means, ratio
+from .sums import Spread, compare_means, ratio
+from .survey import RunningSums
 
 
 class NormRatio:

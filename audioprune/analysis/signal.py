@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .observe import Block, Observation
 from .question import Finding, Table, percent
-from .survey import RunningSums, Spread, ratio
+from .sums import Spread, ratio
+from .survey import RunningSums
 
 BINS = 20
 PER_STAGE = ("a", "b", "kept", "random_a", "random_b", "excess")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from ..models.sources import resolve
 from .answer import Comparison
 from .bars import bars
+from .messages import measurement, message_box, reason, verdict
 from .pictures import picture
 from .studio import Choice, Studio
 
@@ -27,8 +24,6 @@ OWN_SCORE = "the method's own"
 SHOWN_LABELS = 4
 LEAST = 0.1
 YEAR = 365 * 24 * 3600
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError)
-"""Errors of the library that the visitor can correct."""
 TITLE = "Hear a sound with fewer tokens"
 INTRO = (
     "An audio transformer cuts a spectrogram into patches, its tokens. Pruning lets it forget most of them as it runs. "
@@ -240,15 +235,15 @@ def _update(
     try:
         comparison = studio.compare(Path(path), model, method, keep_rate, None if score == OWN_SCORE else score)
     except Exception as error:
-        return {parts.message: _message(_failure(_reason(error, Path(path), model), before), "ap-error")}
+        return {parts.message: message_box(_failure(reason(error, Path(path), model), before), "ap-error")}
     return {
         parts.message: _notes(comparison),
         parts.hint: gr.update(visible=False),
         parts.results: gr.update(visible=True),
-        parts.verdict: _verdict(comparison, model),
+        parts.verdict: verdict(comparison, model),
         parts.unpruned: comparison.unpruned.labels,
         parts.pruned: comparison.pruned.labels,
-        parts.bars: bars(comparison) + _measurement(comparison),
+        parts.bars: bars(comparison) + measurement(comparison),
         parts.stage: _slider(comparison.stages, None if before is None else before.comparison.stages),
         parts.state: PageState(request, comparison),
     }
@@ -261,48 +256,13 @@ def _slider(stages: int, before: int | None) -> Any:
     return gr.update(maximum=max(stages, 1), value=stages, interactive=stages > 0)
 
 
-def _reason(error: Exception, path: Path, model: str) -> str:
-    """Text of an error for the page, without folders that the visitor did not choose, and without option dashes."""
-    if not isinstance(error, EXPECTED):
-        traceback.print_exception(error)
-        return "An unexpected error occurred; the terminal that serves this page shows the details."
-    text = re.sub(r"Error opening b?'.*?': ", "", str(error)).replace(str(path), path.name)
-    with suppress(OSError):  # a model that does not exist has no folder to hide
-        text = text.replace(str(resolve(model)), model)
-    return re.sub(r"--(?=[a-z])", "", text)
-
-
 def _failure(text: str, before: PageState | None) -> list[str]:
     hint = [] if before is None else [f"The result below is still the answer to {escape(before.comparison.name)}."]
     return [f"<b>{escape(text)}</b>", *hint]
 
 
 def _notes(comparison: Comparison) -> Any:
-    return _message([escape(note) for note in comparison.notes], "ap-note")
-
-
-def _message(lines: Sequence[str], kind: str) -> Any:
-    """Message of some lines of HTML; hidden if there are no lines."""
-    text = "".join(f"<div>{line}</div>" for line in lines)
-    return gr.update(visible=bool(lines), value=f'<div class="ap-message {kind}" role="status">{text}</div>')
-
-
-def _verdict(comparison: Comparison, model: str) -> str:
-    if comparison.agrees:
-        kind, text = "ap-same", f"Both hear <b>{escape(comparison.pruned.top)}</b>"
-    else:
-        text = f"They differ: <b>{escape(comparison.unpruned.top)}</b> → <b>{escape(comparison.pruned.top)}</b>"
-        kind = "ap-different"
-    setting = escape(" · ".join((comparison.name, model, comparison.method)))
-    return f'<div class="ap-verdict {kind}">{text}</div><div class="ap-setting">{setting}</div>'
-
-
-def _measurement(comparison: Comparison) -> str:
-    return (
-        f'<div class="ap-measured">Milliseconds: medians of forwards of this clip, taken in turn, on '
-        f"{escape(comparison.measured)}. Fewer multiply-accumulates do not always take less time: short clips save "
-        "less than the count suggests, and may even take longer.</div>"
-    )
+    return message_box([escape(note) for note in comparison.notes], "ap-note")
 
 
 def _image(state: PageState | None, stage: float) -> Any:

@@ -3,5 +3,6 @@
 from .bounds import clips_needed, upper_bound
 from .report import Calibration
 from .run import calibrate
+from .words import WordCalibration, calibrate_words
 
-__all__ = ["Calibration", "calibrate", "clips_needed", "upper_bound"]
+__all__ = ["Calibration", "WordCalibration", "calibrate", "calibrate_words", "clips_needed", "upper_bound"]

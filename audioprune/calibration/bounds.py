@@ -42,6 +42,31 @@ def upper_bound(count: int, clips: int, confidence: float = CONFIDENCE) -> float
     return high
 
 
+def upper_bound_of_mean(mean: float, clips: int, confidence: float = CONFIDENCE) -> float:
+    """The same for a mean over clips of losses between 0 and 1: the bound of Hoeffding and Bentkus (Bates et al., arXiv
+    2101.02703, proposition 8).
+
+    Raises `ValueError` for a mean that is no share.
+    """
+    if not 0 <= mean <= 1:
+        raise ValueError(f"the mean is {mean}; it is a share between 0 and 1")
+    count = math.ceil(round(mean * clips, 9))
+    low, high = mean, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        chance = min(math.exp(-clips * _divergence(mean, middle)), math.e * at_most(count, clips, middle))
+        low, high = (middle, high) if chance > 1 - confidence else (low, middle)
+    return high
+
+
+def _divergence(share: float, other: float) -> float:
+    """Kullback-Leibler divergence of two coins, in nats."""
+    if share in (other, 1.0):
+        return 0.0 if share == other else -math.log(other)
+    ends = 0.0 if share == 0 else share * math.log(share / other)
+    return ends + (1 - share) * math.log((1 - share) / (1 - other)) if other < 1 else math.inf
+
+
 def most_allowed(limit: float, clips: int, confidence: float = CONFIDENCE) -> int:
     """The greatest count of so many clips whose upper bound is within the limit; -1 where none is, not even 0."""
     low, high = -1, clips  # the bound of all of them is 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, WhisperForConditionalGeneration
 
 from .. import fingerprints
 from ..adapters import find_adapter
@@ -18,12 +18,14 @@ from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle
 from ..core.settings import describe
 from ..methods.names import SEARCHED
+from ..transcribing.speech_model import SpeechModel
 from . import choose
 from .bounds import clips_needed
 from .calibrator import ModelCalibrator, Stage
 from .disagreement import Batches, ClipSet
 from .ledger import Ledger
 from .report import Calibration, least_clips, rows_of
+from .words import LADDER, WordCalibration, calibrate_words
 
 FEWEST = 16
 """Clips that a calibration hears at least."""
@@ -41,7 +43,7 @@ def calibrate(
     seed: int = 0,
     stage: Stage = lambda name, steps: lambda done: None,
     state: str | Path | None = None,
-) -> Calibration:
+) -> Calibration | WordCalibration:
     """Find the fastest setting that gives the unpruned model's top label on all but a share of clips, or of those that
     are so fast the one that does so most often. No labels are needed.
 
@@ -51,6 +53,9 @@ def calibrate(
     The search (`audioprune.calibration.search`) tries a small part of score × spending × fate × layers × keep rate on
     part of the clips. What is stated of the chosen setting comes from the other clips, and a limit is shown by tests
     whose chance to let a worse setting pass is 5 % (`audioprune.calibration.choose`). Speed is measured, in turn.
+
+    Of a Whisper with its decoder, `max_disagreement` is the share of words that may change, and `clips` are waveforms:
+    see `calibrate_words`.
 
     Args:
         model: a classifier, unpruned; it is left as it was.
@@ -72,6 +77,19 @@ def calibrate(
     """
     check_aim(max_disagreement, speed_up)
     _check_model(model)
+    if isinstance(model, WhisperForConditionalGeneration):
+        if max_disagreement is None:
+            raise ValueError(
+                "a Whisper is calibrated by the words that may change: give max_disagreement, such as 0.05"
+            )
+        waveforms: Any = clips
+        return calibrate_words(
+            SpeechModel.of(model),
+            waveforms,
+            max_word_error=max_disagreement,
+            batch_size=batch_size,
+            advance=stage("Transcribing", (1 + len(LADDER)) * len(waveforms)),
+        )
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -83,22 +101,8 @@ def calibrate(
             )
         order = random.Random(seed).sample(range(len(found)), len(found))
         searching = len(found) - confirming(len(found), max_disagreement)
-        run = {
-            "model": fingerprints.of_weights(model),
-            "clips": found.fingerprint,
-            "seed": seed,
-            "searching": searching,
-            "batch_size": batch_size,
-            "dtype": str(model.dtype),
-            "machine": machine(),
-        }
-        earlier = {
-            "model": lambda: fingerprints.of_numbers(model.state_dict().values()),
-            "clips": lambda: fingerprints.of_numbers(found.tensors()),
-        }
-        ledger = Ledger(None if state is None else Path(state), run, earlier)
-        if ledger.other:
-            warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=2)
+        run = {"seed": seed, "searching": searching, "batch_size": batch_size}
+        ledger = _ledger(state, model, found, run)
         try:
             trial = ModelCalibrator(model, found, order, searching, batch_size, ledger, stage)
             trial.enter(methods, find_adapter(model).has_cls, bench_seconds)
@@ -134,6 +138,25 @@ def calibrate(
     finally:
         for module in was_training:
             module.training = True
+
+
+def _ledger(state: str | Path | None, model: PreTrainedModel, clips: ClipSet, run: dict[str, Any]) -> Ledger:
+    """The ledger of what was heard so far, begun anew if it is of other settings. run: settings of this run."""
+    whole = {
+        "model": fingerprints.of_weights(model),
+        "clips": clips.fingerprint,
+        **run,
+        "dtype": str(model.dtype),
+        "machine": machine(),
+    }
+    earlier = {
+        "model": lambda: fingerprints.of_numbers(model.state_dict().values()),
+        "clips": lambda: fingerprints.of_numbers(clips.tensors()),
+    }
+    ledger = Ledger(None if state is None else Path(state), whole, earlier)
+    if ledger.other:
+        warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=3)
+    return ledger
 
 
 def check_aim(

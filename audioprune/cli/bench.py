@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..methods import names
@@ -45,7 +46,8 @@ def bench(
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
     clip_seconds: Annotated[
-        float, typer.Option(min=0.1, help="For an audio-language model: seconds of the sound in the prompt.")
+        float,
+        typer.Option(min=0.1, help="For an audio-language model or a Whisper with its decoder: seconds of the sound."),
     ] = 10.0,
     seconds: Annotated[
         float, typer.Option("--seconds", "--bench-seconds", min=0.05, help="Seconds to measure each cell for.")
@@ -57,7 +59,9 @@ def bench(
 ) -> None:
     """Measure what pruning saves on this machine: MACs, latency, clips per second, memory, and ratios.
 
-    Of an audio-language model the prefill is measured: the time from a prompt with a sound in it to the first token.
+    Of an audio-language model the prefill is measured: the time from a prompt with a sound in it to the first token. Of
+    a Whisper with its decoder: the encoder, the first token, and a whole transcript of as many tokens for all settings;
+    by default of what is recommended.
 
     Settings take turns within one run and medians are reported, so that a machine that slows down slows them all. The
     input is noise. Nothing is written; --json prints the rows.
@@ -68,18 +72,20 @@ def bench(
     """
     from ..compare.benchmark import machine
     from ..core.settings import describe
-    from ..models.loading import is_language_model
+    from ..models.loading import is_language_model, is_transcriber
 
     methods = _methods(model, method, keep_rates, (score, segments, dropped, layers))
     unique = [one.keep_rate for one in methods]
     sizes: list[int] = o.parse_numbers(batch_sizes, int, "--batch-sizes")
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
-    measured = (
-        _prefill(model, device, dtype, pack, clip_seconds)
-        if is_language_model(model)
-        else _forward(model, device, dtype, pack)
-    )
+    transcribes = is_transcriber(model)
+    if is_language_model(model):
+        measured = _prefill(model, device, dtype, pack, clip_seconds)
+    elif transcribes:
+        measured = _transcription(model, device, dtype, pack, clip_seconds)
+    else:
+        measured = _forward(model, device, dtype, pack)
     rows: list[dict[str, Any]] = []
     with progress("settings") as bar:
         task = bar.add_task("Measuring", total=len(sizes) * len(methods))
@@ -101,16 +107,26 @@ def bench(
     words = [
         f"{key}={value}" for key, value in setting.items() if value is not None and key not in ("keep_rate", "seed")
     ]
-    out.print(_table(rows, f"{model}, {dtype}{', packed' * pack}, {', '.join(words)}"))
+    title = f"{model}, {dtype}{', packed' * pack}, {', '.join(words)}"
+    if transcribes:
+        out.print(_transcription_table(rows, f"{title}, {clip_seconds:g} s of sound"))
+    else:
+        out.print(_table(rows, title))
     err.print(machine()["processor"])
 
 
 def _methods(model: str, method: str | None, keep_rates: str | None, choices: tuple[Any, ...]) -> list[Method]:
     """What is measured, the unpruned model first."""
+    from ..core.recommend import decoded_at
+    from ..models.loading import is_transcriber
+
     given = [choice for choice in (method, keep_rates, *choices) if choice is not None]
     if not given and o.saved_pruning(model) is not None:
         saved = o.build_method(None, model=model)
         return [saved.with_keep_rate(1.0), saved]
+    if not given and is_transcriber(model):
+        best = decoded_at(None)
+        return [best.with_keep_rate(1.0), best]
     if keep_rates is None:
         keep_rates = "1.0,0.95,0.88,0.73" if method == names.RECOMMENDED else "1.0,0.7,0.5"
     rates = o.parse_rates(keep_rates, "--keep-rates")
@@ -142,6 +158,47 @@ def _prefill(
         return measure_prefill(loaded, processor, methods, clip_seconds, "what was heard ?", size, seconds, advance)
 
     return measured
+
+
+def _transcription(
+    model: str, device: str, dtype: str, pack: bool, clip_seconds: float
+) -> Callable[..., list[dict[str, Any]]]:
+    """What measures a Whisper's transcription of one window."""
+    from ..transcribing.benchmark import measure_transcription
+    from ..transcribing.parts import WhisperParts
+
+    o.quiet()
+    parts = WhisperParts.read(model)
+    loaded = parts.load(o.pick_device(device), o.parse_dtype(dtype))
+    if pack:
+        o.pack_on_cpu(loaded)
+
+    def measured(methods: Sequence[Method], size: int, seconds: float, advance: Callable[[], Any]) -> Any:
+        return measure_transcription(loaded, parts, methods, clip_seconds, size, seconds, advance)
+
+    return measured
+
+
+def _transcription_table(rows: list[dict[str, Any]], title: str) -> Table:
+    caption = f"{rows[0]['new_tokens']} tokens of text; ms: of a batch; faster: than unpruned"
+    table = Table(
+        title=title, title_justify="left", caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    for column in ("batch", "keep", "tokens", "encoder ms", "faster", "first ms", "whole ms", "faster", "real time"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["batch_size"]),
+            _rate(row["keep_rate"]),
+            f"{row['tokens'][0]}→{row['tokens'][-1]}",
+            f"{row['encoder_ms']:.0f}",
+            f"{row['encoder_speed_up']:.2f}×",
+            f"{row['first_token_ms']:.0f}",
+            f"{row['latency_ms']:.0f}",
+            f"{row['speed_up']:.2f}×",
+            f"{row['real_time_factor']:.3f}",
+        )
+    return table
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:

@@ -17,6 +17,7 @@ from rich.table import Table
 from ..methods import names
 from . import options as o
 from . import training_options as t
+from .calibrate_words import calibrate_whisper
 from .console import err, out, progress
 from .tag import count
 
@@ -84,30 +85,46 @@ def calibrate(
 
         audioprune tag more-sounds/ --model esc10 --method pruning.json
 
+    Of a Whisper with its decoder --max-disagreement is the share of its words that may change, and settings that merge
+    more and more of the sound are tested in order; --methods, --speed-up and --seed have no part in it:
+
+        audioprune calibrate --model openai/whisper-base --clips calls/ --max-disagreement 0.05
+
     Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
     A run that is stopped goes on with the same command.
     """
-    from ..bulk.sounds import find_clips
+    from ..calibration import Calibration
     from ..calibration import calibrate as choose
     from ..calibration.report import least_clips
     from ..calibration.run import check_aim
     from ..files import write_json
+    from ..models.loading import is_transcriber
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
     if out_file.suffix != ".json":
         raise ValueError(f"--out is {str(out_file)!r}; --method reads settings from files that end in .json")
     if out_file.exists() and not force:
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
-    found, passed = find_clips(clips)
-    if not found:
-        raise FileNotFoundError(
-            f"no sound files in {', '.join(map(str, clips))}; in folders they are found by their names (.wav, .mp3 …)"
+    found = _draw(clips, limit, seed)
+    if is_transcriber(model):
+        if max_disagreement is None:
+            raise ValueError(
+                "Whisper is calibrated by the words that may change: give --max-disagreement, such as 0.05"
+            )
+        calibrate_whisper(
+            found,
+            model,
+            max_disagreement,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            pack=pack,
+            out_file=out_file,
+            report=report,
+            accept_estimate=accept_estimate,
+            as_json=as_json,
         )
-    if passed:
-        err.print(f"Passing over {len(passed)} files that are no sounds by their names")
-    if len(found) > limit:
-        err.print(f"{limit} of {count(len(found))} are heard, drawn at random (--limit)")
-        found = sorted(random.Random(seed).sample(found, limit))
+        return
     loaded, front = o.open_model(model, device, dtype)
     if pack:  # as `tag` does, since it changes what is gained
         o.pack_on_cpu(loaded)
@@ -143,6 +160,7 @@ def calibrate(
             err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
             raise
         stages.end()
+    assert isinstance(result, Calibration)
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
     if report is not None:
@@ -159,6 +177,23 @@ def calibrate(
         hint = "; --accept-estimate writes the setting above all the same" if result.method is not None else ""
         err.print(f"{out_file} was not written{hint}", soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _draw(clips: list[Path], limit: int, seed: int) -> list[Path]:
+    """The sound files; at most `limit` of them, drawn at random."""
+    from ..bulk.sounds import find_clips
+
+    found, passed = find_clips(clips)
+    if not found:
+        raise FileNotFoundError(
+            f"no sound files in {', '.join(map(str, clips))}; in folders they are found by their names (.wav, .mp3 …)"
+        )
+    if passed:
+        err.print(f"Passing over {len(passed)} files that are no sounds by their names")
+    if len(found) <= limit:
+        return found
+    err.print(f"{limit} of {count(len(found))} are heard, drawn at random (--limit)")
+    return sorted(random.Random(seed).sample(found, limit))
 
 
 class _Stages:

@@ -79,17 +79,12 @@ def compare(
     from ..compare import comparison
     from ..compare import settings as c
     from ..compare.benchmark import machine
-    from ..files import write_json
-    from ..methods import TopK
-    from ..plots import check_suffix, pareto_figure, save
+    from ..plots import check_suffix
 
     chosen = c.parse_methods(t.words(methods))
     if not chosen:
         raise ValueError(f"--methods is {methods!r}; name one at least, or all")
-    numbers: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
-    rates = sorted(set(numbers), reverse=True)
-    for rate in rates:
-        TopK(rate)  # a rate that is none is a mistake, not something that a method refuses
+    rates = _rates(keep_rates)
     sizes: list[int] = o.parse_numbers(batch_size, int, "--batch-size")
     if min(sizes) < 1:
         raise ValueError(f"--batch-size is {batch_size!r}; each must be at least 1")
@@ -131,10 +126,28 @@ def compare(
             advance=lambda count: bar.advance(heard, count),
             timed=timed,
         )
+    _show(result, out_file, picture, as_json)
+
+
+def _rates(keep_rates: str) -> list[float]:
+    from ..methods import TopK
+
+    numbers: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
+    for rate in numbers:
+        TopK(rate)  # a rate that is none is a mistake, not something that a method refuses
+    return sorted(set(numbers), reverse=True)
+
+
+def _show(result: dict[str, Any], out_file: Path | None, picture: Path | None, as_json: bool) -> None:
+    from ..compare.pareto_figure import pareto_figure
+    from ..files import write_json
+    from ..plots import save
+
     if out_file is not None:
         write_json(out_file, result)
     if picture is not None:
-        save(pareto_figure(result, title=f"{model} on {result['clips']} clips of {table.name}"), picture)
+        title = f"{result['model']} on {result['clips']} clips of {result['data']}"
+        save(pareto_figure(result, title=title), picture)
     if as_json:
         print(json.dumps(result))
     else:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..methods import names
 from . import options as o
 from .console import out, progress
+from .explain_words import explain_words
 
 if TYPE_CHECKING:
     from ..core.trace import Trace
@@ -41,14 +43,17 @@ def explain(
 ) -> None:
     """Draw what was kept of a sound: its spectrogram, and after each stage the patches that stayed and the scores.
 
-    Of an audio-language model: the moments that its language model reads, over waveform and spectrogram.
+    Of an audio-language model: the moments that its language model reads, over waveform and spectrogram. Of a Whisper
+    with its decoder: the words where they fell, and how much of the sound and of the padding is in each token.
 
         audioprune explain my-sounds/dog.wav --method topk --keep-rate 0.5 --out dog.png
+
+        audioprune explain talk.wav --model openai/whisper-base
 
     Written is the picture alone, over one of that name that is there.
     """
     from ..core.pruning import prune
-    from ..models.loading import is_language_model
+    from ..models.loading import is_language_model, is_transcriber
     from ..plots import check_suffix
     from ..tagging.tagger import Tagger
 
@@ -59,6 +64,12 @@ def explain(
         if method is None and (given or o.saved_pruning(model) is None):
             chosen = o.choose_method("segmentwise", keep_rate or "0.25", score, segments, dropped, layers)
         _explain_moments(clip, model, chosen.method, target, device, dtype, as_json)
+        return
+    if is_transcriber(model):
+        given = any(choice is not None for choice in (method, keep_rate, score, segments, dropped, layers))
+        if not given and o.saved_pruning(model) is None:
+            chosen = o.choose_method(names.RECOMMENDED)
+        explain_words(clip, model, chosen, target, device, dtype, as_json)
         return
     with progress("steps", brief=True) as bar:
         task = bar.add_task("Drawing", total=3)

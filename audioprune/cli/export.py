@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..audio.features import LogMel
-    from ..onnx.export import Exported
+    from ..onnx.agreement import Exported
 
 
 def export(
@@ -149,7 +149,8 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """A row for each batch size: median milliseconds of the pruned model in PyTorch, and of the files."""
     from ..compare.benchmark import take_turns
-    from ..onnx.export import noise, open_session
+    from ..onnx.agreement import noise
+    from ..onnx.export import open_session
 
     sessions = {name: open_session(path) for name, path in files.items()}
     rows = []

@@ -110,7 +110,6 @@ def tag(
 
         # Takes seconds to import, so it waits until there is something to do.
         from ..bulk.log import ResultLogError
-        from ..bulk.run import run
         from ..core.pruning import prune
         from ..core.settings import describe
         from ..files import check_same
@@ -125,7 +124,6 @@ def tag(
                 log = stack.enter_context(open_log(result_file, setting, asked))
             check_same(result_file, log.setting, setting, ResultLogError)
             _finish_if_done(log, clips, result_file)
-        todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
         prune(loaded, settings)
         err.print(f"Pruned by {settings}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
@@ -136,8 +134,19 @@ def tag(
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
         elif pack:
             o.pack_on_cpu(loaded)
-        truncated = silent = 0
-        bar = stack.enter_context(progress("clips"))
+        written, before, failures = _tag(tagger, clips, log, front.max_seconds, as_json)
+    _finish(written, before, failures, result_file)
+
+
+def _tag(
+    tagger: Any, clips: Sequence[Path | Sound], log: Log | None, window: float, as_json: bool
+) -> tuple[int, int, int]:
+    """Tag what has no row yet, and show it. How many clips were done, had been before, and failed."""
+    from ..bulk.run import run
+
+    todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
+    truncated = silent = 0
+    with progress("clips") as bar:
         task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
 
         def report(row: dict[str, Any]) -> None:
@@ -153,11 +162,10 @@ def tag(
 
         written, failures = run(tagger, clips, log, report)
     if truncated:
-        seconds = f"{front.max_seconds:.2f} s"
-        err.print(f"{count(truncated)} longer than the model's window: the first {seconds} heard of each")
+        err.print(f"{count(truncated)} longer than the model's window: the first {window:.2f} s heard of each")
     if silent:
         err.print(f"{count(silent)} silent: the model has to name something all the same, and it means nothing")
-    _finish(written, len(clips) - todo, failures, result_file)
+    return written, len(clips) - todo, failures
 
 
 def _check_engine(engine: str, workers: int | None, address: str | None) -> None:

@@ -31,7 +31,8 @@ def recipes(
     """
     import yaml
 
-    from ..training.recipe import names, read_recipe
+    from ..training.recipe import read_recipe
+    from ..training.recipe_files import names
 
     found = [read_recipe(one) for one in ([name] if name else names())]
     if as_json:

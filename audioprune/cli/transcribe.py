@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from .. import __version__
 from ..methods import names
 from . import options as o
-from .console import err, out, progress
-from .tag import ALWAYS_THERE, printable
+from .console import err, progress
+from .tag import ALWAYS_THERE
+from .transcribe_report import Totals, finish, finish_if_done, show
 
 if TYPE_CHECKING:
     from ..bulk.log import ResultLog
     from ..methods import Method
     from ..transcribing.outputs import Output
     from ..transcribing.parts import WhisperParts
+    from ..transcribing.transcriber import Transcriber
 
 UNPRUNED = ("none", "unpruned")
 """Words for no method."""
@@ -147,11 +146,10 @@ def transcribe(
             log = reopen_output(output, asked, sounds, sources)
         if log is not None:
             stack.enter_context(log)
-            _finish_if_done(log, sounds, output)
+            finish_if_done(log, sounds, output)
 
         # Takes seconds to import, so it waits until there is something to do.
         from ..bulk.log import ResultLogError
-        from ..bulk.run import run
         from ..core.settings import describe
         from ..files import check_same
         from ..transcribing.options import Options
@@ -162,10 +160,7 @@ def transcribe(
         wanted = Options(language, task, times, beams)
         o.quiet()
         place, kind = o.pick_device(device), o.parse_dtype(dtype)
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
+        _set_threads(threads)
         parts = WhisperParts.read(model)
         options, chosen = wanted.for_model(parts), _choose(method, keep_rate, model, parts)
         if compare and chosen is None:
@@ -175,37 +170,50 @@ def transcribe(
             if log is None:
                 log = stack.enter_context(open_output(output, setting, sounds, sources, asked))
             check_same(output.path, log.setting, setting, ResultLogError)
-            _finish_if_done(log, sounds, output)
-        todo = len(sounds) if log is None else sum(not log.is_done(sound) for sound in sounds)
-        before = len(sounds) - todo
+            finish_if_done(log, sounds, output)
         loaded = parts.load(place, kind)
         if pack:
             o.pack_on_cpu(loaded)
-        recognizer = Recognizer(loaded, parts, options)
+        transcriber = Transcriber(Recognizer(loaded, parts, options), chosen, compare, batch_size)
         err.print("Not pruned" if chosen is None else f"Pruned by {chosen}", soft_wrap=True)
-        bar = stack.enter_context(progress("files"))
-        task_id = bar.add_task("Transcribing", total=len(sounds), completed=before)
-        totals = _Totals()
+        written, before, failures = _transcribe(transcriber, sounds, log, as_json)
+    finish(written, before, failures, output)
+
+
+def _transcribe(
+    transcriber: Transcriber, sounds: list[Path], log: ResultLog | None, as_json: bool
+) -> tuple[int, int, int]:
+    """Transcribe what has no row yet, and show it. How many files were done, had been before, and failed."""
+    from ..bulk.run import run
+
+    todo = len(sounds) if log is None else sum(not log.is_done(sound) for sound in sounds)
+    before, totals = len(sounds) - todo, Totals()
+    with progress("files") as bar:
+        task = bar.add_task("Transcribing", total=len(sounds), completed=before)
 
         def share(of_file: float) -> None:
-            bar.update(task_id, completed=before + totals.files + of_file)
+            bar.update(task, completed=before + totals.files + of_file)
 
         def report(row: dict[str, Any]) -> None:
             totals.add(row)
             if as_json:
                 print(json.dumps(row), flush=True)
             elif log is None:
-                # Through the bar where both are on one screen, so that it moves out of the way.
-                printer = bar.console if err.is_terminal and out.is_terminal else out
-                for line in _lines(row, named=len(sounds) > 1):
-                    printer.print(line, soft_wrap=True)
+                show(row, bar, named=len(sounds) > 1)
             share(0)
 
-        transcriber = Transcriber(recognizer, chosen, compare, batch_size, progress=share)
+        transcriber.progress = share
         written, failures = run(transcriber, sounds, log, report)
     for line in totals.lines():
         err.print(line, soft_wrap=True)
-    _finish(written, before, failures, output)
+    return written, before, failures
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def _times(timestamps: str | None, output: Output | None) -> str:
@@ -227,92 +235,3 @@ def _choose(method: str | None, keep_rate: str | None, model: str, parts: Whispe
 
         return decoded_at(o.parse_rates(keep_rate))
     return o.choose_method(name, keep_rate).for_model(parts.skeleton())
-
-
-@dataclass
-class _Totals:
-    """Sums over the rows of this run."""
-
-    files: int = 0
-    good: int = 0
-    seconds: float = 0.0
-    computed: float = 0.0
-    unpruned: list[float] = field(default_factory=list)
-    same: int = 0
-    differing: int = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.files += 1
-        if "error" in row:
-            return
-        self.good += 1
-        self.seconds += row["duration"]
-        self.computed += row["compute_seconds"]
-        if "unpruned" in row:
-            self.unpruned.append(row["unpruned_compute_seconds"])
-            self.same += not row["word_differences"]
-            self.differing += row["word_differences"]
-
-    def lines(self) -> list[str]:
-        if not self.seconds:
-            return []
-        lines = [
-            f"{files(self.good)}, {_length(self.seconds)} of sound, computed in {_length(self.computed)}: real-time "
-            f"factor {self.computed / self.seconds:.3f}"
-        ]
-        if self.unpruned:
-            ratio = sum(self.unpruned) / max(self.computed, 1e-9)
-            faster = f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
-            lines.append(
-                f"Pruned and unpruned: same words in {self.same} of {self.good}, {self.differing} words differ in all; "
-                f"{faster} ({_length(sum(self.unpruned))} unpruned)"
-            )
-        return lines
-
-
-def _length(seconds: float) -> str:
-    """3.2 s, 4.0 min, 1.25 h."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
-
-
-def _lines(row: dict[str, Any], named: bool) -> list[Text]:
-    """What a terminal shows of a row. named: whether to say which file it is of."""
-    if "error" in row:
-        return [Text(printable(row["error"]), style="red")]
-    name = f"{printable(os.path.relpath(row['path']))}  " if named else ""
-    if "segments" in row:
-        cues = row.get("words") or row["segments"]
-        lines = [
-            Text.assemble(
-                name, (f"{cue['start']:8.2f} {cue['end']:8.2f}  ", "dim"), printable(cue.get("word") or cue["text"])
-            )
-            for cue in cues
-        ]
-    else:
-        lines = [Text(name + printable(row["text"]))]
-    for ours, theirs in row.get("differences", ()):
-        lines.append(Text(printable(f"    unpruned: {ours or '–'}   pruned: {theirs or '–'}"), style="yellow"))
-    return lines
-
-
-def files(number: int) -> str:
-    return f"{number} file" if number == 1 else f"{number} files"
-
-
-def _finish_if_done(log: ResultLog, sounds: list[Path], output: Output | None) -> None:
-    """Leave if every sound has a row."""
-    if all(log.is_done(sound) for sound in sounds):
-        _finish(0, len(sounds), log.failures(sounds), output)
-
-
-def _finish(written: int, before: int, failures: int, output: Output | None) -> NoReturn:
-    """Say what was done and leave, with exit code 1 where files failed."""
-    where = "" if output is None else f" → {output.path}"
-    earlier = f", {before} were done before" if before else ""
-    err.print(f"{files(written)} done{earlier}{where}", soft_wrap=True)
-    if failures:
-        again = "" if output is None else f", and a row that is deleted from {output.journal} is tried again"
-        err.print(f"{files(failures)} failed; each row has its error{again}", style="red", soft_wrap=True)
-    raise typer.Exit(1 if failures else 0)

@@ -13,7 +13,8 @@ from ..adapters.audio_lm.shortening import PromptPass
 from ..adapters.blocks.token_pass import TokenPass
 from ..adapters.observers import observing
 from .pruning import handle
-from .tokens import NO_PATCH, Grid, Place, Stage, holders
+from .stages import Stage, holders
+from .tokens import NO_PATCH, Grid, Place
 
 
 class Trace:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, AutoModelForSeq2S
 
 from ..audio.files import SAMPLE_RATE
 from ..models.sources import resolve
-from ..models.weights import CheckpointError, check_keys
+from ..models.state import CheckpointError, check_keys
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core import ops
+from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join, join_ragged
@@ -50,8 +50,8 @@ class AdjacentMerging(Method):
         if k == n:
             return Reduction(tokens, torch.arange(n, device=scores.device).expand_as(tokens.patch), scores)
         self._check(n, k, evidence)
-        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
-        kept, dropped, target = ops.run_targets(order, self._runs(tokens, evidence, order, k), k)
+        order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
+        kept, dropped, target = neighbours.run_targets(order, self._runs(tokens, evidence, order, k), k)
         return Reduction(join(tokens, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target))
 
     def _check(self, n: int, k: int, evidence: Evidence) -> None:
@@ -107,18 +107,18 @@ class AToMe(AdjacentMerging):
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         if self.threshold is None:
             return super().reduce(tokens, evidence, keep_rate)
-        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
         most = tokens.count - ops.budget(keep_rate, tokens.count)
         x = ops.gather_tokens(self._compared(tokens, evidence), order)
-        joins = ops.similar_pairs(x, evidence.row.gather(1, order), self.threshold, most)
+        joins = neighbours.similar_pairs(x, evidence.row.gather(1, order), self.threshold, most)
         stays = torch.ones_like(joins).scatter(1, order, ~joins)
-        before = order.gather(1, ops.last_true(~joins))
+        before = order.gather(1, neighbours.last_true(~joins))
         holder = torch.zeros_like(order).scatter(1, order, before)
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         return join_ragged(tokens, stays, holder, scores, share=1.0)
 
     def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
-        return ops.paired_runs(x, size, row, k, rows)
+        return neighbours.paired_runs(x, size, row, k, rows)
 
 
 @dataclass(frozen=True)
@@ -131,4 +131,4 @@ class FastAdaSP(AdjacentMerging):
     """
 
     def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
-        return ops.linked_runs(x, row, k)
+        return neighbours.linked_runs(x, row, k)

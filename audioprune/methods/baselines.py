@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import ops
+from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join
@@ -40,7 +40,9 @@ class AveragePooling(Method):
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         k = ops.budget(keep_rate, tokens.count)
-        kept, dropped, target = ops.runs(ops.time_order(evidence.row, evidence.column, evidence.columns), k)
+        kept, dropped, target = neighbours.runs(
+            neighbours.time_order(evidence.row, evidence.column, evidence.columns), k
+        )
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if k == tokens.count:
             return Reduction(tokens, kept, scores)

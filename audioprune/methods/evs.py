@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..core import ops
+from ..core import neighbours, ops
 from ..core.tokens import Evidence, Tokens
 from .selection import Selection
 
@@ -23,9 +23,9 @@ class EVS(Selection):
     """
 
     def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
-        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
         hidden = ops.gather_tokens(tokens.hidden.detach(), order)
         # Without a token before it the cosine is −inf, and the score is cut to 2.
-        change = 1 - pad(ops.neighbour_cosine(hidden, evidence.row.gather(1, order)), (1, 0), value=-1.0)
+        change = 1 - pad(neighbours.neighbour_cosine(hidden, evidence.row.gather(1, order)), (1, 0), value=-1.0)
         scores = change.new_zeros(change.shape).scatter(1, order, change.clamp_max(2.0))
         return ops.top_k(scores, k), scores

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core import ops
+from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join_ragged
@@ -62,7 +62,7 @@ class PaddingMerge(Method):
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if bool(begins.all()):  # as if it were not there, where there is no padding
             return Reduction(tokens, places, scores)
-        middle = ops.middle_of_run(begins)
+        middle = neighbours.middle_of_run(begins)
         stays = torch.zeros_like(begins).scatter(1, order, middle == places)
         holder = torch.zeros_like(order).scatter(1, order, order.gather(1, middle))
         return join_ragged(tokens, stays, holder, scores, share=TOWARDS_MEAN)
@@ -74,12 +74,12 @@ class PaddingMerge(Method):
         """
         assert evidence.padding is not None
         assert evidence.sinks is not None
-        order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+        order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
         padding, sinks, row = (x.gather(1, order) for x in (evidence.padding, evidence.sinks, evidence.row))
-        place, length = ops.place_in_run(padding, row), ops.length_of_run(padding, row)
+        place, length = neighbours.place_in_run(padding, row), neighbours.length_of_run(padding, row)
         is_inner = padding & (place >= self.margin) & (place < length - EDGE)
         is_sink, is_merged = is_inner & sinks, is_inner & ~sinks
-        follows = ops.place_in_run(is_sink, row) > 0
+        follows = neighbours.place_in_run(is_sink, row) > 0
         last = (2 * row + is_merged).argsort(dim=1, stable=True)
         is_merged, row, follows = (x.gather(1, last) for x in (is_merged, row, follows))
         return order.gather(1, last), ~follows & self._begins(is_merged, row, keep_rate)
@@ -87,7 +87,7 @@ class PaddingMerge(Method):
     def _begins(self, is_merged: Tensor, row: Tensor, keep_rate: float) -> Tensor:
         """(batch, n) booleans: whether a run begins, maybe one of its own. Of m tokens that are merged in a row,
         ceil(keep_rate · m) runs are made, as even as can be. is_merged, row: (batch, n), row by row."""
-        place, length = ops.place_in_run(is_merged, row), ops.length_of_run(is_merged, row).clamp_min(1)
+        place, length = neighbours.place_in_run(is_merged, row), neighbours.length_of_run(is_merged, row).clamp_min(1)
         budgets = [1, *(ops.budget(keep_rate, m) for m in range(1, is_merged.shape[1] + 1))]
         stay = torch.tensor(budgets, device=is_merged.device)[length]
         return ~is_merged | (place == 0) | (place * stay // length != (place - 1) * stay // length)

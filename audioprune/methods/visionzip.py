@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..core import ops
+from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
 from .fates import join, keep
@@ -73,7 +73,7 @@ def _gather_rest(dominant: Tensor, contextual: int, evidence: Evidence, n: int) 
 
 def _evenly_spaced(dominant: Tensor, contextual: int, evidence: Evidence, n: int) -> Tensor:
     """(batch, contextual) positions, every s-th of those that are not dominant, in time order."""
-    order = ops.time_order(evidence.row, evidence.column, evidence.columns)
+    order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
     is_dominant = torch.zeros_like(order).scatter(1, dominant, 1)
     # Stable: the rest first, in time order.
     rest = order.gather(1, is_dominant.gather(1, order).argsort(dim=1, stable=True))

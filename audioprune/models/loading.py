@@ -27,7 +27,8 @@ from ..audio.features import LogMel
 from . import audiomae
 from .ast import AST_CLASSES
 from .sources import EMBEDDED, resolve
-from .weights import CheckpointError, check_keys, check_overrides, load_weights
+from .state import CheckpointError, check_keys, check_overrides
+from .weights import load_weights
 
 
 def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
@@ -111,6 +112,16 @@ def is_language_model(source: str | Path) -> bool:
     except (OSError, ValueError):
         return False
     return raw_config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+
+def is_transcriber(source: str | Path) -> bool:
+    """Whether a source is a Whisper with its decoder, by its config. False if there is no readable config."""
+    try:
+        raw_config, _ = PreTrainedConfig.get_config_dict(resolve(source))
+    except (OSError, ValueError):
+        return False
+    kinds = raw_config.get("architectures") or ["WhisperForConditionalGeneration"]
+    return raw_config.get("model_type") == "whisper" and kinds[0] == "WhisperForConditionalGeneration"
 
 
 def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:

@@ -6,67 +6,24 @@ way.
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import pickle
 import re
-import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import ASTConfig, PreTrainedConfig, PreTrainedModel
+from transformers import ASTConfig, PreTrainedModel
 
 from .ast import AST_CLASSES
 from .audiomae import AudioMAEConfig, AudioMAEForAudioClassification
-
-State = dict[str, Tensor]
+from .state import CheckpointError, State, check_keys, check_overrides, read_state
+from .timm_names import from_timm, without_head
 
 HEAD_EPS = 1e-5
 """LayerNorm epsilon of AST's head, PyTorch's default. Its encoder has timm's 1e-6, but transformers' class has only one
 epsilon. So the config contains this one, and `load` sets it. With the Auto classes alone, logits differ by about
 1e-6."""
-
-
-class CheckpointError(ValueError):
-    """A weight file that cannot be used. The message names the file, the keys, and the remedy."""
-
-
-def read_state(path: Path) -> State:
-    """Read the tensors of a file, also if they are nested. Only tensors and plain values are unpickled."""
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            # AudioMAE's pre-trained file also contains its training arguments.
-            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({_reason(error)}). "
-            "The file is truncated or not a checkpoint, or it contains more than tensors: download it again, or save "
-            "its state dict again with torch.save or safetensors"
-        ) from error
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(
-            f"{path}: contains no state dict (a mapping of names to tensors); save model.state_dict() with torch.save"
-        )
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _reason(error: Exception) -> str:
-    """Reason of an error, without PyTorch's advice to run the code in the file."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "not a pickle, or a pickle of more than tensors, whose code was not run"
-    lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0][:200] if lines else type(error).__name__
 
 
 def load_weights(path: Path, *, pooling: str | None = None, **config: Any) -> PreTrainedModel:
@@ -98,7 +55,7 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
     state = {k: v for k, v in state.items() if not k.startswith(("v.head.", "v.head_dist."))}
     shape = _Shape.of(path, state, "v.", special=2)
     labels = _num_labels(path, state.get("mlp_head.1.weight"), config)
-    state = _without_head(state, "mlp_head.1.weight", labels)
+    state = without_head(state, "mlp_head.1.weight", labels)
     stride = config.pop("time_stride", None), config.pop("frequency_stride", None)
     time_stride, frequency_stride, length = _ast_geometry(path, shape, config, stride)
     values = {
@@ -113,7 +70,7 @@ def _load_ast(path: Path, state: State, pooling: str | None, config: dict[str, A
     model = AST_CLASSES[pooling or "cls"](settings)
     model.classifier.layernorm.eps = HEAD_EPS
     frequency, time = model.audio_spectrogram_transformer.embeddings.get_shape(settings)
-    grid = _from_timm(state, "v.", "audio_spectrogram_transformer.")
+    grid = from_timm(state, "v.", "audio_spectrogram_transformer.")
     positions = grid.pop("audio_spectrogram_transformer.embeddings.position_embeddings")
     grid["audio_spectrogram_transformer.embeddings.position_embeddings"] = _crop_centre(
         path, positions, frequency, time
@@ -129,7 +86,7 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
     state = {k: v for k, v in state.items() if not k.startswith(leftovers)}
     shape = _Shape.of(path, state, "", special=1)
     labels = _num_labels(path, state.get("head.weight"), config)
-    state = _without_head(state, "head.weight", labels)
+    state = without_head(state, "head.weight", labels)
     rows = config.get("num_mel_bins", 128) // shape.patch
     if shape.patches % rows:
         raise CheckpointError(f"{path}: {shape.patches} positions do not fill {rows} rows of patches")
@@ -138,7 +95,7 @@ def _load_audiomae(path: Path, state: State, config: dict[str, Any]) -> PreTrain
     values = {"num_labels": labels, "max_length": length}
     settings = AudioMAEConfig(**{**shape.config(config), **values, **config})
     model = AudioMAEForAudioClassification(settings)
-    renamed = _from_timm(state, "", "audiomae.")
+    renamed = from_timm(state, "", "audiomae.")
     key = "audiomae.embeddings.position_embeddings"
     renamed[key] = _crop_as_the_authors(path, renamed[key], rows, length // shape.patch)
     headless = () if "head.weight" in state else ("classifier.",)
@@ -205,14 +162,6 @@ def _num_labels(path: Path, head: Tensor | None, config: dict[str, Any]) -> int:
     return len(head) if requested is None else requested
 
 
-def _without_head(state: State, head: str, labels: int) -> State:
-    """The state without its head, if that is for another number of labels. head: name of its linear layer's weight."""
-    if head in state and len(state[head]) != labels:
-        prefix = head.split(".")[0] + "."
-        return {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
-    return state
-
-
 def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tuple) -> tuple[int, int, int]:
     """Strides and length in frames. A file determines them only together: its number of positions is F·T.
 
@@ -248,50 +197,6 @@ def _ast_geometry(path: Path, shape: _Shape, config: dict[str, Any], stride: tup
             f"{path}: {shape.patches} positions may be {options}; pass time_stride and frequency_stride"
         )
     return (*likely[0][:2], length or likely[0][2])
-
-
-_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)\.(weight|bias)$")
-_BLOCK_NAMES = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.o_proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-_NAMES = {
-    "v.norm": "audio_spectrogram_transformer.layernorm",
-    "v.patch_embed.proj": "audio_spectrogram_transformer.embeddings.patch_embeddings.projection",
-    "mlp_head.0": "classifier.layernorm",
-    "mlp_head.1": "classifier.dense",
-    "patch_embed.proj": "audiomae.embeddings.projection",
-    "head": "classifier",
-    "fc_norm": "fc_norm",
-}
-_TOKENS = {"cls_token": "cls_token", "dist_token": "distillation_token", "pos_embed": "position_embeddings"}
-
-
-def _from_timm(state: State, prefix: str, encoder: str) -> State:
-    """Rename timm's keys to those of transformers, and split the joint q/k/v projections.
-
-    A key without a counterpart keeps its name, so that it is reported as unknown later.
-    """
-    renamed: State = {}
-    for key, tensor in state.items():
-        local = key.removeprefix(prefix)
-        module, _, kind = key.rpartition(".")
-        block = _BLOCK.match(local)
-        if block and block[2] == "attn.qkv":
-            for name, third in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{encoder}layers.{block[1]}.attention.{name}_proj.{block[3]}"] = third
-        elif block and block[2] in _BLOCK_NAMES:
-            renamed[f"{encoder}layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"] = tensor
-        elif key.startswith(prefix) and local in _TOKENS:
-            renamed[f"{encoder}embeddings.{_TOKENS[local]}"] = tensor
-        elif module in _NAMES:
-            renamed[f"{_NAMES[module]}.{kind}"] = tensor
-        else:
-            renamed[key] = tensor
-    return renamed
 
 
 def _crop_centre(path: Path, positions: Tensor, frequency: int, time: int) -> Tensor:
@@ -366,24 +271,3 @@ def _fill(path: Path, model: PreTrainedModel, state: State, optional: tuple[str,
     missing = [key for key in missing if not key.startswith(optional or ("\0",))]
     check_keys(str(path), missing, unknown)
     return model.eval()
-
-
-def check_overrides(source: str, overrides: Iterable[str], config: PreTrainedConfig) -> None:
-    """Raise `ValueError` for values that the model's config does not have, because a misspelt one would do nothing."""
-    unknown = sorted(key for key in overrides if not hasattr(config, key))
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], [key for key in dir(config) if not key.startswith("_")], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{source}: a {config.model_type} config has no {', '.join(unknown)}{hint}")
-
-
-def check_keys(source: str, missing: Iterable[str], unknown: Iterable[str]) -> None:
-    """Raise `CheckpointError` with the missing and the unknown keys, if there are any."""
-    problems = (("lacks", sorted(missing)), ("has unknown", sorted(unknown)))
-    lists = [f"{what} {len(keys)} keys ({', '.join(keys)})" for what, keys in problems if keys]
-    if lists:
-        raise CheckpointError(
-            f"{source}: "
-            + "; ".join(lists)
-            + "; the weights are incomplete, or of another model; download or save them again"
-        )

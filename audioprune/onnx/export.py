@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
@@ -24,57 +20,13 @@ from ..core.settings import describe
 from ..core.twin import twin
 from ..files import move
 from ..methods import Method
-from .operators import translations
+from .agreement import Exported, compare_logits, logits_of, noise
+from .translation import ExportError, reason, translate
 
 OPSET = 18
 """Version of ONNX's operators in the files. onnxruntime supports it since 1.14."""
-OUTPUT = "logits"
 STEPS = 4
 """Number of times that `export_onnx` calls `advance`."""
-TOLERANCE = 1e-3
-"""Greatest difference of onnxruntime's logits from PyTorch's, as a share of the greatest logit."""
-ROUNDING = 3e-6
-"""Relative change of an input with the same effect as rounding inside the model."""
-MOST_CLIPS = 2**20
-"""Greatest number of clips in a batch, because the tracer needs a number."""
-
-_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-"""Loggers of the exporter whose messages do not help a caller."""
-
-
-class ExportError(RuntimeError):
-    """Raised if a model cannot be written as ONNX, or if the file gives other logits than the model."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A written ONNX file and the result of its check.
-
-    Args:
-        path: the file; for a model of more than 1.5 GB, the weights are in `<path>.data`.
-        size: bytes of both.
-        input: name of its input.
-        shape: shape of one clip.
-        labels: number of logits of a clip.
-        opset: version of ONNX's operators.
-        nodes: number of nodes of its graph.
-        difference: greatest difference of onnxruntime's logits from PyTorch's, as a share of the greatest logit,
-            without ties.
-        clips: number of clips in the check.
-        ties: number of clips for which PyTorch itself keeps other tokens if the input changes as little as by rounding;
-            both results are then correct.
-    """
-
-    path: Path
-    size: int
-    input: str
-    shape: tuple[int, ...]
-    labels: int
-    opset: int
-    nodes: int
-    difference: float
-    clips: int
-    ties: int
 
 
 def export_onnx(
@@ -133,16 +85,16 @@ def export_onnx(
         draft = Path(folder) / target.name
         batches = [noise(1, shape), noise(3, shape), *([] if clips is None else [clips.cpu()])]
         # Before the export, because the exporter's messages about a model that does not run are hard to read.
-        expected = [_logits(model, name, batch.to(device)) for batch in batches]
+        expected = [logits_of(model, name, batch.to(device)) for batch in batches]
         advance()
-        program = _translate(model, name, noise(2, shape).to(device), opset)
+        program = translate(model, name, noise(2, shape).to(device), opset)
         advance()
         program.model.metadata_props.update(_metadata(model, adapter, front))
         program.save(draft)
         nodes = len(program.model.graph)
         del program  # it contains another copy of the weights
         advance()
-        check = _compare(model, _open(draft, opset), name, batches, expected)
+        check = compare_logits(model, _open(draft, opset), name, batches, expected)
         size = _move(draft.parent, target.parent)
         advance()
     return Exported(target, size, name, shape, expected[0].shape[1], opset, nodes, *check)
@@ -225,85 +177,7 @@ def _open(path: Path, opset: int) -> Any:
     try:
         return open_session(path)
     except Exception as error:  # onnxruntime's errors have no common class
-        raise ExportError(f"onnxruntime does not accept the file, of opset {opset}: {_reason(error)}") from error
-
-
-def noise(batch: int, shape: Sequence[int]) -> Tensor:
-    """Noise of the shape (batch, *shape), the same for each batch size."""
-    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
-
-
-def _logits(model: Any, name: str, batch: Tensor) -> Tensor:
-    return model(**{name: batch}).logits.cpu()
-
-
-class _Logits(nn.Module):
-    """Wraps a model to give only its logits, from the input of the file."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        super().__init__()
-        self.model, self.name = model, name
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.model(**{self.name: clips}).logits
-
-
-def _translate(model: nn.Module, name: str, example: Tensor, opset: int) -> Any:
-    """Translate the model to PyTorch's `ONNXProgram`, for batches of any size."""
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    batch = torch.export.Dim("batch", min=1, max=MOST_CLIPS)
-    module = _Logits(model, name).eval()
-    try:
-        with _silent():
-            # A separate step: if the batch size cannot be free, torch.onnx.export would silently write a fixed one.
-            traced = torch.export.export(module, (example,), dynamic_shapes={"clips": {0: batch}}, strict=False)
-            program = torch.onnx.export(
-                traced,
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=[name],
-                output_names=[OUTPUT],
-                custom_translation_table=translations(),
-            )
-    except Exception as error:  # the tracer may raise any error
-        pruned = handle(model)
-        by = "" if pruned is None else f", pruned with {pruned.method},"
-        raise ExportError(f"{type(model).__name__}{by} could not be written as ONNX: {_reason(error)}") from error
-    assert program is not None
-    # For every node, the exporter stores the file and line on this machine from which it came.
-    ClearMetadataAndDocStringPass()(program.model)
-    for value in (
-        *program.model.graph.initializers.values(),
-        *program.model.graph.inputs,
-        *program.model.graph.outputs,
-    ):
-        value.metadata_props.clear()
-    return program
-
-
-def _reason(error: BaseException) -> str:
-    """Reason of an error, without the exporter's advice: the first line of its cause."""
-    while isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Suppress the exporter's warnings and log lines."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        raise ExportError(f"onnxruntime does not accept the file, of opset {opset}: {reason(error)}") from error
 
 
 def _metadata(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[str, str]:
@@ -327,57 +201,6 @@ def _metadata(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[s
         "front_end": None if front is None else {key: getattr(front, key) for key in front_keys},
     }
     return {f"audioprune.{key}": json.dumps(value) for key, value in facts.items()}
-
-
-def _compare(
-    model: nn.Module, session: Any, name: str, batches: list[Tensor], expected: list[Tensor]
-) -> tuple[float, int, int]:
-    """Difference, clips and ties for `Exported`. Raises `ExportError` if the file gives other logits.
-
-    Args:
-        model: the model.
-        session: session of the file.
-        name: name of the input.
-        batches: inputs of the check.
-        expected: the model's logits for them.
-    """
-    scale = float(torch.cat(expected).abs().max().clamp_min(1e-12))
-    difference, ties = 0.0, 0
-    for batch, logits in zip(batches, expected, strict=True):
-        outputs = torch.from_numpy(session.run([OUTPUT], {name: batch.numpy()})[0])
-        for clip, ours, theirs in zip(batch, logits, outputs, strict=True):
-            distance = float((ours - theirs).abs().max()) / scale
-            if distance <= TOLERANCE:
-                difference = max(difference, distance)
-            elif _is_tie(model, name, clip, ours, TOLERANCE * scale):
-                ties += 1
-            else:
-                raise ExportError(
-                    f"{type(model).__name__}: onnxruntime's logits differ from PyTorch's by {distance:.1e} of the "
-                    f"greatest logit, but only {TOLERANCE:g} is allowed, so no file was left; please report this, with "
-                    "the versions of torch, onnxscript and onnxruntime"
-                )
-    return difference, sum(map(len, batches)), ties
-
-
-def _is_tie(model: nn.Module, name: str, clip: Tensor, logits: Tensor, tolerance: float, draws: int = 8) -> bool:
-    """Whether PyTorch itself gives other logits if the input changes as little as by rounding.
-
-    Then two tokens have the same rank, and either may be kept.
-
-    Args:
-        model: the model.
-        name: name of the input.
-        clip: one clip.
-        logits: its logits.
-        tolerance: greatest difference of equal logits.
-        draws: number of changed inputs.
-    """
-    if handle(model) is None:
-        return False
-    changed = clip * (1 + ROUNDING * noise(draws, clip.shape))
-    answers = _logits(model, name, changed.to(next(model.parameters()).device))
-    return bool(((answers - logits).abs() > tolerance).any())
 
 
 def _move(folder: Path, target: Path) -> int:

@@ -43,7 +43,7 @@ def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list
     tables = [path for path in candidates if path.suffix.lower() == PARQUET]
     if not tables or (source.is_dir() and clips):
         return clips, others
-    from .bulk_parquet import sounds_in
+    from .parquet_sounds import sounds_in
 
     tables_to_read = [path for path in tables if result not in Path(os.path.abspath(path)).parents]
     sounds = [sound for table in tables_to_read for sound in sounds_in(table)]

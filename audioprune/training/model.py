@@ -14,7 +14,7 @@ from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, Au
 from ..models.loading import load
 from ..models.pretraining import AudioMAEForPreTraining
 from ..models.sources import resolve
-from ..models.weights import check_keys
+from ..models.state import check_keys
 from .recipe import Recipe
 
 POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean"}

@@ -8,21 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..audio.features import PRESETS
 from ..core.pruning import METHODS
 from ..methods import Method
+from .recipe_files import YAML, Loader, find, names, override, settings_of
 
-FOLDER = Path(__file__).parent / "recipes"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-6 as a number. In YAML 1.1 it is a word."""
-
-
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
 )
 
@@ -204,14 +197,6 @@ class Recipe(Part):
         return self.init if self.init in names() or Path(self.init or "").suffix in YAML else None
 
 
-YAML = (".yaml", ".yml")
-
-
-def names() -> list[str]:
-    """Names of the recipes that come with audioprune."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
 def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by its name or file, and change settings by words such as "optimizer.lr=1e-4" or "epochs=3".
 
@@ -220,9 +205,9 @@ def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises `ValueError` that names the file, the setting, and the valid values.
     """
     path = find(source)
-    settings = {**_settings(path), "name": path.stem}
+    settings = {**settings_of(path), "name": path.stem}
     for word in overrides:
-        _override(settings, word)
+        override(settings, word)
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
@@ -240,69 +225,3 @@ def _hint(problem: Any) -> str:
         part = part.model_fields[name].annotation if name in getattr(part, "model_fields", ()) else None
     close = difflib.get_close_matches(last, list(getattr(part, "model_fields", ())), n=1)
     return f"; did you mean {close[0]}?" if close else "; audioprune recipes NAME prints all settings"
-
-
-def find(source: str | Path) -> Path:
-    """File of a recipe: the path itself if it ends in .yaml, otherwise our recipe of that name."""
-    path = Path(source)
-    if path.suffix in YAML:
-        return path.resolve()
-    path = FOLDER / f"{source}.yaml"
-    if not path.exists():
-        close = difflib.get_close_matches(str(source), names(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        raise ValueError(f"no recipe {str(source)!r}{hint} There are {', '.join(names())}; or give a .yaml file")
-    return path
-
-
-def _settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Settings of a file, merged over those of the recipe that it extends."""
-    try:
-        settings = yaml.load(path.read_text(), Loader=_Loader)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such recipe file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a YAML recipe ({error})") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: contains no settings; write some, such as 'epochs: 10'")
-    if Path(str(settings.get("init"))).suffix in YAML:
-        settings["init"] = str((path.parent / settings["init"]).resolve())
-    extended = settings.pop("extends", None)
-    settings.pop("name", None)  # a recipe has the name of its file
-    if extended is None:
-        return settings
-    try:
-        below = find(path.parent / str(extended) if Path(str(extended)).suffix in YAML else str(extended))
-    except ValueError as error:
-        raise ValueError(f"{path}: extends {extended}: {error}") from None
-    if below in seen or below == path:
-        raise ValueError(f"{path}: extends {extended}, which extends this file again")
-    return _merge(_settings(below, (*seen, path)), settings)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `above` merged over those of `below`; groups of settings are merged one by one."""
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        if both and value.get("method", merged[key].get("method")) != merged[key].get("method"):
-            both = False  # another method has other settings
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _override(settings: dict[str, Any], word: str) -> None:
-    """Apply "a.b=value", with the value as YAML. "lr" alone is short for "optimizer.lr"."""
-    key, equals, value = word.partition("=")
-    if not equals or not key:
-        raise ValueError(f"--set is {word!r}; write NAME=VALUE, such as epochs=10 or optimizer.lr=1e-4")
-    *outer, last = {"lr": "optimizer.lr"}.get(key, key).split(".")
-    for name in outer:
-        inner = settings.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"--set {word}: {name} has no settings of its own")
-        settings = inner
-    try:
-        settings[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {word}: the value is not YAML ({str(error).splitlines()[0]})") from None

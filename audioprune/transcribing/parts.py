@@ -19,7 +19,7 @@ from transformers import (
 
 from ..models.loading import is_language_model
 from ..models.sources import resolve
-from ..models.weights import CheckpointError, check_keys
+from ..models.state import CheckpointError, check_keys
 
 TAKES = "a Whisper with its decoder (WhisperForConditionalGeneration), such as openai/whisper-base"
 FRAMES_PER_TOKEN = 2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from transformers import WhisperForConditionalGeneration
 
 from ..audio.files import SAMPLE_RATE
 from .parts import WhisperParts
@@ -32,6 +33,12 @@ class SpeechModel:
             raise ValueError(f"beams is {beams}; it must be at least 1, which is greedy search")
         self.model, self.extractor, self.tokenizer = model, extractor, tokenizer
         self.language, self.beams = language, beams
+
+    @classmethod
+    def of(cls, model: WhisperForConditionalGeneration, language: str | None = None) -> Self:
+        """A loaded model with the tokenizer of the place where it was loaded. Raises as `WhisperParts.of` does."""
+        parts = WhisperParts.of(model)
+        return cls(model, parts.extractor, parts.tokenizer, language)
 
     @property
     def window(self) -> int:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core import ops
-from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, Stage, Tokens
+from ...core.stages import Stage
+from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, Tokens
 from ..observers import observers_of
 from .prompts import Layout, find_runs
 from .spans import AudioBatch, AudioSpan

@@ -26,8 +26,9 @@ from transformers.models.whisper.modeling_whisper import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ...core import ops
-from ...core.tokens import MethodTraits, holders
+from ...core import neighbours, ops
+from ...core.stages import holders
+from ...core.tokens import MethodTraits
 from ..base import Adapter, register_adapter
 from .entering import KWARG, Entering
 from .swapped import SwappedModel
@@ -101,7 +102,7 @@ def _merged(output: BaseModelOutput, token_pass: TokenPass) -> BaseModelOutput:
     if state.real is not None:
         size = state.real.float() if size is None else size * state.real
     # A position that was forgotten has what stands before it.
-    last = ops.last_true(holder >= 0)
+    last = neighbours.last_true(holder >= 0)
     full = ops.gather_tokens(tokens, holder.gather(1, last).clamp_min(0))
     return MergedEncoderOutput(full, output.hidden_states, output.attentions, tokens, size, holder)
 

@@ -22,7 +22,7 @@ from ..base import Adapter, register_adapter
 from .adapter import BlockAdapter, constant_tail, refuse_samples
 from .entering import KWARG, Entering
 from .refusals import check_layerdrop, find_encoders
-from .speech import PooledHead, classify
+from .speech_blocks import PooledHead, classify
 from .swapped import SwappedModel
 from .token_pass import TokenPass
 
