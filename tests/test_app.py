@@ -21,12 +21,18 @@ from audioprune.app.bars import bars, duration, faster, magnitude
 from audioprune.app.pictures import picture
 from audioprune.app.server import disable_requests, free_port, is_local
 from audioprune.app.studio import Studio
+from audioprune.audio.files import AudioError
 from audioprune.cli.app import build, choices
 from audioprune.methods.names import words
 from audioprune.tagging.tagger import Tagger
+from audioprune.transcribing.options import Options
+from audioprune.transcribing.parts import WhisperParts
+from audioprune.transcribing.recognizer import Recognizer
+from audioprune.transcribing.transcriber import Transcriber
 
 from .conftest import tone
 from .families import audiomae
+from .transcribers import save
 
 WINDOW = ap.LogMel(128).max_seconds
 QUICK = 0.01
@@ -317,28 +323,28 @@ def test_mistakes_are_told_before_anything_is_served(run) -> None:
 
 def test_the_page_hides_folders_and_escapes_names(answer: Comparison) -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.messages import _reason, _verdict
+    from audioprune.app.messages import reason, verdict
     from audioprune.app.page import PageState, _failure
 
     path = Path("/tmp/gradio/0123/<b>.wav")
     raw = ap.AudioError(f"{path}: cannot be decoded as audio (Error opening b'{path}': Format not recognised.)")
-    said = _reason(raw, path, "esc10")
+    said = reason(raw, path, "esc10")
     assert said == "<b>.wav: cannot be decoded as audio (Format not recognised.)"
     named = replace(answer, name="<i>.wav")
     before = PageState(("", "", "", 0.5, ""), named)
     assert _failure(said, before)[0].startswith("<b>&lt;b&gt;.wav")
     assert "&lt;i&gt;.wav" in _failure(said, before)[1]
-    assert "&lt;i&gt;.wav · esc10 · TopK(0.5)" in _verdict(named, "esc10")
+    assert "&lt;i&gt;.wav · esc10 · TopK(0.5)" in verdict(named, "esc10")
     shipped = Path(ap.__file__).parent / "assets" / "listener"
-    assert _reason(ValueError(f"{shipped}: an audio-language model"), path, "listener").startswith("listener: an")
-    assert _reason(ValueError("--method topk takes no --x"), path, "esc10") == "method topk takes no x"
+    assert reason(ValueError(f"{shipped}: an audio-language model"), path, "listener").startswith("listener: an")
+    assert reason(ValueError("--method topk takes no --x"), path, "esc10") == "method topk takes no x"
 
 
 def test_an_error_of_ours_is_not_shown(answer: Comparison, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("gradio")
-    from audioprune.app.messages import _reason
+    from audioprune.app.messages import reason
 
-    said = _reason(KeyError("secret"), Path("a.wav"), "esc10")
+    said = reason(KeyError("secret"), Path("a.wav"), "esc10")
     assert "secret" not in said
     assert "terminal" in said
     assert "secret" in capsys.readouterr().err
@@ -414,3 +420,58 @@ def test_models_of_their_own_are_for_who_sits_here(tagger: Tagger, any_model: bo
     assert found["model"].allow_custom_value is any_model
     assert not blocks.analytics_enabled
     assert "share" not in found["sound"].buttons, "the button that would send a sound away"
+
+
+def test_both_transcripts_with_marks_on_what_differs() -> None:
+    pytest.importorskip("gradio")
+    from audioprune.app.speech import marked, transcripts
+
+    row = {
+        "path": "/here/a <b>.wav",
+        "duration": 3.0,
+        "text": "A rooster, crows.",
+        "unpruned": "a rooster crowed & rose",
+        "word_differences": 2,
+        "unpruned_compute_seconds": 2.0,
+        "compute_seconds": 0.5,
+    }
+    assert marked(row["unpruned"], row["text"]) == (
+        "a rooster <mark>crowed</mark> <mark>&amp;</mark> <mark>rose</mark>",
+        "A rooster, <mark>crows.</mark>",
+    )
+    shown = transcripts(row, "tiny", "TopK(0.5)")
+    assert "2 words differ" in shown
+    assert "With pruning: 0.50 s, 4.00 times faster" in shown
+    assert "a &lt;b&gt;.wav · tiny · TopK(0.5)" in shown
+    assert "/here" not in shown
+    same = transcripts(row | {"text": "", "unpruned": "", "word_differences": 0, "compute_seconds": 4.0}, "m", "n")
+    assert "The same words" in same
+    assert "2.00 times slower" in same
+    assert same.count("<i>no words</i>") == 2
+
+
+def test_a_tab_for_speech_only_where_there_is_a_whisper(tagger: Tagger, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from audioprune.app.page import page
+    from audioprune.app.speech import SpeechStudio
+
+    studio = Studio(lambda name: tagger, build)
+    for speech in (None, SpeechStudio("tiny", Transcriber(None, ap.PaddingMerge()))):
+        blocks = page(studio, ["a"], choices(), any_model=True, speech=speech)
+        found = {getattr(block, "elem_id", None) for block in blocks.blocks.values()}
+        assert ("transcripts" in found) is (speech is not None)
+        assert "sound" in found
+
+
+def test_the_tab_for_speech_hears_a_sound(sound: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from audioprune.app.speech import SpeechStudio
+
+    parts = WhisperParts.read(save(tmp_path / "whisper", multilingual=False))
+    recognizer = Recognizer(parts.load(), parts, Options())
+    studio = SpeechStudio("tiny", Transcriber(recognizer, ap.PaddingMerge(), compare=True))
+    row = studio(sound)
+    assert {"text", "unpruned", "compute_seconds", "unpruned_compute_seconds"} < set(row)
+    with pytest.raises(AudioError, match="the file is empty"):
+        studio(broken(tmp_path)["empty"])
+    assert ap.handle(recognizer.model) is None

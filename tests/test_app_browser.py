@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from .conftest import tone
+from .transcribers import save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -57,7 +58,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     pytest.importorskip("gradio", reason="gradio is not here: pip install 'audioprune[app]'")
     kept = tmp_path / "kept"
     environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {"GRADIO_TEMP_DIR": str(kept)}
-    words = [sys.executable, "-c", GUARDED, "app", "--port", "0"]
+    whisper = save(tmp_path / "whisper", multilingual=False)
+    words = [sys.executable, "-c", GUARDED, "app", "--port", "0", "--whisper", whisper]
     with (
         open(tmp_path / "errors.txt", "w") as errors,
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
@@ -232,6 +234,20 @@ def test_the_page(visitor: Visitor, tmp_path: Path) -> None:
     expect(verdict).to_contain_text("rain.ogg")
 
     visitor.shoot("example")
+
+    # Speech: both transcripts and both times.
+    page.get_by_role("tab", name="Speech").click()
+    transcripts = page.locator("#transcripts")
+    expect(transcripts).to_contain_text("Record some speech or upload a sound")
+    page.locator("#speech input[type=file]").set_input_files(str(files["chirps"]))
+    expect(transcripts).to_contain_text("With pruning")
+    expect(transcripts).to_contain_text("chirps.wav · ")
+    expect(transcripts).to_contain_text("PaddingMerge(0.04)")
+    visitor.shoot("speech")
+    page.locator("#speech button[aria-label=Clear]").click()
+    page.locator("#speech input[type=file]").set_input_files(str(files["silence"]))
+    expect(page.locator("#speech-message")).to_contain_text("silence.wav: silent")
+    visitor.shoot("speech-silent")
     assert not visitor.complaints
     assert not page.evaluate("window.toasts")
     assert not visitor.abroad

@@ -80,8 +80,13 @@ MERGING = ("tome", "tome-every-block", "merged", "merged-unsized", "segments-mer
 DROPPING = ("topk", "segments", "ats", "uniform", "dynamicvit")
 
 
-@pytest.mark.parametrize("family", ["audiomae", "ast-overlapping"])
-@pytest.mark.parametrize("name", [*MERGING, *DROPPING, "avit"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *(("audiomae", name) for name in (*MERGING, *DROPPING, "avit")),
+        *(("ast-overlapping", name) for name in ("tome", "pooled", "fused", "topk", "ats")),
+    ],
+)
 def test_titles_say_what_became_of_the_patches(name: str, family: str) -> None:
     method = METHODS[name]
     left, right = titles(method, family)

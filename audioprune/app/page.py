@@ -15,6 +15,7 @@ from .answer import Comparison
 from .bars import bars
 from .messages import measurement, message_box, reason, verdict
 from .pictures import picture
+from .speech import SpeechStudio, speech_tab
 from .studio import Choice, Studio
 
 CLIPS = Path(__file__).parent.parent / "assets" / "clips"
@@ -63,7 +64,14 @@ def theme() -> gr.themes.Base:
     return look.set(body_text_color_subdued="*neutral_600", block_info_text_color="*neutral_600")
 
 
-def page(studio: Studio, models: Sequence[str], choices: Sequence[Choice], *, any_model: bool) -> gr.Blocks:
+def page(
+    studio: Studio,
+    models: Sequence[str],
+    choices: Sequence[Choice],
+    *,
+    any_model: bool,
+    speech: SpeechStudio | None = None,
+) -> gr.Blocks:
     """Build the page.
 
     Args:
@@ -71,18 +79,30 @@ def page(studio: Studio, models: Sequence[str], choices: Sequence[Choice], *, an
         models: models to choose from; the first is selected at the start.
         choices: methods to choose from; the first is selected at the start.
         any_model: whether visitors may type other models, also folders of this machine.
+        speech: transcribes, on a tab of its own; None for no such tab.
     """
     # Uploads are deleted when the server ends. Deletion by age would also delete the examples.
     with gr.Blocks(title="audioprune", analytics_enabled=False, fill_width=True, delete_cache=(YEAR, YEAR)) as blocks:
         gr.HTML(f'<h1>{TITLE}</h1><p class="ap-intro">{INTRO}</p>', elem_classes="ap-head")
-        message = gr.HTML(elem_id="message", visible=False)
-        with gr.Row(elem_classes="ap-main"):
-            with gr.Column(scale=4, min_width=320):
-                sound, settings, run = _controls(models, choices, any_model)
-            with gr.Column(scale=8, min_width=420):
-                parts = _results(message)
-        _wire(studio, {choice.name: choice for choice in choices}, sound, settings, run, parts)
+        if speech is None:
+            _sounds(studio, models, choices, any_model)
+        else:
+            with gr.Tab("Sounds", elem_id="sounds-tab"):
+                _sounds(studio, models, choices, any_model)
+            with gr.Tab("Speech", elem_id="speech-tab"):
+                speech_tab(speech)
     return blocks
+
+
+def _sounds(studio: Studio, models: Sequence[str], choices: Sequence[Choice], any_model: bool) -> None:
+    """What a classifier hears in a sound."""
+    message = gr.HTML(elem_id="message", visible=False)
+    with gr.Row(elem_classes="ap-main"):
+        with gr.Column(scale=4, min_width=320):
+            sound, settings, run = _controls(models, choices, any_model)
+        with gr.Column(scale=8, min_width=420):
+            parts = _results(message)
+    _wire(studio, {choice.name: choice for choice in choices}, sound, settings, run, parts)
 
 
 def _controls(

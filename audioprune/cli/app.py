@@ -15,6 +15,7 @@ from .console import err, out, progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..app.speech import SpeechStudio
     from ..app.studio import Choice
     from ..methods import Method
     from ..tagging.tagger import Tagger
@@ -30,6 +31,14 @@ def app(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets in whoever reaches this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
+    whisper: Annotated[
+        str | None,
+        typer.Option(
+            help="A Whisper with its decoder, a folder or a hub id such as openai/whisper-base: the page then has a "
+            "tab for speech, with both transcripts and both times.",
+            show_default=False,
+        ),
+    ] = None,
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
@@ -40,6 +49,8 @@ def app(
     as bars. It works without a network, and keeps nothing. Audio-language models have `audioprune ask` instead.
 
         audioprune app --open
+
+        audioprune app --whisper openai/whisper-base
     """
     with progress("", brief=True) as bar:
         bar.add_task("Starting", total=None)
@@ -55,6 +66,7 @@ def app(
     port = free_port(host, port)
     studio = Studio(open_model, build)
     studio.open(model)
+    speech = None if whisper is None else _speech(whisper, device, dtype)
 
     def ready(address: str) -> None:
         out.print(address, soft_wrap=True)
@@ -64,8 +76,26 @@ def app(
 
     models = list(dict.fromkeys([model, EMBEDDED]))
     # Loading a model reads files: only who sits at this machine may name others.
-    blocks = page(studio, models, choices(), any_model=is_local(host))
+    blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
     serve(blocks, host=host, port=port, ready=ready, browser=browser)
+
+
+def _speech(whisper: str, device: str, dtype: str) -> SpeechStudio:
+    """A Whisper with what is recommended for it."""
+    from ..app.speech import SpeechStudio
+    from ..core.recommend import decoded_at
+    from ..transcribing.options import Options
+    from ..transcribing.parts import WhisperParts
+    from ..transcribing.recognizer import Recognizer
+    from ..transcribing.transcriber import Transcriber
+
+    parts = WhisperParts.read(whisper)
+    with progress("", brief=True) as bar:
+        bar.add_task(f"Loading {whisper}", total=None)
+        loaded = parts.load(o.pick_device(device), o.parse_dtype(dtype))
+    o.pack_on_cpu(loaded)
+    transcriber = Transcriber(Recognizer(loaded, parts, Options()), decoded_at(None), compare=True)
+    return SpeechStudio(whisper, transcriber)
 
 
 def build(name: str, keep_rate: float, score: str | None, model: PreTrainedModel) -> Method:

@@ -87,14 +87,19 @@ def _fitted(model: nn.Module, method: Method, macs: float, inputs: Tensor | Mapp
 def _greatest(share: Callable[[float], float], limit: float, least: float) -> float:
     """The greatest keep rate from `least` to 1, to three digits, whose share of the work is within the limit."""
     low, high = round(1000 * least), 1000
-    if share(1.0) <= limit:
+    if (most := share(1.0)) <= limit:
         return 1.0
-    if share(least) > limit:
+    if (fewest := share(least)) > limit:
         raise ValueError(
-            f"macs is {limit}, but at keep rate {least} there are still {share(least):.2f} of the "
+            f"macs is {limit}, but at keep rate {least} there are still {fewest:.2f} of the "
             "multiply-accumulates, and merging pairs goes no further in a block; ask for more, or drop tokens by TopK"
         )
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if share(middle / 1000) <= limit else (low, middle)
+        # Work grows almost evenly with the rate, and each count takes long: a line finds it sooner than halves.
+        line = low + (limit - fewest) / (most - fewest) * (high - low)
+        rate = min(max(round(line), low + 1), high - 1)
+        if (work := share(rate / 1000)) <= limit:
+            low, fewest = rate, work
+        else:
+            high, most = rate, work
     return low / 1000

@@ -1,0 +1,66 @@
+"""Tables of Whisper for `render_results.py`, from results/whisper-*.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAMES = {
+    "unpruned": "unpruned",
+    "recommended": "**recommended: padding merged**",
+    "padding-and-a-tome": "padding merged, then neighbours by keys, 5 % in every block",
+    "padding-and-a-tome-10": "padding merged, then neighbours by keys, 10 % in every block",
+    "a-tome": "A-ToMe: neighbours by keys, 20 % in every block",
+    "a-tome-threshold": "A-ToMe: neighbours of a cosine over 0.9",
+    "eas": "Early Attentive Sparsification: half by attention after block 2",
+    "cut+128": "window cut to the clip + 128 tokens",
+    "cut": "window cut to the clip",
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"whisper-{name}.json").read_text())
+
+
+def speech(name: str, is_known: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of an evaluation. is_known: whether there are transcripts to count errors against."""
+    header = ["", *(["error, %", "change (95 %)"] if is_known else ["words changed, %"])]
+    header += ["same", "runaways", "tokens", "encoder", "whole"]
+    return header, [_row(row, is_known) for row in read(name)["rows"] if row.get("clips")]
+
+
+def _row(row: dict[str, Any], is_known: bool) -> list[str]:
+    change = row["change"]
+    error = [f"{100 * row['word_error_rate']:.1f}", f"{100 * change['low']:+.1f} … {100 * change['high']:+.1f}"]
+    times = [f"{row[part]['faster']['mean']:.2f}× ± {row[part]['faster']['std']:.2f}" for part in ("encoder", "whole")]
+    return [
+        NAMES.get(row["method"], row["method"]),
+        *(error if is_known else [f"{100 * row['error_to_unpruned']:.1f}"]),
+        f"{row['same']} of {row['clips']}",
+        str(row["runaways"]),
+        f"{row['tokens']:.0f}",
+        *times,
+    ]
+
+
+def stand_ins() -> tuple[list[str], list[list[str]]]:
+    """Divergence of the answers for each kind of stand-in, with attention sinks apart and merged."""
+    header, columns = ["one token of", "stand-in"], []
+    for model in ("tiny.en", "base"):
+        for apart in (True, False):
+            header.append(f"{model}, sinks {'apart' if apart else 'merged'}")
+            columns.append((model, apart))
+    found = {
+        (model, row["keep_rate"], row["stand_in"], row["sinks_apart"]): row
+        for model in ("tiny.en", "base")
+        for row in read(f"stand-ins-{model}")["rows"]
+    }
+    kinds = dict.fromkeys((rate, kind) for _, rate, kind, _ in found)
+    rows = []
+    for rate, kind in kinds:
+        cells = [found[model, rate, kind, apart] for model, apart in columns]
+        shown = [f"{cell['divergence']:.4f} ± {cell['spread']:.4f}" for cell in cells]
+        rows.append([f"{1 / rate:.0f}", f"**{kind}**" if kind == "half way" else kind, *shown])
+    return header, rows
