@@ -1,4 +1,4 @@
-"""Pictures of the patches that each stage kept, and of the costs and savings of methods."""
+"""Pictures of what each stage kept of a sound."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import performance
+import speech_tables
 from audioprune.methods.names import FORMER
 
 ROOT = Path(__file__).parents[1]
@@ -379,7 +380,16 @@ def five_minutes() -> str:
     return table(["", "command", "took"], rows) + f"\n\n{about}"
 
 
-PAGES = ("results.md", "performance.md", "choose-a-rate.md", "bulk.md", "command-line.md")
+PAGES = (
+    "results.md",
+    "performance.md",
+    "choose-a-rate.md",
+    "bulk.md",
+    "command-line.md",
+    "whisper.md",
+    "whisper-measured.md",
+    "methods/PaddingMerge.md",
+)
 TABLES = {
     "calibrate": calibrated,
     "bulk": bulk,
@@ -418,6 +428,15 @@ TABLES = {
     "packed-checks": lambda: table(
         ["tokens × batch", "keep rate", "packed", "packed, frozen", "the check costs"], performance.checks()
     ),
+    **{
+        f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name))
+        for name in ("tiny.en", "base", "cut-base", "windows-tiny.en", "windows-base")
+    },
+    "whisper-odd-tiny.en": lambda: table(*speech_tables.speech("odd-tiny.en", is_known=False)),
+    "whisper-summary": lambda: table(*speech_tables.summary()),
+    "whisper-short": lambda: table(*speech_tables.short()),
+    "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
+    **{f"whisper-peers-{m}": lambda m=m: table(*speech_tables.peers(m)) for m in ("tiny.en", "base")},
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 

@@ -45,6 +45,28 @@ def _row(row: dict[str, Any], is_known: bool) -> list[str]:
     ]
 
 
+def summary() -> tuple[list[str], list[list[str]]]:
+    """Both models in one table: error, transcripts that stay the same, runaways, and times."""
+    header = ["", *(f"{model}: {what}" for model in ("tiny.en", "base") for what in ("error", "same", "runaways"))]
+    header += ["encoder", "whole"]
+    found = {model: {row["method"]: row for row in read(model)["rows"]} for model in ("tiny.en", "base")}
+    rows = []
+    for method in ("unpruned", "recommended", "padding-and-a-tome", "a-tome", "eas", "cut+128"):
+        each = [found[model][method] for model in ("tiny.en", "base")]
+        cells = [
+            cell
+            for row in each
+            for cell in (
+                f"{100 * row['word_error_rate']:.1f} %",
+                f"{row['same']} of {row['clips']}",
+                str(row["runaways"]),
+            )
+        ]
+        times = [" / ".join(f"{row[part]['faster']['mean']:.1f}×" for row in each) for part in ("encoder", "whole")]
+        rows.append([NAMES[method], *cells, *times])
+    return header, rows
+
+
 def stand_ins() -> tuple[list[str], list[list[str]]]:
     """Divergence of the answers for each kind of stand-in, with attention sinks apart and merged."""
     header, columns = ["one token of", "stand-in"], []
@@ -63,4 +85,32 @@ def stand_ins() -> tuple[list[str], list[list[str]]]:
         cells = [found[model, rate, kind, apart] for model, apart in columns]
         shown = [f"{cell['divergence']:.4f} ± {cell['spread']:.4f}" for cell in cells]
         rows.append([f"{1 / rate:.0f}", f"**{kind}**" if kind == "half way" else kind, *shown])
+    return header, rows
+
+
+def peers(model: str) -> tuple[list[str], list[list[str]]]:
+    """What a user would take instead: error, milliseconds of a clip, and ratios to plain transformers."""
+    header = ["", "error, %", "runaways", "encoder, ms", "encoder", "whole, ms", "whole"]
+    return header, [_peer(name, row) for name, row in read(f"peers-{model}")["engines"].items()]
+
+
+def _peer(name: str, row: dict[str, Any]) -> list[str]:
+    cells = [f"**{name}**" if "pruned" in name else name, f"{100 * row['word_error_rate']:.1f}", str(row["runaways"])]
+    for part in ("encoder", "whole"):
+        faster = row[part]["faster"]
+        cells += [f"{1000 * row[part]['seconds']:.0f}", f"{faster['mean']:.2f}× ± {faster['std']:.2f}"]
+    return cells
+
+
+def short() -> tuple[list[str], list[list[str]]]:
+    """Clips of at most three seconds: how much faster, how many the same, how many run away, unpruned too."""
+    header = ["clips", "model", "tokens", "encoder", "whole", "same", "runaways", "of cut + 128"]
+    rows = []
+    for kind in ("digits", "commands", "pieces"):
+        for model in ("tiny.en", "base"):
+            found = {row["method"]: row for row in read(f"{kind}-{model}")["rows"]}
+            row, cut = found["recommended"], found["cut+128"]
+            times = [f"{row[part]['faster']['mean']:.2f}×" for part in ("encoder", "whole")]
+            same = f"{row['same']} of {row['clips']}"
+            rows.append([kind, model, f"{row['tokens']:.0f}", *times, same, str(row["runaways"]), str(cut["runaways"])])
     return header, rows

@@ -1,4 +1,4 @@
-"""Sounds in Parquet files, and results written to Parquet files."""
+"""Results written to Parquet files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +17,6 @@ from ..bulk.log import ResultLog, ResultLogError
 from ..bulk.sounds import Sound, key
 from ..files import DRAFT, Row, check_same, draft
 from .parquet_sounds import UNREADABLE, first_line
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = pa.schema(
     {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..audio.features import PRESETS
 from ..core.pruning import METHODS
 from ..methods import Method
-from .recipe_files import YAML, Loader, find, names, override, settings_of
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
+from .recipe_files import YAML, find, names, override, settings_of
 
 
 class Part(BaseModel):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 FOLDER = Path(__file__).parent / "recipes"
+YAML = (".yaml", ".yml")
 
 
 class Loader(yaml.SafeLoader):
     """YAML loader that reads 1e-6 as a number. In YAML 1.1 it is a word."""
 
 
-YAML = (".yaml", ".yml")
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 def names() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch.nn.functional import pad
 
 from ...core import ops
 from ...core.tokens import Reduction, Tokens
-
-if TYPE_CHECKING:
-    pass
 
 
 def unless_all(lengths: Tensor, count: int) -> Tensor | None:
