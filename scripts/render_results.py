@@ -430,13 +430,11 @@ TABLES = {
     ),
     **{
         f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name))
-        for name in ("tiny.en", "base", "cut-base", "windows-tiny.en", "windows-base")
+        for name in ("tiny.en", "base", "digits-tiny.en", "windows-tiny.en")
     },
-    "whisper-odd-tiny.en": lambda: table(*speech_tables.speech("odd-tiny.en", is_known=False)),
     "whisper-summary": lambda: table(*speech_tables.summary()),
-    "whisper-short": lambda: table(*speech_tables.short()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
-    **{f"whisper-peers-{m}": lambda m=m: table(*speech_tables.peers(m)) for m in ("tiny.en", "base")},
+    "whisper-peers-tiny.en": lambda: table(*speech_tables.peers("tiny.en")),
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 

@@ -24,20 +24,19 @@ def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"whisper-{name}.json").read_text())
 
 
-def speech(name: str, is_known: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of an evaluation. is_known: whether there are transcripts to count errors against."""
-    header = ["", *(["error, %", "change (95 %)"] if is_known else ["words changed, %"])]
-    header += ["same", "runaways", "tokens", "encoder", "whole"]
-    return header, [_row(row, is_known) for row in read(name)["rows"] if row.get("clips")]
+def speech(name: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of an evaluation."""
+    header = ["", "error, %", "change (95 %)", "same", "runaways", "tokens", "encoder", "whole"]
+    return header, [_row(row) for row in read(name)["rows"] if row.get("clips")]
 
 
-def _row(row: dict[str, Any], is_known: bool) -> list[str]:
+def _row(row: dict[str, Any]) -> list[str]:
     change = row["change"]
     error = [f"{100 * row['word_error_rate']:.1f}", f"{100 * change['low']:+.1f} … {100 * change['high']:+.1f}"]
     times = [f"{row[part]['faster']['mean']:.2f}× ± {row[part]['faster']['std']:.2f}" for part in ("encoder", "whole")]
     return [
         NAMES.get(row["method"], row["method"]),
-        *(error if is_known else [f"{100 * row['error_to_unpruned']:.1f}"]),
+        *error,
         f"{row['same']} of {row['clips']}",
         str(row["runaways"]),
         f"{row['tokens']:.0f}",
@@ -100,17 +99,3 @@ def _peer(name: str, row: dict[str, Any]) -> list[str]:
         faster = row[part]["faster"]
         cells += [f"{1000 * row[part]['seconds']:.0f}", f"{faster['mean']:.2f}× ± {faster['std']:.2f}"]
     return cells
-
-
-def short() -> tuple[list[str], list[list[str]]]:
-    """Clips of at most three seconds: how much faster, how many the same, how many run away, unpruned too."""
-    header = ["clips", "model", "tokens", "encoder", "whole", "same", "runaways", "of cut + 128"]
-    rows = []
-    for kind in ("digits", "commands", "pieces"):
-        for model in ("tiny.en", "base"):
-            found = {row["method"]: row for row in read(f"{kind}-{model}")["rows"]}
-            row, cut = found["recommended"], found["cut+128"]
-            times = [f"{row[part]['faster']['mean']:.2f}×" for part in ("encoder", "whole")]
-            same = f"{row['same']} of {row['clips']}"
-            rows.append([kind, model, f"{row['tokens']:.0f}", *times, same, str(row["runaways"]), str(cut["runaways"])])
-    return header, rows

@@ -48,8 +48,8 @@ def recommended(
         ap.prune(model, ap.recommended(model, macs=0.25))
 
     For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
-    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share; what this does
-    to the words is not measured yet.
+    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share; this changes
+    words (docs/whisper-measured.md), and `calibrate` finds how much may be merged.
 
     Args:
         macs: share of the unpruned model's multiply-accumulates, in (0, 1]; a half by default.
