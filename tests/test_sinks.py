@@ -57,8 +57,8 @@ def test_they_stay_apart_as_in_the_slow_reference(family, method) -> None:
 
 def test_a_model_listens_again_only_if_its_weights_change(monkeypatch) -> None:
     model, heard = with_sinks("whisper-decoder"), []
-    listen = sinks._listen
-    monkeypatch.setattr(sinks, "_listen", lambda *args: heard.append(1) or listen(*args))
+    find = sinks._sinks_in
+    monkeypatch.setattr(sinks, "_sinks_in", lambda *args: heard.append(1) or find(*args))
     for _ in range(3):
         ap.prune(model, ap.PaddingMerge()).remove()
     assert len(heard) == 1
@@ -100,3 +100,13 @@ def test_half_precision_finds_the_same(dtype) -> None:
 def test_weights_made_in_inference_mode() -> None:
     model = with_sinks("whisper-decoder")
     assert places(find_sinks(find_adapter(model))) == LOUD
+
+
+def test_a_model_pruned_in_inference_mode_can_be_trained() -> None:
+    model = with_sinks("whisper-decoder")
+    with torch.inference_mode():
+        handle = ap.prune(model, ap.PaddingMerge(0.2, margin=0))
+    assert not handle.adapter.sinks.is_inference()
+    inputs = padded(inputs_for("whisper-decoder"))
+    model(**inputs).logits.sum().backward()
+    assert model.model.encoder.layers[0].fc1.weight.grad is not None

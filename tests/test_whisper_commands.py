@@ -58,9 +58,11 @@ def test_explain(run, english, clip) -> None:
     assert all(0 <= word["start"] <= word["end"] <= 0.5 for word in row["words"])
     with Image.open("a.png") as picture:
         assert picture.size[0] > 1000
-    code, out, err = run(
-        "explain", clip, "--model", english, "--method", "topk", "--keep-rate", "0.5", "--out", "b.png"
-    )
+    words = ("explain", clip, "--model", english, "--keep-rate", "0.5", "--method")
+    code, out, err = run(*words, "topk+fuse", "--out", "c.png", "--json")
+    assert code == 0, err
+    assert sum(token["positions"] for token in json.loads(out)["tokens"]) == positions  # the fused token has the rest
+    code, out, err = run(*words, "topk", "--out", "b.png")
     assert code == 0, err
     assert f"{positions} positions of 20 ms in " in out
     assert "→ b.png" in out
@@ -150,7 +152,7 @@ class Scripted:
     def __init__(self, model, changed) -> None:
         self.model, self.changed, self.language, self.tokenizer = model, changed, "en", None
 
-    def __call__(self, waveforms) -> list[str]:
+    def __call__(self, waveforms, max_new_tokens=None) -> list[str]:
         pruned = ap.handle(self.model)
         self.model.get_encoder()(torch.zeros(len(waveforms), 16, 128))
         inner = 0 if pruned is None else len(getattr(pruned.method, "methods", ()))
@@ -177,6 +179,7 @@ def test_settings_are_tested_until_one_fails(changed, limit, found, shown, monke
     assert all(row["passed"] for row in result.rows[:-1])
     if found == "nothing":
         assert result.method is None
+        assert result.about["encoder_faster"] is None
         with pytest.raises(ValueError, match="no setting was found"):
             result.save("a.json")
     elif found is None:
@@ -185,6 +188,8 @@ def test_settings_are_tested_until_one_fails(changed, limit, found, shown, monke
     else:
         assert result.method.methods[1].keep_rate == found
         assert len(result.rows) == [None, 0.98, 0.96, 0.94, 0.92, 0.9, 0.87, 0.84, 0.8].index(found) + 1 + (found > 0.8)
+    if found != "nothing":
+        assert result.about["encoder_faster"]["mean"] > 0
     assert ap.handle(model) is None
 
 

@@ -1,4 +1,4 @@
-"""The page's tab of speech: both transcripts of a sound, and both times. Nothing is computed here but in turns."""
+"""The page's tab for speech: both transcripts of a sound, and both times."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def transcripts(row: Row, model: str, method: str) -> str:
         for title, text, seconds, more in parts
     )
     setting = escape(" · ".join((Path(row["path"]).name, model, method)))
-    length = f"{row['duration']:.1f} s of sound. Seconds: from features to text, one run of each; the first is warm."
+    length = f"{row['duration']:.1f} s of sound. Seconds are of one run each, after a warm-up, on this machine."
     return (
         f'<div class="ap-verdict {kind}">{verdict}</div><div class="ap-setting">{setting}</div>'
         f'<div class="ap-transcripts">{boxes}</div><div class="ap-measured">{length}</div>'

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
 
+from ..audio.files import SAMPLE_RATE
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle, prune
 from ..core.recommend import decoded_at
@@ -17,10 +20,12 @@ from ..core.settings import RECORD, describe
 from ..files import Row, write_json
 from ..methods import Method
 from ..transcribing.speech_model import SpeechModel
-from ..transcribing.timing import EncoderClock
+from ..transcribing.timing import EncoderClock, in_turns
 from ..transcribing.word_errors import normalizer, require, word_errors
 from .bounds import upper_bound_of_mean
 
+TIMED, ROUNDS = 8, 3
+"""Batches whose encoder is timed, and how often."""
 LADDER = (None, 0.98, 0.96, 0.94, 0.92, 0.9, 0.87, 0.84, 0.8)
 """Keep rates of neighbours in the sound at each block, from the mildest on; None merges the padding alone."""
 
@@ -33,8 +38,9 @@ class WordCalibration:
     shown: whether the limit is shown with 95 % confidence; if not, the setting keeps it by its estimate alone.
     max_word_error: what was asked for.
     rows: every setting that was tried, in order: "name", "setting", "word_error" (mean over clips), "bound" (its upper
-    95 % bound), "passed", "same" (clips with the same words), "tokens", "encoder_faster".
-    about: number of clips and their seconds, batch size, machine.
+    95 % bound), "passed", "same" (clips with the same words), "tokens" (mean that leave the encoder).
+    about: number of clips and their seconds, batch size, machine, and "encoder_faster": how many times as fast the
+    encoder is as unpruned, mean and standard deviation over batches that took turns; None if nothing was found.
     """
 
     method: Method | None
@@ -75,7 +81,7 @@ class WordCalibration:
         found = (
             f"{self.method}: {100 * row['word_error']:.2f} % of the words of a clip change (mean of {clips} clips, "
             f"upper 95 % bound {100 * row['bound']:.2f} %), {row['same']} transcripts are the same, the encoder is "
-            f"{row['encoder_faster']:.2f}× as fast."
+            f"{self.about['encoder_faster']['mean']:.2f}× ± {self.about['encoder_faster']['std']:.2f} as fast."
         )
         if self.shown:
             return (found, f"With 95 % confidence the limit of {limit} is kept, the choice among settings included.")
@@ -118,24 +124,30 @@ def calibrate_words(
     pruned = handle(speech_model.model)
     if pruned is not None:
         raise AlreadyPrunedError(f"this model is pruned with {pruned.method}; call remove() on its handle first")
-    listener = _Listener(speech_model, waveforms, batch_size, advance)
-    own, _, slow = listener()
+    batches = _batches(waveforms, batch_size)
+    own, _ = _transcribe(speech_model, waveforms, batches, advance)
     rows: list[Row] = []
     chosen, estimate = None, None
     for keep_rate in LADDER:
         method = decoded_at(keep_rate)
         with prune(speech_model.model, method):
-            texts, tokens, seconds = listener()
+            texts, tokens = _transcribe(speech_model, waveforms, batches, advance)
         errors = [min(1.0, word_errors(a, b).rate) for a, b in zip(own, texts, strict=True)]
-        row = _row(method, errors, max_word_error) | {"tokens": tokens, "encoder_faster": slow / seconds}
+        row = _row(method, errors, max_word_error) | {"tokens": tokens}
         rows.append(row)
         if not row["passed"]:
             estimate = method if row["word_error"] <= max_word_error else None
             break
         chosen = method
-    about = {"clips": len(waveforms), "seconds": sum(map(len, waveforms)) / 16_000, "batch_size": batch_size}
     found = chosen or estimate
-    return WordCalibration(found, chosen is not None, max_word_error, rows, {**about, "machine": machine()})
+    about = {
+        "clips": len(waveforms),
+        "seconds": sum(map(len, waveforms)) / SAMPLE_RATE,
+        "batch_size": batch_size,
+        "encoder_faster": None if found is None else _faster(speech_model, found, waveforms, batches),
+        "machine": machine(),
+    }
+    return WordCalibration(found, chosen is not None, max_word_error, rows, about)
 
 
 def _row(method: Method, errors: Sequence[float], limit: float) -> Row:
@@ -151,26 +163,49 @@ def _row(method: Method, errors: Sequence[float], limit: float) -> Row:
     }
 
 
-@dataclass
-class _Listener:
-    """Transcribes all clips: normalized texts, mean tokens of a clip, and the encoder's seconds."""
+def _batches(waveforms: Sequence[np.ndarray], size: int) -> list[list[int]]:
+    """Indices of the clips of each batch. Clips of like length go together, since a batch takes as long as its
+    longest."""
+    order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
+    return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
-    speech_model: SpeechModel
-    waveforms: Sequence[np.ndarray]
-    batch_size: int
-    advance: Callable[[int], Any]
 
-    def __call__(self) -> tuple[list[str], float, float]:
-        normalize = normalizer(self.speech_model.language, self.speech_model.tokenizer)
-        # Clips of like length go together, since a batch takes as long as its longest.
-        order = sorted(range(len(self.waveforms)), key=lambda i: len(self.waveforms[i]))
-        texts, tokens, seconds = [""] * len(order), 0.0, 0.0
-        for begin in range(0, len(order), self.batch_size):
-            batch = order[begin : begin + self.batch_size]
-            with EncoderClock(self.speech_model.model) as clock:
-                said = self.speech_model([self.waveforms[i] for i in batch])
-            for i, text in zip(batch, said, strict=True):
-                texts[i] = normalize(text)
-            tokens, seconds = tokens + sum(clock.tokens), seconds + clock.seconds
-            self.advance(len(batch))
-        return texts, tokens / len(order), seconds
+def _transcribe(
+    speech_model: SpeechModel,
+    waveforms: Sequence[np.ndarray],
+    batches: Sequence[Sequence[int]],
+    advance: Callable[[int], Any],
+) -> tuple[list[str], float]:
+    """Normalized texts of all clips, and the mean number of tokens that leave the encoder."""
+    normalize = normalizer(speech_model.language, speech_model.tokenizer)
+    texts, tokens = [""] * len(waveforms), 0.0
+    for batch in batches:
+        with EncoderClock(speech_model.model) as clock:
+            said = speech_model([waveforms[i] for i in batch])
+        for i, text in zip(batch, said, strict=True):
+            texts[i] = normalize(text)
+        tokens += sum(clock.tokens)
+        advance(len(batch))
+    return texts, tokens / len(waveforms)
+
+
+def _faster(
+    speech_model: SpeechModel, method: Method, waveforms: Sequence[np.ndarray], batches: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """How many times as fast the encoder is with a method, on some batches of all lengths, in turns."""
+    chosen = [batches[i * len(batches) // TIMED] for i in range(TIMED)] if len(batches) > TIMED else batches
+    ratios = []
+    for number, batch in enumerate(chosen):
+        sounds = [waveforms[i] for i in batch]
+        slow, fast = list[float](), list[float]()
+        turns = [partial(_time, speech_model, sounds, None, slow), partial(_time, speech_model, sounds, method, fast)]
+        in_turns(turns, ROUNDS, seed=str(number))
+        ratios.append(median(slow) / median(fast))
+    return {"mean": fmean(ratios), "std": stdev(ratios) if len(ratios) > 1 else 0.0}
+
+
+def _time(speech_model: SpeechModel, sounds: list[np.ndarray], method: Method | None, into: list[float]) -> None:
+    """Add the encoder's seconds for a batch; two tokens of text are enough for that."""
+    with prune(speech_model.model, method) if method else nullcontext(), EncoderClock(speech_model.model) as clock:
+        speech_model(sounds, max_new_tokens=2)
+    into.append(clock.seconds)

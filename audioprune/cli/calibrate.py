@@ -17,12 +17,12 @@ from rich.table import Table
 from ..methods import names
 from . import options as o
 from . import training_options as t
-from .calibrate_words import calibrate_whisper
+from .calibrate_words import calibrate_words, check_words, words_table
 from .console import err, out, progress
 from .tag import count
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration import Calibration, WordCalibration
     from ..calibration.sounds import CalibrationSounds
 
 _SCORED = ", ".join(names.words(trained=False, but=("topk", "tome")))
@@ -91,11 +91,9 @@ def calibrate(
         audioprune calibrate --model openai/whisper-base --clips calls/ --max-disagreement 0.05
 
     Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
-    A run that is stopped goes on with the same command.
+    A run that is stopped goes on with the same command; that of a Whisper begins anew.
     """
     from ..calibration import Calibration
-    from ..calibration import calibrate as choose
-    from ..calibration.report import least_clips
     from ..calibration.run import check_aim
     from ..files import write_json
     from ..models.loading import is_transcriber
@@ -107,60 +105,18 @@ def calibrate(
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
     found = _draw(clips, limit, seed)
     if is_transcriber(model):
-        if max_disagreement is None:
-            raise ValueError(
-                "Whisper is calibrated by the words that may change: give --max-disagreement, such as 0.05"
-            )
-        calibrate_whisper(
-            found,
-            model,
-            max_disagreement,
-            batch_size=batch_size,
-            device=device,
-            dtype=dtype,
-            pack=pack,
-            out_file=out_file,
-            report=report,
-            accept_estimate=accept_estimate,
-            as_json=as_json,
-        )
-        return
-    loaded, front = o.open_model(model, device, dtype)
-    if pack:  # as `tag` does, since it changes what is gained
-        o.pack_on_cpu(loaded)
-    sounds = _read(found, front)
-    heard = len(sounds.spectrograms)
-    if not heard:
-        raise ValueError(f"none of {count(len(found))} can be used: {len(sounds.failed)} cannot be decoded, "
-                         f"{len(sounds.silent)} are silent")  # fmt: skip
-    if max_disagreement is not None and least_clips(max_disagreement) > heard:
-        err.print(
-            f"note: {least_clips(max_disagreement)} clips are needed to show {100 * max_disagreement:g} %, even if all "
-            f"agree that are tested; there are {heard}. What is found is an estimate",
-            soft_wrap=True,
-        )
-    state = out_file.with_name(f"{out_file.name}.partial.jsonl")
-    with progress("") as bar, warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
-        stages = _Stages(bar)
-        try:
-            result = choose(
-                loaded,
-                sounds.spectrograms,
-                max_disagreement=max_disagreement,
-                speed_up=speed_up,
-                methods=t.words(methods),
-                batch_size=batch_size,
-                bench_seconds=bench_seconds,
-                seed=seed,
-                stage=stages,
-                state=state,
-            )
-        except KeyboardInterrupt:
-            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
-            raise
-        stages.end()
-    assert isinstance(result, Calibration)
+        most = check_words(max_disagreement)
+        result: Calibration | WordCalibration
+        result = calibrate_words(found, model, most, batch_size, device, dtype, pack=pack)
+    else:
+        aims = {"max_disagreement": max_disagreement, "speed_up": speed_up}
+        how = {"methods": t.words(methods), "batch_size": batch_size, "bench_seconds": bench_seconds, "seed": seed}
+        loaded, front = o.open_model(model, device, dtype)
+        if pack:  # as `tag` does, since it changes what is gained
+            o.pack_on_cpu(loaded)
+        sounds = _read(found, front)
+        _note_few(len(sounds.spectrograms), max_disagreement)
+        result = _calibrate(loaded, sounds, out_file.with_name(f"{out_file.name}.partial.jsonl"), **aims, **how)
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
     if report is not None:
@@ -170,13 +126,45 @@ def calibrate(
     if as_json:
         print(json.dumps(whole))
     else:
-        _print(result, model)
+        out.print(_table(result, model) if isinstance(result, Calibration) else words_table(result, model))
+        for sentence in result.sentences:
+            out.print(sentence, soft_wrap=True)
     for path in ((out_file,) if is_written else ()) + (() if report is None else (report,)):
         err.print(f"→ {path}", soft_wrap=True)
     if not is_written:
         hint = "; --accept-estimate writes the setting above all the same" if result.method is not None else ""
         err.print(f"{out_file} was not written{hint}", soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _calibrate(model: Any, sounds: CalibrationSounds, state: Path, **asked: Any) -> Calibration:
+    """Calibrate a classifier, with a bar for each part. state: the file of what was heard so far."""
+    from ..calibration import Calibration
+    from ..calibration import calibrate as choose
+
+    with progress("") as bar, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+        stages = _Stages(bar)
+        try:
+            result = choose(model, sounds.spectrograms, stage=stages, state=state, **asked)
+        except KeyboardInterrupt:
+            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
+            raise
+        stages.end()
+    assert isinstance(result, Calibration)
+    return result
+
+
+def _note_few(clips: int, limit: float | None) -> None:
+    """Say that there are too few clips to show the limit."""
+    from ..calibration.report import least_clips
+
+    if limit is not None and least_clips(limit) > clips:
+        err.print(
+            f"note: {least_clips(limit)} clips are needed to show {100 * limit:g} %, even if all agree that are "
+            f"tested; there are {clips}. What is found is an estimate",
+            soft_wrap=True,
+        )
 
 
 def _draw(clips: list[Path], limit: int, seed: int) -> list[Path]:
@@ -234,10 +222,15 @@ def _read(paths: list[Path], front: Any) -> CalibrationSounds:
             err.print(f"{count(clips)} left out: {why}")
     if sounds.cut:
         err.print(f"{count(len(sounds.cut))} longer than the model's window: the first {front.max_seconds:.2f} s heard")
+    if not len(sounds.spectrograms):
+        raise ValueError(
+            f"none of {count(len(paths))} can be used: {len(sounds.failed)} cannot be decoded, {len(sounds.silent)} "
+            "are silent"
+        )
     return sounds
 
 
-def _print(result: Calibration, model: str) -> None:
+def _table(result: Calibration, model: str) -> Table:
     table = Table(
         title=f"{model}: {len(result.rows)} of {result.about['settings']} settings were heard; up for the choice:",
         title_justify="left",
@@ -263,9 +256,7 @@ def _print(result: Calibration, model: str) -> None:
             _kl(row["searched"] if test is None else test),
             "•" if row is result.chosen else "",
         )
-    out.print(table)
-    for sentence in result.sentences:
-        out.print(sentence, soft_wrap=True)
+    return table
 
 
 def _kl(counts: dict[str, Any]) -> str:

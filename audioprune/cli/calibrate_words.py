@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import options as o
-from . import training_options as t
-from .console import err, out, progress
+from .console import err, progress
 from .tag import count
 
+if TYPE_CHECKING:
+    from ..calibration import WordCalibration
 
-def calibrate_whisper(
-    clips: Sequence[Path],
-    model: str,
-    max_word_error: float,
-    *,
-    batch_size: int,
-    device: str,
-    dtype: str,
-    pack: bool,
-    out_file: Path,
-    report: Path | None,
-    accept_estimate: bool,
-    as_json: bool,
-) -> None:
-    """Find how much of the sound may be merged, show it, and write the setting."""
-    from ..calibration.words import LADDER, calibrate_words
-    from ..files import write_json
+
+def check_words(limit: float | None) -> float:
+    """The limit of words that may change. Raises `ValueError` if there is none."""
+    if limit is None:
+        raise ValueError("Whisper is calibrated by the words that may change: give --max-disagreement, such as 0.05")
+    return limit
+
+
+def calibrate_words(
+    clips: Sequence[Path], model: str, limit: float, batch_size: int, device: str, dtype: str, *, pack: bool
+) -> WordCalibration:
+    """Calibrate a Whisper on the first window of each clip, with a bar. limit: the share of words that may change."""
+    from ..calibration.words import LADDER
+    from ..calibration.words import calibrate_words as choose
     from ..transcribing.parts import WhisperParts
     from ..transcribing.speech_model import SpeechModel
 
@@ -46,31 +42,13 @@ def calibrate_whisper(
     speech_model = SpeechModel(loaded, parts.extractor, parts.tokenizer, language=None)
     with progress("clips") as bar:
         task = bar.add_task("Transcribing at most", total=(1 + len(LADDER)) * len(waveforms))
-        result = calibrate_words(
+        return choose(
             speech_model,
             waveforms,
-            max_word_error=max_word_error,
+            max_word_error=limit,
             batch_size=batch_size,
             advance=lambda heard: bar.advance(task, heard),
         )
-    whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
-    if report is not None:
-        write_json(report, whole)
-    is_written = result.method is not None and (result.shown or accept_estimate)
-    if is_written:
-        result.save(out_file, model=model, packed=pack)
-    if as_json:
-        print(json.dumps(whole))
-    else:
-        out.print(_table(result.rows, model))
-        for sentence in result.sentences:
-            out.print(sentence, soft_wrap=True)
-    for path in ((out_file,) if is_written else ()) + (() if report is None else (report,)):
-        err.print(f"→ {path}", soft_wrap=True)
-    if not is_written:
-        hint = "; --accept-estimate writes the setting above all the same" if result.method is not None else ""
-        err.print(f"{out_file} was not written{hint}", soft_wrap=True)
-        raise typer.Exit(1)
 
 
 def _read(clips: Sequence[Path], window: float) -> list[Any]:
@@ -97,7 +75,7 @@ def _read(clips: Sequence[Path], window: float) -> list[Any]:
     return waveforms
 
 
-def _table(rows: Sequence[dict[str, Any]], model: str) -> Table:
+def words_table(result: WordCalibration, model: str) -> Table:
     table = Table(
         title=f"{model}: settings in the order in which they were tested",
         title_justify="left",
@@ -108,16 +86,15 @@ def _table(rows: Sequence[dict[str, Any]], model: str) -> Table:
         collapse_padding=True,
     )
     table.add_column("setting", overflow="fold")
-    for column in ("words, %", "bound, %", "same", "tokens", "encoder", ""):
+    for column in ("words, %", "bound, %", "same", "tokens", ""):
         table.add_column(column, justify="right")
-    for row in rows:
+    for row in result.rows:
         table.add_row(
             row["name"],
             f"{100 * row['word_error']:.2f}",
             f"{100 * row['bound']:.2f}",
             str(row["same"]),
             f"{row['tokens']:.0f}",
-            f"{row['encoder_faster']:.2f}×",
             "passed" if row["passed"] else "failed",
         )
     return table

@@ -84,8 +84,8 @@ class Pruned:
             if self.learned is not None:
                 parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
                 self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
-        if isinstance(adapter, BlockAdapter) and "sinks" in method.needs:
-            adapter.sinks = find_sinks(adapter)
+            if isinstance(adapter, BlockAdapter) and "sinks" in method.needs:
+                adapter.sinks = find_sinks(adapter)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
         for module in (adapter.encoder, adapter.tower):
             setattr(module, _HANDLE, self)

@@ -22,10 +22,9 @@ _found: WeakKeyDictionary[nn.Module, tuple[Hashable, Tensor | None]] = WeakKeyDi
 
 
 def find_sinks(adapter: BlockAdapter) -> Tensor | None:
-    """Which patches become attention sinks where there is nothing to hear, (patches,) booleans; None if that cannot be
-    told.
+    """Patches that are attention sinks in a silent clip, (patches,) booleans; None if that cannot be told.
 
-    The model listens to silence once, unpruned; again only if its weights have changed.
+    The unpruned model runs on silence once, and again only if its weights have changed.
     """
     tower, silence = adapter.tower, adapter.silence()
     weights = list(tower.parameters())
@@ -34,13 +33,14 @@ def find_sinks(adapter: BlockAdapter) -> Tensor | None:
     state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
     known, sinks = _found.get(tower, (None, None))
     if known != state:
-        sinks = _listen(tower, silence)
+        sinks = _sinks_in(tower, silence)
         _found[tower] = state, sinks
     return sinks
 
 
 @torch.no_grad()
-def _listen(tower: nn.Module, silence: dict[str, Tensor]) -> Tensor | None:
+def _sinks_in(tower: nn.Module, clip: dict[str, Tensor]) -> Tensor | None:
+    """Sinks in one clip, (patches,) booleans. clip: the arguments of the tower."""
     try:
         copied = twin(tower)
     except ValueError:  # it cannot be copied
@@ -55,5 +55,5 @@ def _listen(tower: nn.Module, silence: dict[str, Tensor]) -> Tensor | None:
 
     for layer in adapter.layers:
         layer.register_forward_hook(note)
-    copied(**silence)
+    copied(**clip)
     return torch.stack([norm > TIMES_MEDIAN * norm.median() for norm in norms]).any(dim=0)

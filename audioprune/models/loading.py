@@ -104,6 +104,9 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     return extractor
 
 
+TRANSCRIBERS = ("WhisperForConditionalGeneration", "WhisperModel")
+
+
 def is_language_model(source: str | Path) -> bool:
     """Whether a source is an audio-language model, by its config. False if there is no readable config."""
     path = resolve(source)
@@ -120,8 +123,13 @@ def is_transcriber(source: str | Path) -> bool:
         raw_config, _ = PreTrainedConfig.get_config_dict(resolve(source))
     except (OSError, ValueError):
         return False
-    kinds = raw_config.get("architectures") or ["WhisperForConditionalGeneration"]
-    return raw_config.get("model_type") == "whisper" and kinds[0] == "WhisperForConditionalGeneration"
+    return has_decoder(raw_config)
+
+
+def has_decoder(raw_config: dict[str, Any]) -> bool:
+    """Whether a config is of a Whisper with its decoder."""
+    kind = next(iter(raw_config.get("architectures") or TRANSCRIBERS))
+    return raw_config.get("model_type") == "whisper" and kind in TRANSCRIBERS
 
 
 def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, Any]) -> PreTrainedModel:

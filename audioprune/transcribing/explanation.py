@@ -53,12 +53,12 @@ class Explanation:
         return differences(self.unpruned.text, self.transcript.text).places
 
 
-def options_for(parts: WhisperParts, language: str | None = None) -> Options:
+def options_for(parts: WhisperParts) -> Options:
     """Ask for the times of words, or of segments, where the model can tell them."""
     for timestamps in ("word", "segment"):
         with suppress(ValueError):
-            return Options(language, timestamps=timestamps).for_model(parts)
-    return Options(language)
+            return Options(timestamps=timestamps).for_model(parts)
+    return Options()
 
 
 def explain(recognizer: Recognizer, method: Method, waveform: np.ndarray) -> Explanation:
@@ -73,17 +73,13 @@ def explain(recognizer: Recognizer, method: Method, waveform: np.ndarray) -> Exp
     positions = recognizer.model.config.max_source_positions
     holder = record.holders[-1][0].cpu().numpy() if record.holders else np.arange(positions)
     kept = record.kept[-1][0].cpu().numpy() if record.kept else holder
-    kept = kept[kept >= 0]
+    kept, held = kept[kept >= 0], np.flatnonzero(holder >= 0)
+    # A fused token has no place of its own: it is shown at the first position that went into it.
+    places = held[np.unique(holder[held], return_index=True)[1]]
+    places[holder[kept]] = kept
     window = recognizer.parts.window_seconds
-    return Explanation(
-        waveform,
-        np.bincount(holder[holder >= 0], minlength=len(kept)),
-        kept * window / positions,
-        holder,
-        window,
-        pruned,
-        unpruned,
-    )
+    sizes = np.bincount(holder[held])
+    return Explanation(waveform, sizes, places * window / positions, holder, window, pruned, unpruned)
 
 
 def figure(explanation: Explanation, *, title: str = "") -> Figure:

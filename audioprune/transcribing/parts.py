@@ -17,13 +17,12 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from ..models.loading import is_language_model
+from ..models.loading import has_decoder, is_language_model
 from ..models.sources import resolve
 from ..models.state import CheckpointError, check_keys
 
 TAKES = "a Whisper with its decoder (WhisperForConditionalGeneration), such as openai/whisper-base"
 FRAMES_PER_TOKEN = 2
-HEADS = ("WhisperForConditionalGeneration", "WhisperModel")
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -141,9 +140,9 @@ class WhisperParts:
 
 def _check_kind(source: str | Path, raw: dict[str, Any]) -> None:
     """Raise `CheckpointError` that names the right command, where a model has no decoder that writes text."""
-    kind = next(iter(raw.get("architectures") or []), None) or str(raw.get("model_type", "timm's"))
-    if raw.get("model_type") == "whisper" and kind in (*HEADS, "whisper"):
+    if has_decoder(raw):
         return
+    kind = next(iter(raw.get("architectures") or []), None) or str(raw.get("model_type", "timm's"))
     hint = ""
     if kind.endswith(("Classification", "timm's")):
         hint = "; for the labels of sounds there is audioprune tag"

@@ -58,8 +58,8 @@ class BlockAdapter(Adapter):
         """
 
     def silence(self) -> dict[str, Tensor] | None:
-        """A silent clip as arguments of the tower, whose attention sinks are then kept; None for models whose sinks
-        nobody looked for."""
+        """Arguments of the tower for one silent clip, by which attention sinks are found; None if none are looked for
+        in this family."""
         return None
 
     def further_inputs(self, batch: int) -> dict[str, Tensor]:
