@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audioprune.files import write_json
+from audioprune.files import write_text
 
 WORDS = ("text", "reference")
 
@@ -23,12 +23,19 @@ def without_words(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
+def as_json(result: dict[str, Any]) -> str:
+    """JSON with a line for each clip, since it has many figures."""
+    clips = ",\n  ".join(json.dumps(clip) for clip in result.pop("by_clip", []))
+    whole = json.dumps(result, indent=1)
+    return f'{whole[:-2]},\n "by_clip": [\n  {clips}\n ]\n}}\n' if clips else whole + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
     parser.add_argument("kept", type=Path)
     asked = parser.parse_args()
-    write_json(asked.kept, without_words(json.loads(asked.result.read_text())))
+    write_text(asked.kept, as_json(without_words(json.loads(asked.result.read_text()))))
 
 
 if __name__ == "__main__":
