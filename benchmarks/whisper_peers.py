@@ -1,4 +1,5 @@
-"""Time Whisper in several engines on the same clips: transformers, pruned and packed, bfloat16, and faster-whisper.
+"""Time Whisper in several engines on the same clips: transformers plain, compiled, pruned, packed and in
+bfloat16, and faster-whisper.
 
     python -m benchmarks.whisper_peers --whisper WEIGHTS --manifest speech/manifest.csv --model tiny.en
 
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.generation.configuration_utils import CompileConfig
 
 import audioprune as ap
 from audioprune.attention.packing import pack, packs
@@ -44,6 +46,7 @@ from audioprune.transcribing.word_errors import is_runaway, normalizer, total, w
 PLAIN = "transformers"
 TORCH: dict[str, tuple[bool, bool, torch.dtype]] = {
     PLAIN: (False, False, torch.float32),
+    "transformers compiled": (False, False, torch.float32),
     "transformers packed": (False, True, torch.float32),
     "transformers bfloat16": (False, False, torch.bfloat16),
     "pruned": (True, False, torch.float32),
@@ -71,6 +74,8 @@ def torch_engine(name: str, options: argparse.Namespace) -> Engine:
         ap.prune(loaded.model, method)
     if is_packed:
         pack(loaded.model, frozen=True)
+    if name.endswith("compiled"):
+        compile_decoder(loaded.model)
 
     def run(waveform: np.ndarray) -> tuple[str, float]:
         with EncoderClock(loaded.model) as clock:
@@ -78,6 +83,13 @@ def torch_engine(name: str, options: argparse.Namespace) -> Engine:
         return text, clock.seconds
 
     return run
+
+
+def compile_decoder(model: Any) -> None:
+    """Let `generate` use a static cache and compile each step; transformers does so by itself on a GPU only."""
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.compile_config = CompileConfig(mode="default")
+    model.generation_config.compile_config._compile_all_devices = True
 
 
 def faster_engine(name: str, options: argparse.Namespace) -> Engine:

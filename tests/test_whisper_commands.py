@@ -150,7 +150,7 @@ class Scripted:
     """A speech model whose words depend on how much it merges."""
 
     def __init__(self, model, changed) -> None:
-        self.model, self.changed, self.language, self.tokenizer = model, changed, "en", None
+        self.model, self.changed, self.language, self.tokenizer, self.beams = model, changed, "en", None, 1
 
     def __call__(self, waveforms, max_new_tokens=None) -> list[str]:
         pruned = ap.handle(self.model)
@@ -191,6 +191,43 @@ def test_settings_are_tested_until_one_fails(changed, limit, found, shown, monke
     if found != "nothing":
         assert result.about["encoder_faster"]["mean"] > 0
     assert ap.handle(model) is None
+
+
+def test_a_calibration_that_is_stopped_goes_on(tmp_path) -> None:
+    model, sounds, state = transcriber().eval(), [np.zeros(n) for n in range(20)], tmp_path / "words.json.partial.jsonl"
+    calls = []
+
+    class Stopped(Scripted):
+        def __call__(self, waveforms, max_new_tokens=None) -> list[str]:
+            calls.append(len(waveforms))
+            if len(calls) == self.end:
+                raise KeyboardInterrupt
+            return super().__call__(waveforms, max_new_tokens)
+
+    def calibrate(end: int | None, **changes):
+        scripted = Stopped(model, lambda rate, clip: rate < 0.93 and clip % 2 == 0)
+        scripted.end = end
+        return calibrate_words(scripted, sounds, **{"max_word_error": 0.99, "batch_size": 4, "state": state, **changes})
+
+    whole, own = calibrate(None, state=None), len(calls)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(18)
+    assert ap.handle(model) is None
+    assert len(state.read_text().splitlines()) == 1 + 17
+    calls.clear()
+    with state.open("a") as file:
+        file.write('{"setting": nul')  # a kill tore the last line
+    again = calibrate(None)
+    assert len(calls) == own - 17
+    assert again.rows == whole.rows
+    assert not state.exists()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(len(calls) + 10)
+    calls.clear()
+    with pytest.warns(UserWarning, match=r"begun with batch_size=4 \(not 5\), and now begun anew"):
+        calibrate(None, batch_size=5)
+    assert len(calls) >= 4 * len(whole.rows)
 
 
 def test_calibrate_command(run, english, tmp_path) -> None:

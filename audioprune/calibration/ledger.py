@@ -12,22 +12,22 @@ from ..core.settings import describe
 from ..files import Earlier, Row, differences, write_text
 from ..methods import Method
 
+Texts = tuple[list[str], list[float]]
+"""Of a batch: the transcript of each clip, and the tokens that left the encoder for it."""
 Outcomes = dict[int, tuple[bool, float]]
 """Place of a clip → whether the top label is another one, and the KL in nats."""
 
 
-class Ledger:
-    """JSON Lines: first what the run is, then what each setting made of some clips, and what was timed.
+class StateFile:
+    """JSON Lines: first what the run is, then a row for each thing that was done.
 
-    path: None keeps all in memory. run: what must be the same for the rows to be of use. `other`: what the file was
-    begun with instead; it is then begun anew. A last line that a kill has torn is done again.
+    path: None keeps nothing. run: what must be the same for the rows to be of use. `other`: what the file was begun
+    with instead; it is then begun anew. A last line that a kill has torn is done again.
     """
 
     def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
         self.path = path
         self.other: list[str] = []
-        self._outcomes: dict[str, Outcomes] = {}
-        self.times: dict[str, float] = {}
         self._file: TextIO | None = None
         if path is None:
             return
@@ -40,17 +40,6 @@ class Ledger:
             self._take(json.loads(row))
         write_text(path, "".join(f"{row}\n" for row in rows))
         self._file = open(path, "a")  # noqa: SIM115  (closed by `close` and `remove`)
-
-    def outcomes(self, method: Method) -> Outcomes:
-        return self._outcomes.get(_key(method), {})
-
-    def note(self, method: Method, places: Sequence[int], apart: Sequence[bool], kl: Sequence[float]) -> None:
-        # JSON knows no infinity.
-        shown = [value if math.isfinite(value) else None for value in kl]
-        self._write({"setting": describe(method), "clips": list(places), "apart": list(map(int, apart)), "kl": shown})
-
-    def note_times(self, times: dict[str, float]) -> None:
-        self._write({"times": times})
 
     def close(self) -> None:
         if self._file is not None:
@@ -71,6 +60,30 @@ class Ledger:
             self._file.flush()
 
     def _take(self, row: Row) -> None:
+        """Remember a row."""
+        raise NotImplementedError
+
+
+class Ledger(StateFile):
+    """What each setting made of some clips, and what was timed."""
+
+    def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
+        self._outcomes: dict[str, Outcomes] = {}
+        self.times: dict[str, float] = {}
+        super().__init__(path, run, earlier)
+
+    def outcomes(self, method: Method) -> Outcomes:
+        return self._outcomes.get(_key(method), {})
+
+    def note(self, method: Method, places: Sequence[int], apart: Sequence[bool], kl: Sequence[float]) -> None:
+        # JSON knows no infinity.
+        shown = [value if math.isfinite(value) else None for value in kl]
+        self._write({"setting": describe(method), "clips": list(places), "apart": list(map(int, apart)), "kl": shown})
+
+    def note_times(self, times: dict[str, float]) -> None:
+        self._write({"times": times})
+
+    def _take(self, row: Row) -> None:
         if "times" in row:
             self.times |= row["times"]
             return
@@ -79,8 +92,27 @@ class Ledger:
             known[place] = bool(apart), math.inf if kl is None else kl
 
 
-def _key(method: Method) -> str:
-    return json.dumps(describe(method), sort_keys=True)
+class TranscriptLedger(StateFile):
+    """What a Whisper wrote under each setting, batch by batch; None is the unpruned model."""
+
+    def __init__(self, path: Path | None = None, run: Row | None = None) -> None:
+        self._texts: dict[tuple[str, int], Texts] = {}
+        super().__init__(path, run)
+
+    def texts(self, method: Method | None, batch: int) -> Texts | None:
+        """Transcripts of the clips of a batch and their tokens; None if they are still to be made."""
+        return self._texts.get((_key(method), batch))
+
+    def note(self, method: Method | None, batch: int, texts: Texts) -> None:
+        setting = None if method is None else describe(method)
+        self._write({"setting": setting, "batch": batch, "texts": texts[0], "tokens": texts[1]})
+
+    def _take(self, row: Row) -> None:
+        self._texts[json.dumps(row["setting"], sort_keys=True), row["batch"]] = row["texts"], row["tokens"]
+
+
+def _key(method: Method | None) -> str:
+    return json.dumps(None if method is None else describe(method), sort_keys=True)
 
 
 def _other(head: Any, run: Row, earlier: Earlier | None) -> list[str]:

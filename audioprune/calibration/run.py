@@ -89,6 +89,7 @@ def calibrate(
             max_word_error=max_disagreement,
             batch_size=batch_size,
             advance=stage("Transcribing", (1 + len(LADDER)) * len(waveforms)),
+            state=state,
         )
     was_training = [module for module in model.modules() if module.training]
     model.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import fingerprints
 from ..audio.files import SAMPLE_RATE
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle, prune
@@ -23,6 +25,7 @@ from ..transcribing.speech_model import SpeechModel
 from ..transcribing.timing import EncoderClock, in_turns
 from ..transcribing.word_errors import normalizer, require, word_errors
 from .bounds import upper_bound_of_mean
+from .ledger import TranscriptLedger
 
 TIMED, ROUNDS = 8, 3
 """Batches whose encoder is timed, and how often."""
@@ -96,6 +99,7 @@ def calibrate_words(
     max_word_error: float,
     batch_size: int = 8,
     advance: Callable[[int], Any] = lambda clips: None,
+    state: str | Path | None = None,
 ) -> WordCalibration:
     """Find the strongest merging that leaves the words of a Whisper as they are, but for a share. No transcripts are
     needed: the unpruned model's own words are the reference.
@@ -111,6 +115,7 @@ def calibrate_words(
         max_word_error: the greatest share of a clip's words that may change, mean over clips, in (0, 1).
         batch_size: clips per transcription.
         advance: called with the clips that were heard.
+        state: file that holds what was heard so far, so that a run that is stopped goes on; removed at the end.
 
     Raises:
         ValueError: the limit is no share, or there is no clip.
@@ -125,29 +130,64 @@ def calibrate_words(
     if pruned is not None:
         raise AlreadyPrunedError(f"this model is pruned with {pruned.method}; call remove() on its handle first")
     batches = _batches(waveforms, batch_size)
-    own, _ = _transcribe(speech_model, waveforms, batches, advance)
-    rows: list[Row] = []
-    chosen, estimate = None, None
-    for keep_rate in LADDER:
-        method = decoded_at(keep_rate)
-        with prune(speech_model.model, method):
-            texts, tokens = _transcribe(speech_model, waveforms, batches, advance)
-        errors = [min(1.0, word_errors(a, b).rate) for a, b in zip(own, texts, strict=True)]
-        row = _row(method, errors, max_word_error) | {"tokens": tokens}
-        rows.append(row)
-        if not row["passed"]:
-            estimate = method if row["word_error"] <= max_word_error else None
-            break
-        chosen = method
-    found = chosen or estimate
+    ledger = _ledger(state, speech_model, waveforms, batch_size)
+    transcribe = partial(_transcribe, speech_model, waveforms, batches, advance, ledger)
+    try:
+        rows, found, is_shown = _climb(speech_model, transcribe, max_word_error)
+        faster = None if found is None else _faster(speech_model, found, waveforms, batches)
+    except BaseException:
+        ledger.close()
+        raise
+    ledger.remove()
     about = {
         "clips": len(waveforms),
         "seconds": sum(map(len, waveforms)) / SAMPLE_RATE,
         "batch_size": batch_size,
-        "encoder_faster": None if found is None else _faster(speech_model, found, waveforms, batches),
+        "encoder_faster": faster,
         "machine": machine(),
     }
-    return WordCalibration(found, chosen is not None, max_word_error, rows, about)
+    return WordCalibration(found, is_shown, max_word_error, rows, about)
+
+
+def _climb(
+    speech_model: SpeechModel, transcribe: Callable[[Method | None], tuple[list[str], float]], limit: float
+) -> tuple[list[Row], Method | None, bool]:
+    """Test settings until one fails: their rows, the strongest that keeps the limit, and whether that is shown."""
+    own, _ = transcribe(None)
+    rows, chosen = list[Row](), None
+    for keep_rate in LADDER:
+        method = decoded_at(keep_rate)
+        with prune(speech_model.model, method):
+            texts, tokens = transcribe(method)
+        errors = [min(1.0, word_errors(a, b).rate) for a, b in zip(own, texts, strict=True)]
+        rows.append(_row(method, errors, limit) | {"tokens": tokens})
+        if not rows[-1]["passed"]:
+            estimate = method if chosen is None and rows[-1]["word_error"] <= limit else None
+            return rows, chosen or estimate, chosen is not None
+        chosen = method
+    return rows, chosen, True
+
+
+def _ledger(
+    state: str | Path | None, speech_model: SpeechModel, waveforms: Sequence[np.ndarray], batch_size: int
+) -> TranscriptLedger:
+    """The ledger of what was written so far, begun anew if it is of another run."""
+    if state is None:
+        return TranscriptLedger()
+    sounds = (part for one in waveforms for part in (f"{one.dtype} {one.shape}".encode(), one.tobytes()))
+    run = {
+        "model": fingerprints.of_weights(speech_model.model),
+        "clips": fingerprints.of_parts(sounds),
+        "batch_size": batch_size,
+        "language": speech_model.language,
+        "beams": speech_model.beams,
+        "dtype": str(speech_model.model.dtype),
+        "machine": machine(),
+    }
+    ledger = TranscriptLedger(Path(state), run)
+    if ledger.other:
+        warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=3)
+    return ledger
 
 
 def _row(method: Method, errors: Sequence[float], limit: float) -> Row:
@@ -175,16 +215,23 @@ def _transcribe(
     waveforms: Sequence[np.ndarray],
     batches: Sequence[Sequence[int]],
     advance: Callable[[int], Any],
+    ledger: TranscriptLedger,
+    method: Method | None,
 ) -> tuple[list[str], float]:
-    """Normalized texts of all clips, and the mean number of tokens that leave the encoder."""
+    """Normalized texts of all clips, and the mean number of tokens that leave the encoder. method: what prunes the
+    model now."""
     normalize = normalizer(speech_model.language, speech_model.tokenizer)
     texts, tokens = [""] * len(waveforms), 0.0
-    for batch in batches:
-        with EncoderClock(speech_model.model) as clock:
-            said = speech_model([waveforms[i] for i in batch])
-        for i, text in zip(batch, said, strict=True):
-            texts[i] = normalize(text)
-        tokens += sum(clock.tokens)
+    for number, batch in enumerate(batches):
+        written = ledger.texts(method, number)
+        if written is None:
+            with EncoderClock(speech_model.model) as clock:
+                said = speech_model([waveforms[i] for i in batch])
+            written = [normalize(text) for text in said], clock.tokens
+            ledger.note(method, number, written)
+        for i, text in zip(batch, written[0], strict=True):
+            texts[i] = text
+        tokens += sum(written[1])
         advance(len(batch))
     return texts, tokens / len(waveforms)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,7 @@ from rich.table import Table
 from ..methods import names
 from . import options as o
 from . import training_options as t
-from .calibrate_words import calibrate_words, check_words, words_table
+from .calibrate_words import calibrate_words, check_words, resumable, words_table
 from .console import err, out, progress
 from .tag import count
 
@@ -91,7 +90,7 @@ def calibrate(
         audioprune calibrate --model openai/whisper-base --clips calls/ --max-disagreement 0.05
 
     Exit code 1 where no setting is shown to be as asked for; nothing is written then, unless by --accept-estimate.
-    A run that is stopped goes on with the same command; that of a Whisper begins anew.
+    A run that is stopped goes on with the same command.
     """
     from ..calibration import Calibration
     from ..calibration.run import check_aim
@@ -103,11 +102,11 @@ def calibrate(
         raise ValueError(f"--out is {str(out_file)!r}; --method reads settings from files that end in .json")
     if out_file.exists() and not force:
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
-    found = _draw(clips, limit, seed)
+    found, state = _draw(clips, limit, seed), out_file.with_name(f"{out_file.name}.partial.jsonl")
     if is_transcriber(model):
         most = check_words(max_disagreement)
         result: Calibration | WordCalibration
-        result = calibrate_words(found, model, most, batch_size, device, dtype, pack=pack)
+        result = calibrate_words(found, model, most, batch_size, device, dtype, state, pack=pack)
     else:
         aims = {"max_disagreement": max_disagreement, "speed_up": speed_up}
         how = {"methods": t.words(methods), "batch_size": batch_size, "bench_seconds": bench_seconds, "seed": seed}
@@ -116,7 +115,7 @@ def calibrate(
             o.pack_on_cpu(loaded)
         sounds = _read(found, front)
         _note_few(len(sounds.spectrograms), max_disagreement)
-        result = _calibrate(loaded, sounds, out_file.with_name(f"{out_file.name}.partial.jsonl"), **aims, **how)
+        result = _calibrate(loaded, sounds, state, **aims, **how)
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
     if report is not None:
@@ -142,14 +141,9 @@ def _calibrate(model: Any, sounds: CalibrationSounds, state: Path, **asked: Any)
     from ..calibration import Calibration
     from ..calibration import calibrate as choose
 
-    with progress("") as bar, warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+    with progress("") as bar, resumable(state):
         stages = _Stages(bar)
-        try:
-            result = choose(model, sounds.spectrograms, stage=stages, state=state, **asked)
-        except KeyboardInterrupt:
-            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
-            raise
+        result = choose(model, sounds.spectrograms, stage=stages, state=state, **asked)
         stages.end()
     assert isinstance(result, Calibration)
     return result

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +27,18 @@ def check_words(limit: float | None) -> float:
 
 
 def calibrate_words(
-    clips: Sequence[Path], model: str, limit: float, batch_size: int, device: str, dtype: str, *, pack: bool
+    clips: Sequence[Path],
+    model: str,
+    limit: float,
+    batch_size: int,
+    device: str,
+    dtype: str,
+    state: Path,
+    *,
+    pack: bool,
 ) -> WordCalibration:
-    """Calibrate a Whisper on the first window of each clip, with a bar. limit: the share of words that may change."""
+    """Calibrate a Whisper on the first window of each clip, with a bar. limit: the share of words that may change.
+    state: the file of what was heard so far."""
     from ..calibration.words import LADDER
     from ..calibration.words import calibrate_words as choose
     from ..transcribing.parts import WhisperParts
@@ -40,7 +51,7 @@ def calibrate_words(
     if pack:
         o.pack_on_cpu(loaded)
     speech_model = SpeechModel(loaded, parts.extractor, parts.tokenizer, language=None)
-    with progress("clips") as bar:
+    with progress("clips") as bar, resumable(state):
         task = bar.add_task("Transcribing at most", total=(1 + len(LADDER)) * len(waveforms))
         return choose(
             speech_model,
@@ -48,7 +59,20 @@ def calibrate_words(
             max_word_error=limit,
             batch_size=batch_size,
             advance=lambda heard: bar.advance(task, heard),
+            state=state,
         )
+
+
+@contextmanager
+def resumable(state: Path) -> Iterator[None]:
+    """Show warnings as notes, and say after Ctrl-C where the run goes on from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+        try:
+            yield
+        except KeyboardInterrupt:
+            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
+            raise
 
 
 def _read(clips: Sequence[Path], window: float) -> list[Any]:
