@@ -20,6 +20,9 @@ class ATS(Method):
     evenly spaced quantiles of their distribution, tokens laid out by ascending significance, each choose a token;
     where several choose the same, it is kept once. So clips of a batch differ in how many tokens they keep.
 
+    Unlike the official code, a quantile takes the token in whose share it falls, as in the paper. There, the least
+    cumulative value is subtracted first, and a quantile takes the token whose cumulative value is nearest.
+
     score: "cls", or "attention" received for models that have no CLS token.
     """
 

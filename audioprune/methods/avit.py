@@ -20,6 +20,9 @@ class AViT(LearnedMethod):
     first feature; once these sum to 1 − ε it takes no further part. What the model reads is Σ h·x over the blocks
     that a token went through, the last with whatever is left of 1.
 
+    γ and β are the paper's. The official code trains with others: 10 and 30 for its tiny model, 10 and 75 for its small
+    one. What fits depends on the features that a model begins with.
+
     Nothing is added to the model: it learns to use its first feature so. Special tokens are averaged alike and stay
     to the end. keep_rate is the share of the blocks that training would have an average token go through: the centre
     of the prior. In training the loss gains

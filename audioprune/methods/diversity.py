@@ -41,6 +41,9 @@ class DPP(Selection):
     attention received, from a clip's least (0.000001) to its most (1). cos is that of hidden states. See
     `ops.greedy_dpp`. A trace shows K for the first that was chosen, down to 1 for the last, and 0 for the others.
 
+    If K is more than the rank of L, the chosen tokens span all others at some point. Then the most relevant come next,
+    where the official code goes on by what rounding left over.
+
     score: "attention", or "none": r = 1, diversity alone.
     """
 

@@ -39,6 +39,9 @@ class SPViT(LearnedMethod):
     """SPViT (Kong et al., arXiv 2112.13890): before each pruned block every token is kept or dropped on its own
     account, and those dropped become one package token, Σ pᵢ·xᵢ / Σ pᵢ with pᵢ the probability of keeping token i.
 
+    Unlike the official code, the package is normalised, as in the paper (there, Σ pᵢ·xᵢ), and the decisions in
+    inference are certain (there, Gumbel noise is drawn in inference too).
+
     How many are kept depends on the sound; keep_rate is the share that training aims at. Package tokens are never
     dropped. In training as DynamicViT, without the distance of tokens:
     ratio · Σ (share kept − target)² / stages + distillation · KL(logits ‖ teacher's).

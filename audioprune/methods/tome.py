@@ -28,6 +28,10 @@ class ToMe(Method):
     not fine-tuned with it.
     metric: what is compared, "keys" (the paper's) or the "hidden" states themselves.
 
+    Unlike the official code, special tokens take no part in the split. There, one CLS token makes the odd patches
+    propose to the even ones; and merged tokens follow those that are alone, where here all stay in the order of the
+    patches, so that later splits differ too.
+
     `ToMe.constant(r=13, patches=256, depth=12)` is the paper's schedule, r pairs in every block.
     """
 
