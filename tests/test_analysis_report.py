@@ -79,7 +79,7 @@ def retained_signal() -> dict[str, Any]:
 def attention_ratio() -> dict[str, Any]:
     rate = {
         "layers": [0, 1, 2], "stages": LAYERS, "gamma": spread(2, 3, low=0.3, high=30),
-        "Gamma": spread(2, 2, low=1, high=9),
+        "Gamma": spread(2, 2, low=1, high=9), "pooled": [[1.2, 1.4], [0.9, None]],
         "more": spread(2), "growth": spread(2), "clips": 24,
     }  # fmt: skip
     return {"tau": -0.6, "rates": {str(r): rate for r in RATES}}
@@ -91,7 +91,7 @@ def norm_ratio() -> dict[str, Any]:
 
 
 def rank_correlation() -> dict[str, Any]:
-    rate = {"layers": list(range(DEPTH)), "tau_b": spread(2, DEPTH), "paper": spread(2, DEPTH)}
+    rate = {"layers": list(range(DEPTH))} | {name: spread(2, DEPTH) for name in ("tau_b", "paper", "ties")}
     rate |= {"overall": spread(2), "more": spread()}
     return {"features": ["intensity", "variation"], "rates": {str(r): rate for r in (1.0, *RATES)}}
 

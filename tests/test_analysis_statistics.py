@@ -18,7 +18,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from audioprune.analysis.attention_ratio import AttentionRatio
-from audioprune.analysis.correlation import RankCorrelation, kendall, signs
+from audioprune.analysis.correlation import RankCorrelation, published, signs, tau_b
 from audioprune.analysis.heat import MeanVariation
 from audioprune.analysis.norms import NormRatio
 from audioprune.analysis.observe import Block, Observation
@@ -36,11 +36,15 @@ def cluster_of(intensity: Tensor) -> Tensor:
     return torch.bucketize(intensity, BOUNDARIES)
 
 
+def evenness_of(variation: Tensor) -> Tensor:
+    return torch.bucketize(variation, torch.tensor([0.2, 0.3, 0.5, 0.9]))
+
+
 QUESTIONS: dict[str, Callable[[], Question]] = {
     "signal": lambda: RetainedSignal(TAU),
     "attention": lambda: AttentionRatio(TAU),
     "norms": NormRatio,
-    "correlation": RankCorrelation,
+    "correlation": lambda: RankCorrelation(cluster_of, evenness_of),
     "heat": lambda: MeanVariation(cluster_of, (-2.0, 2.0), (0.0, 1.0)),
 }
 every_question = pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
@@ -164,24 +168,32 @@ def test_attention_ratio(keep_rate: float) -> None:
     assert (found["layers"], found["stages"]) == ([0, 1, 2, 3], [1, 3])
     for kind, wanted in enumerate((True, False)):
         of_blocks: list[list[float | None]] = []
+        pooled: list[float | None] = []
         for at in range(4):
             block, stage = observation.blocks[at], observation.blocks[1 if at <= 1 else 3]
             of_blocks.append([])
+            totals = [0.0, 0.0]
             for clip in range(6):
                 survivors, loud = patches_of(stage, clip)[1], (observation.intensity[clip] > TAU).tolist()
                 scores = dict(zip(block.patch[clip].tolist(), block.score[clip].tolist()))
                 retained = average([scores[p] for p in scores if p in survivors and loud[p] == wanted])
                 pruned = average([scores[p] for p in scores if p not in survivors])
                 of_blocks[-1].append(None if retained is None or pruned is None else divided(retained, pruned))
+                if retained is not None and pruned is not None:
+                    totals = [totals[0] + retained, totals[1] + pruned]
+            pooled.append(divided(*totals))
             same(found["gamma"], kind, at, clips=of_blocks[-1])
         averages = [[None if None in pair else sum(pair) / 2 for pair in zip(*of_blocks[i : i + 2])] for i in (0, 2)]
         for group in (0, 1):
             same(found["Gamma"], kind, group, clips=averages[group])
+            pair = pooled[2 * group : 2 * group + 2]
+            expected = None if None in pair else sum(pair) / 2
+            assert found["pooled"][kind][group] == (expected if expected is None else pytest.approx(expected, abs=1e-6))
         growth = [None if None in pair else pair[1] - pair[0] for pair in zip(*averages)]
         same(found["growth"], kind, clips=growth)
     row = next(row for row in answer.tables[0].rows if row[1:3] == ("background", "G2"))
-    assert row[3] == found["Gamma"]["mean"][1][1]
-    assert row[5] + row[6] == 6
+    assert row[3:5] == (found["pooled"][1][1], found["Gamma"]["mean"][1][1])
+    assert row[6] + row[7] == 6
 
 
 def test_norm_ratio() -> None:
@@ -209,47 +221,71 @@ def slow_kendall(a: list[float], b: list[float]) -> float:
     return (2 * concordant - n * (n - 1) / 2) / (n * (n - 1) / 2)
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30))
 def test_kendall(pairs: list[tuple[int, int]]) -> None:
     a, b = (list(map(float, values)) for values in zip(*pairs))
-    tau_b, paper = kendall(signs(np.array(a)), signs(np.array(b)))
+    of_a, of_b = signs(np.array(a)), signs(np.array(b))
     if len(set(a)) == 1 or len(set(b)) == 1:
-        assert math.isnan(tau_b)
-        assert math.isnan(paper)
+        assert math.isnan(tau_b(of_a, of_b))
     else:
-        assert tau_b == pytest.approx(kendalltau(a, b).statistic, abs=1e-12)
-        assert paper == pytest.approx(slow_kendall(a, b), abs=1e-12)
+        assert tau_b(of_a, of_b) == pytest.approx(kendalltau(a, b).statistic, abs=1e-12)
+    if len(a) == 1:
+        assert all(map(math.isnan, published(of_a, of_b)))
+    else:
+        tied = statistics.mean(float(b[i] == b[j]) for i in range(len(b)) for j in range(i))
+        assert published(of_a, of_b) == pytest.approx((slow_kendall(a, b), tied), abs=1e-12)
 
 
 @pytest.mark.parametrize("keep_rate", [1.0, 0.5])
 def test_rank_correlation(keep_rate: float) -> None:
     intensity = torch.randint(-3, 3, (6, PATCHES), generator=torch.Generator().manual_seed(0)) / 3.0
     observation = observe(keep_rate, intensity=intensity)
-    found = asked(RankCorrelation(), observation).values["rates"][str(keep_rate)]
+    found = asked(QUESTIONS["correlation"](), observation).values["rates"][str(keep_rate)]
     overall = []
-    for i, values in enumerate((observation.intensity, observation.variation)):
+    features = ((observation.intensity, cluster_of), (observation.variation, evenness_of))
+    for i, (values, cluster) in enumerate(features):
         by_clip: list[list[float]] = [[] for _ in range(6)]
+        ranks = cluster(values).tolist()
         for at, block in enumerate(observation.blocks):
-            lists = [
-                (block.score[clip].tolist(), [values[clip, p].item() for p in block.patch[clip].tolist()])
-                for clip in range(6)
+            here = [block.patch[clip].tolist() for clip in range(6)]
+            scores = [block.score[clip].tolist() for clip in range(6)]
+            taus = [
+                kendalltau(scores[clip], [values[clip, p].item() for p in here[clip]]).statistic for clip in range(6)
             ]
-            tau_b = [kendalltau(*pair).statistic for pair in lists]
-            same(found["tau_b"], i, at, clips=[None if math.isnan(tau) else tau for tau in tau_b])
-            paper = [None if math.isnan(tau) else slow_kendall(*pair) for tau, pair in zip(tau_b, lists)]
-            same(found["paper"], i, at, clips=paper)
-            for clip, tau in enumerate(tau_b):
+            same(found["tau_b"], i, at, clips=[None if math.isnan(tau) else tau for tau in taus])
+            ranked = [[ranks[clip][p] for p in here[clip]] for clip in range(6)]
+            same(found["paper"], i, at, clips=list(map(slow_kendall, scores, ranked)))
+            tied = [statistics.mean(float(a == b) for j, a in enumerate(row) for b in row[:j]) for row in ranked]
+            same(found["ties"], i, at, clips=tied)
+            for clip, tau in enumerate(taus):
                 by_clip[clip] += [] if math.isnan(tau) else [tau]
         overall.append([statistics.mean(taus) for taus in by_clip])
         same(found["overall"], i, clips=overall[-1])
     same(found["more"], clips=[one - other for one, other in zip(*overall)])
 
 
-def test_unrelated_lists_with_ties() -> None:
-    """The paper's statistic is then the share of ties, τ-b 0."""
+def test_unrelated_scores() -> None:
+    """The published statistic is then the share of ties, τ-b 0."""
     rng = np.random.default_rng(0)
-    both = np.array([kendall(signs(rng.random(256)), signs(rng.integers(0, 4, 256))) for _ in range(50)])
-    assert both.mean(0) == pytest.approx([0, 0.25], abs=0.02)
+    pairs = [(signs(rng.random(256)), signs(rng.integers(0, 4, 256))) for _ in range(50)]
+    assert np.mean([tau_b(*pair) for pair in pairs]) == pytest.approx(0, abs=0.02)
+    both = np.array([published(*pair) for pair in pairs])
+    assert both.mean(0) == pytest.approx([0.25, 0.25], abs=0.02)
+
+
+def test_the_authors_statistic() -> None:
+    """Written as their script counts: clips pooled, each pair once."""
+    observation = observe(0.5)
+    found = asked(QUESTIONS["correlation"](), observation).values["rates"]["0.5"]["paper"]["mean"][0]
+    rank = cluster_of(observation.intensity).float()
+    for at, block in enumerate(observation.blocks):
+        here = rank.gather(1, block.patch)
+        attention_gap = block.score[:, None] - block.score[:, :, None]
+        rank_gap = here[:, None] - here[:, :, None]
+        once = torch.ones_like(rank_gap[0]).triu(1).bool()
+        agree = (attention_gap * rank_gap >= 0)[:, once].sum().item()
+        differ = (attention_gap * rank_gap < 0)[:, once].sum().item()
+        assert found[at] == pytest.approx((agree - differ) / (agree + differ), abs=1e-9)
 
 
 @pytest.mark.parametrize("keep_rate", [1.0, 0.5])
@@ -440,7 +476,7 @@ def test_correlation_sentence(sign: int, words: str) -> None:
     scores = [sign * observation.intensity.gather(1, block.patch) for block in observation.blocks]
     # A little noise, or the error would be 0.
     blocks = tuple(replace(block, score=score + 0.01 * block.score) for block, score in zip(observation.blocks, scores))
-    sentences = asked(RankCorrelation(), replace(observation, blocks=blocks)).found
+    sentences = asked(QUESTIONS["correlation"](), replace(observation, blocks=blocks)).found
     assert f"tokens of higher intensity {words}" in sentences[0]
     assert "no clear relation" in sentences[1] or "variation" in sentences[1]
 
@@ -458,6 +494,24 @@ def test_attention_sentence() -> None:
     assert "retained signal tokens receive" in found[0]
     assert "which is more" in found[0]
     assert "which is more" in found[1]
+
+
+def test_a_few_clips_alone_do_not_make_a_statement() -> None:
+    """In half of the clips the pruned tokens receive almost nothing; in the others they receive a little more."""
+    observation = observe(0.5, clips=20, intensity=torch.full((20, PATCHES), 0.5))
+    blocks = []
+    for block, stage in zip(observation.blocks[:4], (1, 1, 3, 3)):
+        of_stage = observation.blocks[stage]
+        assert of_stage.kept is not None
+        stays = (block.patch[:, :, None] == of_stage.patch.gather(1, of_stage.kept)[:, None]).any(2)
+        extreme = (torch.arange(20) % 2 == 0)[:, None]
+        kept, pruned = torch.where(extreme, 1e-3, 1.0), torch.where(extreme, 1e-6, 1.3)
+        blocks.append(replace(block, score=torch.where(stays, kept, pruned) * (1 + 0.01 * block.attention)))
+    answer = asked(AttentionRatio(0.0), replace(observation, blocks=tuple(blocks)))
+    assert answer.values["rates"]["0.5"]["Gamma"]["mean"][0][1] > 400
+    assert answer.values["rates"]["0.5"]["pooled"][0][1] < 0.9
+    assert "pooled over clips: 0.7" in answer.found[0]
+    assert "which is no clear difference" in answer.found[0]
 
 
 @given(st.lists(st.lists(st.floats(-10, 10) | st.just(math.nan), min_size=2, max_size=2), min_size=1, max_size=12))
@@ -492,8 +546,14 @@ def test_sides() -> None:
 def surveyed(*log_mels: Tensor) -> Survey:
     survey = Survey()
     for log_mel in log_mels:
-        survey.update(log_mel, log_mel.unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).flatten(2).mean(2))
+        survey.update(log_mel, *patches_in(log_mel))
     return survey
+
+
+def patches_in(log_mel: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch of 4 × 4."""
+    cells = log_mel.unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).flatten(2)
+    return cells.mean(2), cells.std(2, correction=0)
 
 
 def noise(clips: int = 6, seed: int = 0) -> Tensor:
@@ -537,10 +597,11 @@ def test_clusters() -> None:
     jitter = 0.01 * torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
     intensity = levels[which] + jitter
     survey = Survey()
-    survey.update(intensity[..., None], intensity)
-    assert survey.centers == pytest.approx(levels.tolist(), abs=0.01)
-    assert survey.boundaries == pytest.approx([-0.75, -0.25, 0.2, 0.7], abs=0.01)
-    assert torch.equal(survey.cluster_of(intensity), which.expand(2, -1))
+    survey.update(intensity[..., None], intensity, intensity + 1.5)
+    assert survey.by_variation.centers == pytest.approx((levels + 1.5).tolist(), abs=0.01)
+    assert survey.by_intensity.centers == pytest.approx(levels.tolist(), abs=0.01)
+    assert survey.by_intensity.boundaries == pytest.approx([-0.75, -0.25, 0.2, 0.7], abs=0.01)
+    assert torch.equal(survey.by_intensity.of(intensity), which.expand(2, -1))
     answer = checked(survey.answer())
     assert answer.values["cluster_shares"] == [0.2] * 5
     assert answer.note is None
@@ -551,27 +612,24 @@ def test_survey_in_portions_and_interrupted() -> None:
     log_mel = noise()
     whole, first, second = surveyed(log_mel), surveyed(log_mel[:2]), Survey()
     assert first.tau != whole.tau
-    assert len(first.centers) == 5
+    assert len(first.by_intensity.centers) == 5
     second.load(json.loads(json.dumps(listed(first.state()))))
     assert second.answer() == first.answer()
     for survey in (first, second):
-        survey.update(log_mel[2:], surveyed_means(log_mel[2:]))
+        survey.update(log_mel[2:], *patches_in(log_mel[2:]))
         assert survey.answer() == whole.answer()
     empty = Survey()
     empty.load(Survey().state())
     assert empty.answer().note == "No sounds were surveyed."
 
 
-def surveyed_means(log_mel: Tensor) -> Tensor:
-    return log_mel.unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).flatten(2).mean(2)
-
-
 @pytest.mark.parametrize(("levels", "clusters"), [([0.0, 1.0], 2), ([0.0, 0.5, 1.0, -1.0], 4)])
 def test_few_different_patches(levels: list[float], clusters: int) -> None:
     intensity = torch.tensor(levels).repeat(3, 4)
     survey = Survey()
-    survey.update(intensity[..., None], intensity)
-    assert len(survey.centers) == clusters
+    survey.update(intensity[..., None], intensity, torch.zeros_like(intensity))
+    assert len(survey.by_intensity.centers) == clusters
+    assert len(survey.by_variation.centers) == 1
     assert f"only {clusters} different means" in (checked(survey.answer()).note or "")
 
 
@@ -580,12 +638,13 @@ def test_silence() -> None:
     survey = surveyed(torch.full((2, 16, 8), -1 / 3))
     answer = checked(survey.answer())
     assert answer.values["signal_share"] == 0
-    assert not (surveyed_means(torch.full((2, 16, 8), -1 / 3)) > survey.tau).any()
+    assert not (patches_in(torch.full((2, 16, 8), -1 / 3))[0] > survey.tau).any()
     assert sum(answer.values["counts"]) == 256
     assert "All values are the same" in (answer.note or "")
-    assert survey.cluster_of(torch.tensor([[-1 / 3, 0.0]])).tolist() == [[0, 0]]
+    assert survey.by_intensity.of(torch.tensor([[-1 / 3, 0.0]])).tolist() == [[0, 0]]
     assert survey.variation_range == (0.0, 0.0)
-    heat = MeanVariation(survey.cluster_of, survey.intensity_range, survey.variation_range, len(survey.centers))
+    clusters = survey.by_intensity
+    heat = MeanVariation(clusters.of, survey.intensity_range, survey.variation_range, len(clusters.centers))
     silent = torch.full((6, PATCHES), -1 / 3)
     answer = asked(heat, observe(0.5, intensity=silent, variation=torch.zeros(6, PATCHES)))
     assert answer.values["clusters"] == ["C1"]

@@ -26,11 +26,15 @@ class AttentionRatio:
     tokens count as retained, and which as pruned, in the whole group. Blocks after the last pruning block have no
     ratio. If a clip lacks a set (for example, it retains no background), it is left out of that ratio only.
 
+    A clip whose pruned tokens receive almost no attention has an enormous ratio, and decides the mean of the ratios. So
+    Γ is given pooled too: per block, the mean over clips of the retained tokens' average score divided by the mean over
+    the same clips of the pruned ones'. A statement is made only if both agree.
+
     values: tau; rates: {keep rate as text: {layers: 0-based, of the blocks that have a ratio; stages: 0-based layers of
     the pruning blocks; gamma: {mean, std, n}, lists by (signal, background) and block; Gamma: {mean, std, n}, by
-    (signal, background) and group; more: {mean, std, n} by group, Γ of signal minus Γ of background in the clips that
-    have both; growth: {mean, std, n} by (signal, background), Γ of the last group minus Γ of the first; clips: number
-    of clips, of which n have the ratio}}.
+    (signal, background) and group; pooled: Γ pooled over clips, lists by (signal, background) and group; more: {mean,
+    std, n} by group, Γ of signal minus Γ of background in the clips that have both; growth: {mean, std, n} by (signal,
+    background), Γ of the last group minus Γ of the first; clips: number of clips, of which n have the ratio}}.
     """
 
     name = "attention_ratio"
@@ -50,11 +54,14 @@ class AttentionRatio:
         if not observation.stages:
             return
         rate, signal = observation.keep_rate, observation.intensity > self.tau
-        group_gammas = [_gammas(group, signal) for group in groups(observation.blocks)]
-        averages = torch.stack([gammas.mean(2) for gammas in group_gammas], 2)
+        scores = [_scores(group, signal) for group in groups(observation.blocks)]
+        averages = torch.stack([ratio(kept, pruned).mean(2) for kept, pruned in scores], 2)
+        kept, pruned = (torch.cat(parts, 2) for parts in zip(*scores, strict=True))
         self.sums.add(
             rate,
-            gamma=torch.cat(group_gammas, 2),
+            gamma=ratio(kept, pruned),
+            kept=kept,
+            pruned=pruned,
             Gamma=averages,
             more=averages[:, 0] - averages[:, 1],
             growth=averages[:, :, -1] - averages[:, :, 0],
@@ -83,24 +90,40 @@ class AttentionRatio:
         self.stages = {float(rate): list(layers) for rate, layers in state["stages"].items()}
 
     def _values(self, rate: float) -> dict[str, Any]:
-        lists = {name: moments.lists() for name, moments in self.sums[rate].items()}
+        named = ((name, moments) for name, moments in self.sums[rate].items() if name not in ("kept", "pruned"))
+        lists: dict[str, Any] = {name: moments.lists() for name, moments in named}
+        groups = range(len(self.stages[rate]))
+        lists["pooled"] = [[self._pooled(rate, kind, group) for group in groups] for kind in range(len(KINDS))]
         return {"layers": self.layers[rate], "stages": self.stages[rate], **lists, "clips": self._clips(rate)}
+
+    def _pooled(self, rate: float, kind: int, group: int) -> float | None:
+        """Γ of a group, pooled over clips: the mean over its blocks; None if no clip has both kinds of tokens."""
+        last = self.stages[rate][group]
+        before = self.stages[rate][group - 1] if group else -1
+        ratios = []
+        for at, layer in enumerate(self.layers[rate]):
+            if before < layer <= last:
+                kept, pruned = (self.sums[rate][name].at(kind, at).mean for name in ("kept", "pruned"))
+                if kept is None or not pruned:
+                    return None
+                ratios.append(kept / pruned)
+        return sum(ratios) / len(ratios)
 
     def _clips(self, rate: float) -> int:
         return self.sums[rate]["Gamma"].seen
 
     def _groups_table(self) -> Table:
         rows = (
-            (rate, kind, f"G{group + 1}", *self._cells(rate, "Gamma", i, group))
+            (rate, kind, f"G{group + 1}", self._pooled(rate, i, group), *self._cells(rate, "Gamma", i, group))
             for rate in self.sums.rates
             for i, kind in enumerate(KINDS)
             for group in range(len(self.stages[rate]))
         )
         return Table(
             "attention_ratio",
-            "Γ, the attention of retained tokens per attention of pruned ones, averaged over groups of blocks: mean "
-            "and standard deviation over clips.",
-            ("keep rate", "retained", "group", "Γ", "Γ ±", "clips", "clips left out"),
+            "Γ, the attention of retained tokens per attention of pruned ones, averaged over groups of blocks: pooled "
+            "over clips, and mean and standard deviation of the clips' ratios.",
+            ("keep rate", "retained", "group", "Γ pooled", "Γ", "Γ ±", "clips", "clips left out"),
             tuple(rows),
         )
 
@@ -124,19 +147,28 @@ class AttentionRatio:
 
     def _sentences(self, rate: float) -> Iterator[str]:
         last = len(self.stages[rate]) - 1
+        pooled = [[self._pooled(rate, i, group) for group in (0, last)] for i in range(len(KINDS))]
         for i, kind in enumerate(KINDS):
-            spread = self.sums[rate]["Gamma"].at(i, last)
-            growth = self.sums[rate]["growth"].at(i)
-            yield f"At keep rate {rate:g}, {_level(spread, kind)}{_growth(growth) if last else ''}."
-        yield f"At keep rate {rate:g}, {_more(self.sums[rate]['more'].at(last))}."
+            level = _level(self.sums[rate]["Gamma"].at(i, last), pooled[i][1], kind)
+            growth = _growth(self.sums[rate]["growth"].at(i), *pooled[i]) if last else ""
+            yield f"At keep rate {rate:g}, {level}{growth}."
+        yield f"At keep rate {rate:g}, {_more(self.sums[rate]['more'].at(last), pooled[0][1], pooled[1][1])}."
 
     def _across_rates(self) -> Iterator[str]:
         """Sentences on whether the model tells tokens apart more clearly at a higher keep rate."""
         high, low = self.sums.rates[0], self.sums.rates[-1]
+        if high == low:
+            return
         for i, kind in enumerate(KINDS):
-            most, least = (self.sums[rate]["Gamma"].at(i, len(self.stages[rate]) - 1) for rate in (high, low))
-            if high != low and (side := compare_means(most, least)) is not None:
-                numbers = f"{most.mean:.2f} at keep rate {high:g}, {least.mean:.2f} at {low:g}"
+            ends = [(rate, len(self.stages[rate]) - 1) for rate in (high, low)]
+            most, least = (self.sums[rate]["Gamma"].at(i, last) for rate, last in ends)
+            pooled = [self._pooled(rate, i, last) for rate, last in ends]
+            side = _agreed(compare_means(most, least), *pooled)
+            if side is not None:
+                numbers = (
+                    f"{most.mean:.2f} (pooled {pooled[0]:.2f}) at keep rate {high:g}, "
+                    f"{least.mean:.2f} (pooled {pooled[1]:.2f}) at {low:g}"
+                )
                 yield {
                     1: f"The more tokens stay, the more retained {kind} stands out, as in the paper: {numbers}.",
                     -1: f"The more tokens stay, the less retained {kind} stands out, unlike in the paper: {numbers}.",
@@ -165,18 +197,21 @@ def groups(blocks: tuple[Block, ...]) -> list[list[Block]]:
     return grouped
 
 
-def _gammas(group: list[Block], signal: Tensor) -> Tensor:
-    """γ of signal and of background: (clips, 2, blocks of the group), NaN if undefined. signal: (clips, patches)."""
+def _scores(group: list[Block], signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Average scores of the retained signal and background, and of the pruned tokens: (clips, 2, blocks of the group)
+    each, NaN in both where a clip lacks either. signal: (clips, patches)."""
     stage = group[-1]
     assert stage.kept is not None
     survivors = torch.zeros_like(signal).scatter(1, stage.patch.gather(1, stage.kept), True)
-    block_gammas = []
+    block_kept, block_pruned = [], []
     for block in group:
         loud, survives = (mask.gather(1, block.patch) for mask in (signal, survivors))
-        pruned = _average(block.score, ~survives)
         kept = torch.stack([_average(block.score, survives & kind) for kind in (loud, ~loud)], 1)
-        block_gammas.append(ratio(kept, pruned[:, None].expand_as(kept)))
-    return torch.stack(block_gammas, 2)
+        pruned = _average(block.score, ~survives)[:, None].expand_as(kept)
+        has_both = kept.isfinite() & pruned.isfinite()
+        block_kept.append(kept.where(has_both, torch.nan))
+        block_pruned.append(pruned.where(has_both, torch.nan))
+    return torch.stack(block_kept, 2), torch.stack(block_pruned, 2)
 
 
 def _average(score: Tensor, among: Tensor) -> Tensor:
@@ -184,38 +219,48 @@ def _average(score: Tensor, among: Tensor) -> Tensor:
     return ratio((score.double() * among).sum(1), among.sum(1))
 
 
-def _level(spread: Spread, kind: str) -> str:
+def _agreed(side: int | None, one: float | None, other: float | None) -> int | None:
+    """The side of a comparison if the pooled values are on the same, else 0; None stays."""
+    if not side or one is None or other is None:
+        return side
+    return side if (one - other) * side > 0 else 0
+
+
+def _level(spread: Spread, pooled: float | None, kind: str) -> str:
     """Sentence part that compares Γ of the last group with 1."""
-    if spread.mean is None:
+    if spread.mean is None or pooled is None:
         return f"no clip retains {kind} tokens up to the last stage"
     if spread.error is None:
         return f"only one clip retains {kind} tokens ({spread.mean:.2f} times), which is too few for a statement"
-    times = f"{spread.mean:.2f} ± {spread.error:.2f} times"
+    times = f"{spread.mean:.2f} ± {spread.error:.2f} times (pooled over clips: {pooled:.2f} times)"
     than = f"the attention of pruned ones in the last group ({spread.n} clips)"
     return {
         1: f"retained {kind} tokens receive {times} {than}, which is more",
         -1: f"retained {kind} tokens receive {times} {than}, which is less",
         0: f"retained {kind} tokens receive {times} {than}, which is no clear difference",
-    }[spread.side(1.0) or 0]
+    }[_agreed(spread.side(1.0), pooled, 1.0) or 0]
 
 
-def _growth(growth: Spread) -> str:
-    """Sentence part on the change of Γ from the first group to the last."""
+def _growth(growth: Spread, first: float | None, last: float | None) -> str:
+    """Sentence part on the change of Γ from the first group to the last. first, last: pooled."""
     return {
         1: ", and the ratio has grown since the first group",
         -1: ", and the ratio has shrunk since the first group",
         0: ", and the ratio has not clearly changed since the first group",
         None: "",
-    }[growth.side()]
+    }[_agreed(growth.side(), last, first)]
 
 
-def _more(more: Spread) -> str:
-    """Sentence part that compares retained signal with retained background."""
-    if more.side() is None:
+def _more(more: Spread, signal: float | None, background: float | None) -> str:
+    """Sentence part that compares retained signal with retained background. signal, background: pooled."""
+    if more.side() is None or signal is None or background is None:
         return "too few clips retain both signal and background to compare the two"
-    gap = f"by {abs(more.mean or 0):.2f} ± {more.error:.2f} in the last group, over {more.n} clips"
+    gap = (
+        f"by {abs(more.mean or 0):.2f} ± {more.error:.2f} in the last group, over {more.n} clips; pooled, {signal:.2f} "
+        f"and {background:.2f}"
+    )
     return {
         1: f"retained signal stands out more than retained background ({gap})",
         -1: f"retained background stands out more than retained signal ({gap})",
         0: f"neither retained signal nor retained background clearly stands out more (difference {gap})",
-    }[more.side() or 0]
+    }[_agreed(more.side(), signal, background) or 0]

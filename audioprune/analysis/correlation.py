@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from .observe import Block, Observation
 from .question import Finding, Table
@@ -14,6 +15,9 @@ from .sums import Spread
 from .survey import RunningSums
 
 FEATURES = ("intensity", "variation")
+STATISTICS = ("tau_b", "paper", "ties")
+Cluster = Callable[[Tensor], Tensor]
+"""Values of patches → the cluster of each, 0 the lowest, in the same shape."""
 
 
 class RankCorrelation:
@@ -21,35 +25,42 @@ class RankCorrelation:
 
     It is computed over the tokens that enter each block, for each clip, and then averaged over clips.
 
-    There are two statistics. τ-b = (C − D) / √((P − T_a)(P − T_b)), with C concordant and D discordant pairs among the
-    P = n(n − 1)/2 pairs, and T pairs that are tied in one list. It is 0 for unrelated lists. The authors' code counts
-    a pair as concordant if (a_i − a_j)(b_i − b_j) ≥ 0, so ties count too: (P − 2D) / P. For unrelated lists this is the
-    share of ties, 0.23–0.25 in their data. Without ties both statistics are equal. If all values of a list are equal,
-    as in silence, neither is defined.
+    There are two statistics. τ-b = (C − D) / √((P − T_a)(P − T_b)) of the values themselves, with C concordant and D
+    discordant pairs among the P = n(n − 1)/2 pairs, and T pairs that are tied in one list. It is 0 for unrelated lists.
 
-    values: features: ["intensity", "variation"]; rates: {keep rate as text: {layers: 0-based; tau_b, paper: {mean, std,
-    n}, lists by feature and block; overall: {mean, std, n} by feature, the mean of τ-b over a clip's blocks;
-    more: {mean, std, n}, intensity's overall τ-b minus variation's}}.
+    As published (the authors' `extract_stats.py`), a patch has the rank of its cluster, of five by k-means over all
+    sounds, and a pair is concordant if (a_i − a_j)(r_i − r_j) ≥ 0, so that tied pairs agree: (P − 2D) / P. For
+    unrelated lists this is the share of pairs that are tied, which is given beside it: about 0.2 for five clusters of
+    one size, more for others. If all values of a list are equal, as in silence, τ-b is not defined, and the published
+    one is 1.
+
+    by_intensity, by_variation: the cluster of each patch by its statistic.
+
+    values: features: ["intensity", "variation"]; rates: {keep rate as text: {layers: 0-based; tau_b, paper, ties:
+    {mean, std, n}, lists by feature and block; overall: {mean, std, n} by feature, the mean of τ-b over a clip's
+    blocks; more: {mean, std, n}, intensity's overall τ-b minus variation's}}.
     """
 
     name = "rank_correlation"
     title = "Does attention follow intensity and variation?"
     how = "Above 0 (τ-b), tokens of louder, or more varied, patches receive more attention. 0 means no relation."
 
-    def __init__(self) -> None:
+    def __init__(self, by_intensity: Cluster, by_variation: Cluster) -> None:
+        self.clusters = by_intensity, by_variation
         self.sums = RunningSums()
         self.layers: dict[float, list[int]] = {}
 
     def update(self, observation: Observation) -> None:
         rate = observation.keep_rate
-        features = [getattr(observation, name).numpy() for name in FEATURES]
+        features = [getattr(observation, name) for name in FEATURES]
+        ranks = [cluster(feature).numpy() for cluster, feature in zip(self.clusters, features, strict=True)]
+        pairs = [(feature.numpy(), rank) for feature, rank in zip(features, ranks, strict=True)]
         # (clips, features, blocks, statistics)
-        statistics = np.stack([_block_statistics(block, features) for block in observation.blocks], axis=2)
+        statistics = np.stack([_block_statistics(block, pairs) for block in observation.blocks], axis=2)
         overall = _mean(statistics[..., 0])
         self.sums.add(
             rate,
-            tau_b=statistics[..., 0],
-            paper=statistics[..., 1],
+            **{name: statistics[..., i] for i, name in enumerate(STATISTICS)},
             overall=overall,
             more=overall[:, 0] - overall[:, 1],
         )
@@ -77,8 +88,8 @@ class RankCorrelation:
 
     def _table(self) -> Table:
         def row(rate: float, feature: int, block: int) -> tuple[Any, ...]:
-            tau_b, paper = (self.sums[rate][name].at(feature, block) for name in ("tau_b", "paper"))
-            numbers = (tau_b.mean, tau_b.std, paper.mean, paper.std, tau_b.n)
+            tau_b, paper, ties = (self.sums[rate][name].at(feature, block) for name in STATISTICS)
+            numbers = (tau_b.mean, tau_b.std, paper.mean, paper.std, ties.mean, tau_b.n)
             return (rate, FEATURES[feature], self.layers[rate][block] + 1, *numbers)
 
         rows = (
@@ -89,9 +100,10 @@ class RankCorrelation:
         )
         return Table(
             "rank_correlation",
-            "Kendall's rank correlation of attention with patch intensity and variation: τ-b, and as the paper counts "
-            "it (ties are concordant); mean and standard deviation over clips.",
-            ("keep rate", "feature", "block", "τ-b", "τ-b ±", "paper's", "paper's ±", "clips"),
+            "Kendall's rank correlation of attention with patch intensity and variation: τ-b, and as published (ranks "
+            "are five clusters, and tied pairs agree), with what unrelated scores have there; mean and standard "
+            "deviation over clips.",
+            ("keep rate", "feature", "block", "τ-b", "τ-b ±", "as published", "as published ±", "unrelated", "clips"),
             tuple(rows),
         )
 
@@ -124,28 +136,38 @@ def signs(values: np.ndarray) -> np.ndarray:
     return (column > values).view(np.int8) - (column < values).view(np.int8)
 
 
-def kendall(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """τ-b and the paper's statistic, from the `signs` of two lists; NaN if all values of one list are equal.
+def tau_b(a: np.ndarray, b: np.ndarray) -> float:
+    """τ-b, from the `signs` of two lists; NaN if all values of one list are equal.
 
     O(n²) of bytes: a millisecond for 512 tokens.
     """
     product = a * b
     agree, differ = np.count_nonzero(product > 0), np.count_nonzero(product < 0)
     # Each pair appears twice in a matrix.
-    untied, pairs = np.count_nonzero(a) * np.count_nonzero(b), len(a) * (len(a) - 1)
-    if untied == 0:
+    untied = np.count_nonzero(a) * np.count_nonzero(b)
+    return (agree - differ) / math.sqrt(untied) if untied else math.nan
+
+
+def published(a: np.ndarray, ranks: np.ndarray) -> tuple[float, float]:
+    """The authors' statistic, from the `signs` of scores and of ranks, and the share of pairs whose ranks are tied; NaN
+    of a single token."""
+    pairs = len(a) * (len(a) - 1)
+    if not pairs:
         return math.nan, math.nan
-    return (agree - differ) / math.sqrt(untied), 1 - 2 * differ / pairs
+    return 1 - 2 * np.count_nonzero(a * ranks < 0) / pairs, 1 - np.count_nonzero(ranks) / pairs
 
 
-def _block_statistics(block: Block, features: list[np.ndarray]) -> np.ndarray:
-    """τ-b and the paper's statistic of one block: (clips, features, 2). features: (clips, patches) each."""
+def _block_statistics(block: Block, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """τ-b, the published statistic and the share of ties of one block: (clips, features, 3). pairs: values and ranks of
+    each feature, (clips, patches) each."""
     scores, patches = block.score.numpy(), block.patch.numpy()
+
+    def statistics(clip: int, score: np.ndarray, values: np.ndarray, ranks: np.ndarray) -> tuple[float, ...]:
+        here = patches[clip]
+        return tau_b(score, signs(values[clip][here])), *published(score, signs(ranks[clip][here]))
+
     return np.array(
-        [
-            [kendall(score_signs, signs(feature[clip][patches[clip]])) for feature in features]
-            for clip, score_signs in enumerate(map(signs, scores))
-        ]
+        [[statistics(clip, score, *pair) for pair in pairs] for clip, score in enumerate(map(signs, scores))]
     )
 
 

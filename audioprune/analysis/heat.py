@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .clusters import CLUSTERS
 from .observe import Block, Observation
 from .question import Finding, Table, join_words, percent
 from .sums import Spread, ratio
-from .survey import CLUSTERS, RunningSums
+from .survey import RunningSums
 
 BINS = 40
 

@@ -75,8 +75,10 @@ def statistics(survey: Survey, tau: float) -> list[Question]:
     from .signal import RetainedSignal
 
     ranges = survey.intensity_range, survey.variation_range
-    heat = MeanVariation(survey.cluster_of, *ranges, clusters=len(survey.centers))
-    return [RetainedSignal(tau), AttentionRatio(tau), NormRatio(), RankCorrelation(), heat]
+    clusters = survey.by_intensity
+    heat = MeanVariation(clusters.of, *ranges, clusters=len(clusters.centers))
+    correlation = RankCorrelation(clusters.of, survey.by_variation.of)
+    return [RetainedSignal(tau), AttentionRatio(tau), NormRatio(), correlation, heat]
 
 
 class Analysis:
@@ -146,8 +148,7 @@ class Analysis:
         advance(self.surveyed)
         while self.surveyed < len(self.clips):
             _, log_mel = self._batch(self.surveyed)
-            intensity, _ = adapter.patch_statistics({adapter.encoder.main_input_name: log_mel})
-            self.survey.update(log_mel, intensity)
+            self.survey.update(log_mel, *adapter.patch_statistics({adapter.encoder.main_input_name: log_mel}))
             self.surveyed += len(log_mel)
             advance(len(log_mel))
             self._save(done=self.surveyed == len(self.clips))
@@ -163,7 +164,7 @@ class Analysis:
             "tradeoff": lambda: Tradeoff(rates, several),
             "ranking": lambda: Ranking(rates, models.score, has_cls(model), several),
             "perturbation": lambda: Perturbation(rates, tau, several),
-            "cluster_drop": lambda: ClusterDrop(self.survey.boundaries.tolist(), depth, several),
+            "cluster_drop": lambda: ClusterDrop(self.survey.by_intensity.boundaries.tolist(), depth, several),
         }
         self.interventions = [make() for name, make in factories.items() if name not in skip]
         self._begun = True
@@ -212,6 +213,11 @@ class Analysis:
             return
         state = files.load_state(self._path)
         check_same(self._path, state["belongs"], self._run_identity, files.StateError)
+        if "patch_variations" not in state["survey"]:
+            raise files.StateError(
+                f"{self._path}: begun by an earlier version, which counted less; delete it to start again, or choose "
+                "another --out"
+            )
         self.survey.load(state["survey"])
         self.surveyed, self.analysed = state["surveyed"], state["heard"]
         if state["begun"]:

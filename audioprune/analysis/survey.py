@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from .clusters import CLUSTERS, FINE, LIMIT, Clusters, FineHistogram
 from .question import Finding, Table, join_words, percent
 from .sums import Moments
 
@@ -47,42 +46,8 @@ class RunningSums:
                 loaded.sums, loaded.seen = np.array(part["sums"], dtype=np.float64), int(part["seen"])
 
 
-LIMIT, FINE, BINS, CLUSTERS = 4.0, 8192, 10, 5
-"""The fine histograms go from -LIMIT to LIMIT in FINE bins; the figure has BINS; patches are divided into CLUSTERS."""
-
-CENTERS = -LIMIT + 2 * LIMIT / FINE * (np.arange(FINE) + 0.5)
-
-
-class FineHistogram:
-    """Histogram of values with bins of width 2 · LIMIT / FINE, and the exact least and greatest value."""
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(FINE, dtype=np.int64)
-        self.low, self.high = math.inf, -math.inf
-
-    def add(self, values: Tensor) -> None:
-        values = values.double().flatten()
-        if not values.isfinite().all():
-            raise ValueError("some log-mel values are infinite or NaN; all must be finite numbers")
-        bins = ((values + LIMIT) * (FINE / (2 * LIMIT))).long().clamp(0, FINE - 1)
-        self.counts += torch.bincount(bins, minlength=FINE).numpy()
-        self.low, self.high = min(self.low, values.min().item()), max(self.high, values.max().item())
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values that occur, (k,), ascending, and their counts, (k,)."""
-        some = self.counts > 0
-        return CENTERS[some].clip(self.low, self.high), self.counts[some]
-
-    def state(self) -> dict[str, Any]:
-        return {"counts": self.counts.copy(), "low": self.low, "high": self.high}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.counts = np.array(state["counts"], dtype=np.int64)
-        self.low, self.high = float(state["low"]), float(state["high"])
+BINS = 10
+"""Bins of the figure, and of τ."""
 
 
 class Survey:
@@ -96,12 +61,13 @@ class Survey:
     −0.65, −0.65, −1.25 and −1.0 are a tenth of a range of 1.7 to 3.1 above it. If all values are equal, τ is above
     them: silence is background.
 
-    The clusters come from k-means over the fine histogram of all patch means.
+    The clusters come from k-means over the fine histogram of all patch means. Patches are clustered by their standard
+    deviation too, for the rank correlation as published.
 
     values: edges (11), counts (10) and shares (10) of the histogram of log-mel values; minimum, maximum; tau;
     signal_share, of all patches; clips, patches: their numbers; centers (5), boundaries (4) and cluster_shares (5) of
     the clusters, from C1 on, fewer if patches have fewer different means; patch_centers (k), patch_counts (k): the
-    nonzero bins of the fine histogram of patch means.
+    nonzero bins of the fine histogram of patch means; variation_boundaries (4): between clusters by standard deviation.
     """
 
     name = "survey"
@@ -109,16 +75,33 @@ class Survey:
     how = "Each bar is a tenth of the range of log-mel values. Patches with a mean to the right of τ count as signal."
 
     def __init__(self) -> None:
-        self.log_mel, self.patch_means = FineHistogram(), FineHistogram()
+        self.log_mel, self.patch_means, self.patch_variations = FineHistogram(), FineHistogram(), FineHistogram()
         self.clips = 0
-        self._centers: np.ndarray | None = None
+        self._cluster()
 
-    def update(self, log_mel: Tensor, intensity: Tensor) -> None:
-        """Add a batch. log_mel: (clips, frames, mels), the model's input. intensity: (clips, patches), patch means."""
+    def update(self, log_mel: Tensor, intensity: Tensor, variation: Tensor) -> None:
+        """Add a batch. log_mel: (clips, frames, mels), the model's input. intensity, variation: (clips, patches), mean
+        and standard deviation of each patch."""
         self.log_mel.add(log_mel)
         self.patch_means.add(intensity)
+        self.patch_variations.add(variation)
         self.clips += len(log_mel)
-        self._centers = None
+        self._cluster()
+
+    def _cluster(self) -> None:
+        self._by_intensity, self._by_variation = Clusters(self.patch_means), Clusters(self.patch_variations)
+
+    @property
+    def by_intensity(self) -> Clusters:
+        """Clusters of patches by mean, C1 the quietest."""
+        self._check()
+        return self._by_intensity
+
+    @property
+    def by_variation(self) -> Clusters:
+        """Clusters of patches by standard deviation, C1 the most even."""
+        self._check()
+        return self._by_variation
 
     @property
     def edges(self) -> np.ndarray:
@@ -145,27 +128,6 @@ class Survey:
         return float(counts[points > self.tau].sum() / counts.sum())
 
     @property
-    def centers(self) -> np.ndarray:
-        """Mean intensity of each cluster, ascending, (5,) or fewer."""
-        self._check()
-        if self._centers is None:
-            from sklearn.cluster import KMeans
-
-            points, counts = self.patch_means.points()
-            means = KMeans(min(CLUSTERS, len(points)), n_init=10, random_state=0)
-            self._centers = np.sort(means.fit(points[:, None], sample_weight=counts).cluster_centers_[:, 0])
-        return self._centers
-
-    @property
-    def boundaries(self) -> np.ndarray:
-        """Midpoints between neighbouring clusters, (4,) or fewer."""
-        return (self.centers[1:] + self.centers[:-1]) / 2
-
-    def cluster_of(self, intensity: Tensor) -> Tensor:
-        """Cluster of each patch mean, in the same shape; 0 is C1, the quietest."""
-        return torch.bucketize(intensity.double(), torch.from_numpy(self.boundaries))
-
-    @property
     def intensity_range(self) -> tuple[float, float]:
         """Least and greatest patch mean."""
         self._check()
@@ -182,7 +144,8 @@ class Survey:
             return Finding(note="No sounds were surveyed.")
         edges, counts = self.edges, self._counts()
         shares = (counts / counts.sum()).tolist()
-        cluster_shares = self._cluster_shares()
+        clusters = self.by_intensity
+        centers, boundaries, cluster_shares = clusters.centers.tolist(), clusters.boundaries.tolist(), clusters.shares
         points, counts_of_points = self.patch_means.points()
         values = {
             "edges": edges.tolist(),
@@ -194,13 +157,14 @@ class Survey:
             "signal_share": self.signal_share,
             "clips": self.clips,
             "patches": self.patch_means.total,
-            "centers": self.centers.tolist(),
-            "boundaries": self.boundaries.tolist(),
+            "centers": centers,
+            "boundaries": boundaries,
             "cluster_shares": cluster_shares,
             "patch_centers": points.tolist(),
             "patch_counts": counts_of_points.tolist(),
+            "variation_boundaries": self.by_variation.boundaries.tolist(),
         }
-        bounds = [self.patch_means.low, *self.boundaries.tolist(), self.patch_means.high]
+        bounds = [self.patch_means.low, *boundaries, self.patch_means.high]
         tables = (
             Table(
                 "survey_histogram",
@@ -215,22 +179,25 @@ class Survey:
                 "survey_clusters",
                 "Clusters of patches by mean intensity, C1 the quietest.",
                 ("cluster", "from", "to", "center", "share"),
-                tuple(
-                    (f"C{i + 1}", *row)
-                    for i, row in enumerate(zip(bounds, bounds[1:], self.centers.tolist(), cluster_shares))
-                ),
+                tuple((f"C{i + 1}", *row) for i, row in enumerate(zip(bounds, bounds[1:], centers, cluster_shares))),
             ),
         )
         return Finding(self._sentences(cluster_shares), tables, values, self._note())
 
     def state(self) -> dict[str, Any]:
-        return {"log_mel": self.log_mel.state(), "patch_means": self.patch_means.state(), "clips": self.clips}
+        return {
+            "log_mel": self.log_mel.state(),
+            "patch_means": self.patch_means.state(),
+            "patch_variations": self.patch_variations.state(),
+            "clips": self.clips,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self.log_mel.load(state["log_mel"])
         self.patch_means.load(state["patch_means"])
+        self.patch_variations.load(state["patch_variations"])
         self.clips = int(state["clips"])
-        self._centers = None
+        self._cluster()
 
     def _check(self) -> None:
         if not self.clips:
@@ -240,11 +207,6 @@ class Survey:
         """Counts of the histogram's bins, (10,)."""
         points, counts = self.log_mel.points()
         return np.histogram(points, self.edges, weights=counts)[0].astype(np.int64)
-
-    def _cluster_shares(self) -> list[float]:
-        points, counts = self.patch_means.points()
-        which = self.cluster_of(torch.from_numpy(points)).numpy()
-        return (np.bincount(which, weights=counts, minlength=len(self.centers)) / counts.sum()).tolist()
 
     def _sentences(self, cluster_shares: list[float]) -> tuple[str, ...]:
         if self.silent:
@@ -260,8 +222,6 @@ class Survey:
     def _note(self) -> str | None:
         if self.silent:
             return "All values are the same: no patch is signal, and there is nothing to cluster."
-        if len(self.centers) < CLUSTERS:
-            return (
-                f"Patches have only {len(self.centers)} different means, so there are fewer than {CLUSTERS} clusters."
-            )
+        if (found := len(self.by_intensity.centers)) < CLUSTERS:
+            return f"Patches have only {found} different means, so there are fewer than {CLUSTERS} clusters."
         return None

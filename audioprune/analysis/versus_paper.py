@@ -97,7 +97,7 @@ def _gamma(values: Values, sets: Sequence[str], score: str) -> TableContent | No
     kinds = (("signal", paper.GAMMA_SIGNAL), ("background", paper.GAMMA_BACKGROUND))
     columns = ["keep rate", "group"]
     for kind, _ in kinds:
-        columns += [f"{kind}: ours", *(f"{kind}: {one}" for one in sets)]
+        columns += [f"{kind}: ours, pooled", f"{kind}: ours", *(f"{kind}: {one}" for one in sets)]
     rows = []
     for rate, entry in sorted(
         ((float(rate), entry) for rate, entry in values["rates"].items()), reverse=True, key=_first
@@ -105,7 +105,7 @@ def _gamma(values: Values, sets: Sequence[str], score: str) -> TableContent | No
         for group in range(len(entry["stages"])):
             cells: list[Cell] = [rate, f"G{group + 1}"]
             for i, (_, numbers) in enumerate(kinds):
-                cells.append(entry["Gamma"]["mean"][i][group])
+                cells += [entry["pooled"][i][group], entry["Gamma"]["mean"][i][group]]
                 cells += [_located(numbers[one], group, rate) for one in sets]
             rows.append(tuple(cells))
     return columns, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def norm_ratio(values: Values) -> dict[str, Figure]:
     return {"norm_ratio": figure}
 
 
-STATISTICS = {"tau_b": "Kendall's τ-b", "paper": "the paper's (ties agree)"}
+STATISTICS = {"tau_b": "Kendall's τ-b", "paper": "as published (five clusters, ties agree)"}
 
 
 def rank_correlation(values: Values) -> dict[str, Figure]:
@@ -101,12 +102,23 @@ def rank_correlation(values: Values) -> dict[str, Figure]:
                 )
             set_titles(row[i], f"attention and {feature}: {title}")
             row[i].axhline(0, color="black", linewidth=0.8, zorder=0)
+            if name == "paper":
+                _unrelated(row[i], rates, i)
             blocks_axis(row[i], rates[0][1]["layers"])
         row[0].set_ylabel("rank correlation", fontsize=9.5)
     for one in axes[-1]:
         one.set_xlabel("block (ribbons: standard error)", fontsize=9.5)
-    legend(figure, axes[0, 0])
+    legend(figure, axes[-1, 0])
     return {"rank_correlation": figure}
+
+
+def _unrelated(axes: Axes, rates: Sequence[tuple[float, Values]], feature: int) -> None:
+    """Dots where unrelated scores would be, at each keep rate: the share of tied pairs."""
+    for place, (_, entry) in enumerate(rates):
+        x = [layer + 1 for layer in entry["layers"]]
+        color = rate_style(place, len(rates))["color"]
+        label = "unrelated scores" if place == 0 else None
+        axes.plot(x, numbers(entry["ties"]["mean"][feature]), ":", color=color, linewidth=1, label=label)
 
 
 def _correlation(axes: Axes, entry: Values, name: str, feature: int, label: str, place: int, count: int) -> None:
