@@ -236,18 +236,38 @@ def _joined(line: Line, keep: list[int], target: dict[int, int], how: Callable[[
 
 
 def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """Groups of tokens, at first each its own; in a pass each even group may go into an odd one."""
     compared = line.tokens if method.metric == "hidden" else seen.keys[seen.slow.special :]
-    keys, n = [one / one.norm() for one in compared], len(line)
-    edges = []
-    for source in range(0, n, 2):
-        cosine, into = max((float(keys[source] @ keys[odd]), -odd) for odd in range(1, n, 2))
-        edges.append((-cosine, source, -into))
-    target = {source: into for _, source, into in sorted(edges)[: n - _budget(rate, n)]}
-    keep = [i for i in range(n) if i not in target]
+    keys, sizes, groups = list(compared), list(line.sizes), [[i] for i in range(len(line))]
+    k = _left_of(method, rate, line, seen)
+    while (n := len(groups)) > k:
+        units, edges = [one / one.norm() for one in keys], []
+        for source in range(0, n, 2):
+            cosine, into = max((float(units[source] @ units[odd]), -odd) for odd in range(1, n, 2))
+            edges.append((-cosine, source, -into))
+        target = {source: into for _, source, into in sorted(edges)[: min(n - k, n // 2)]}
+        members = {
+            i: [i, *(source for source, into in target.items() if into == i)] for i in range(n) if i not in target
+        }
+        groups = [[j for i in each for j in groups[i]] for each in members.values()]
+        keys = [sum(sizes[i] * keys[i] for i in each) / sum(sizes[i] for i in each) for each in members.values()]
+        sizes = [sum(sizes[i] for i in each) for each in members.values()]
     how = _mean
     if isinstance(method, ToFu):
         how = _first if seen.layer < method.pruned_share * seen.slow.depth else _mlerp
-    return [line.patches[i] for i in keep], _joined(line, keep, target, how)
+    keep = [group[0] for group in groups]
+    into = {i: group[0] for group in groups for i in group[1:]}
+    return [line.patches[i] for i in keep], _joined(line, keep, into, how)
+
+
+def _left_of(method: ToMe | AToMe | FastAdaSP, rate: float, line: Line, seen: Seen) -> int:
+    """By the clip: as many as the method would leave after this block if it were alone, or all if they are fewer."""
+    if method.budget == "layer":
+        return _budget(rate, len(line))
+    left = len(seen.slow.tokens()) - seen.slow.special
+    for layer, rate in method.schedule(seen.slow.depth).items():
+        left = _budget(rate, left) if layer <= seen.layer else left
+    return min(left, len(line))
 
 
 def _average(method: AveragePooling, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
@@ -304,7 +324,7 @@ def _compared(method: AToMe | FastAdaSP, line: Line, seen: Seen) -> Line:
 
 def _pair_by_pair(method: AToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     """arXiv 2306.16009, in as many passes as it takes."""
-    k, compared = _budget(rate, len(line)), _compared(method, line, seen)
+    k, compared = _left_of(method, rate, line, seen), _compared(method, line, seen)
     rows = [[[i] for i in row] for row in _in_time(line, seen).values()]
     while (surplus := sum(len(row) for row in rows) - k) > 0:
         pairs = []
@@ -321,7 +341,7 @@ def _pair_by_pair(method: AToMe, rate: float, line: Line, seen: Seen) -> tuple[l
 
 def _link_by_link(method: FastAdaSP, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     """The most similar neighbours are joined, and with them what they are joined to."""
-    n, k, compared = len(line), _budget(rate, len(line)), _compared(method, line, seen).tokens
+    n, k, compared = len(line), _left_of(method, rate, line, seen), _compared(method, line, seen).tokens
     rows = list(_in_time(line, seen).values())
     links = [(-_cosine(compared[a], compared[b]), r, b) for r, row in enumerate(rows) for a, b in pairwise(row)]
     joined = {b for _, _, b in sorted(links)[: n - k]}

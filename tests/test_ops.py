@@ -153,6 +153,26 @@ def test_bipartite_match_takes_the_best_pairs(seed: int, n: int, data: st.DataOb
         assert [kept[row].tolist()[t] for t in target[row].tolist()] == [joined[d] for d in sorted(joined)]
 
 
+@given(seeds, st.integers(1, 20), st.data())
+def test_passes_are_matches_one_after_the_other(seed: int, n: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    _, keys, sizes = drawn(seed, n)
+    kept, dropped, target = ops.bipartite_passes(keys, sizes, k)
+    assert kept.shape == (2, k)
+    found = [groups(kept, dropped, target, row) for row in range(2)]
+    for row in range(2):
+        x, size, members = keys[row : row + 1], sizes[row : row + 1], [[i] for i in range(n)]
+        while len(members) > k:
+            stays, goes, into = ops.bipartite_match(x, min(len(members) - k, len(members) // 2))
+            x, size = ops.merge(x, size, stays, goes, into)
+            left = [list(members[i]) for i in stays[0].tolist()]
+            for source, place in zip(goes[0].tolist(), into[0].tolist()):
+                left[place] += members[source]
+            members = left
+        assert sorted(map(sorted, found[row])) == sorted(map(sorted, members))
+        assert kept[row].tolist() == [each[0] for each in members]
+
+
 @given(seeds, st.integers(1, 40), st.data())
 def test_runs_are_even_and_of_neighbours(seed: int, n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))

@@ -128,6 +128,28 @@ def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     return kept, dropped, place_in(kept, 2 * partner.gather(1, even) + 1, n)
 
 
+def bipartite_passes(keys: Tensor, size: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `bipartite_match`, until k of the n tokens are left: each pass matches what the one before has left, at most
+    half of it goes, and the keys of what was merged are size-weighted means.
+
+    keys: (batch, n, dim); size: (batch, n), None if all are 1 → kept (batch, k), dropped (batch, n − k), target.
+    """
+    n = keys.shape[1]
+    if n - k <= n // 2:
+        return bipartite_match(keys, n - k)
+    size = torch.ones_like(keys[..., 0], dtype=torch.float32) if size is None else size
+    places = torch.arange(n, device=keys.device).expand(keys.shape[0], -1)
+    kept = holder = places
+    while keys.shape[1] > k:
+        r = min(keys.shape[1] - k, keys.shape[1] // 2)
+        stays, goes, target = bipartite_match(keys, r)
+        holder = destination(stays, goes, target).gather(1, holder)
+        kept = kept.gather(1, stays)
+        keys, size = merge(keys, size, stays, goes, target)
+    dropped = complement(kept, n)
+    return kept, dropped, holder.gather(1, dropped)
+
+
 def place_in(kept: Tensor, positions: Tensor, n: int) -> Tensor:
     """For each of some positions, of 0 … n − 1, that were kept its index into kept. (batch, m) → (batch, m)."""
     places = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)

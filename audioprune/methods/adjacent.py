@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
-from .base import Method
+from .base import BUDGETS, Method
 from .fates import join, join_ragged
 
 
@@ -23,14 +23,16 @@ class AdjacentMerging(Method):
 
     proportional: add log(size) to the logits of attention.
     metric: what is compared, the "hidden" states or the attention "keys" (mean over heads).
+    budget: see `Method.budget`.
 
     `reduce` raises `ValueError` where K is less than the number of rows.
     """
 
-    choices: ClassVar = {"metric": ("keys", "hidden")}
+    choices: ClassVar = {"metric": ("keys", "hidden"), "budget": BUDGETS}
 
     proportional: bool = True
     metric: str = "hidden"
+    budget: str = "layer"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -44,7 +46,7 @@ class AdjacentMerging(Method):
         """
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
-        n, k = tokens.count, ops.budget(keep_rate, tokens.count)
+        n, k = tokens.count, self.left(tokens.count, evidence, keep_rate)
         # No token is better than another here: what a trace shows is that each counts as often as it was merged.
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if k == n:
@@ -108,7 +110,7 @@ class AToMe(AdjacentMerging):
         if self.threshold is None:
             return super().reduce(tokens, evidence, keep_rate)
         order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
-        most = tokens.count - ops.budget(keep_rate, tokens.count)
+        most = tokens.count - self.left(tokens.count, evidence, keep_rate)
         x = ops.gather_tokens(self._compared(tokens, evidence), order)
         joins = neighbours.similar_pairs(x, evidence.row.gather(1, order), self.threshold, most)
         stays = torch.ones_like(joins).scatter(1, order, ~joins)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ..core import ops
 from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Place, Reduction, Tokens
 
+BUDGETS = ("layer", "clip")
+
 
 @dataclass(frozen=True)
 class Method(ABC):
@@ -43,6 +45,11 @@ class Method(ABC):
     be skipped, or run without gradients. A method with a `build`, `finish` or `loss` of its own must say so."""
     choices: ClassVar[Mapping[str, Collection[str]]] = {}
     """Setting → the names that it may have. Each is a modifier of the method's word (`names.modifiers`)."""
+    budget = "layer"
+    """What keep_rate counts: the tokens that come into a "layer", or those of the whole "clip". By the clip, a layer
+    leaves as many tokens as it would if no other method acted, and all where so few are left already. This is for
+    chains such as `[PaddingMerge(), ToMe(0.9, layers="all", budget="clip")]`: the sound is left alone as long as
+    merging the padding is enough. Methods with a field of this name can count by the clip."""
     proportional = True
     """Whether attention counts a merged token as often as it stands for patches (log(size) is added to its logits)."""
 
@@ -154,6 +161,13 @@ class Method(ABC):
         for rate in self.schedule(depth).values():
             counts.append(self.count_after(counts[-1], rate))
         return counts
+
+    def left(self, n: int, evidence: Evidence, keep_rate: float) -> int:
+        """How many of n tokens `reduce` should leave, by the budget."""
+        if self.budget == "layer":
+            return ops.budget(keep_rate, n)
+        stage = list(self.schedule(evidence.depth)).index(evidence.layer)
+        return min(n, self.counts(evidence.patches, evidence.depth)[stage + 1])
 
     def count_after(self, n: int, keep_rate: float) -> int:
         """Droppable tokens that a stage leaves of n."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..core import ops
 from ..core.tokens import Evidence, LossInputs, Reduction, Tokens
-from .base import Method
+from .base import BUDGETS, Method
 from .fates import join
 
 
@@ -22,11 +22,14 @@ class ToMe(Method):
 
     Tokens are split into even and odd ones; each even one proposes to the odd one of highest cosine between keys
     (mean over heads), and the r = n − ceil(keep_rate · n) best pairs are merged by size-weighted mean. Half of the
-    tokens can go in a block at most: keep_rate is at least 0.5.
+    tokens can go in a pass at most: with one pass a block, the paper's way, keep_rate is at least 0.5.
 
     proportional: add log(size) to the logits of attention. The paper leaves it out for masked autoencoders that were
     not fine-tuned with it.
     metric: what is compared, "keys" (the paper's) or the "hidden" states themselves.
+    passes: how often pairs may be matched in a block, each time among what the pass before has left; two passes can
+        leave a quarter. Ours.
+    budget: see `Method.budget`.
 
     Unlike the official code, special tokens take no part in the split. There, one CLS token makes the odd patches
     propose to the even ones; and merged tokens follow those that are alone, where here all stay in the order of the
@@ -35,18 +38,22 @@ class ToMe(Method):
     `ToMe.constant(r=13, patches=256, depth=12)` is the paper's schedule, r pairs in every block.
     """
 
-    choices: ClassVar = {"metric": ("keys", "hidden")}
+    choices: ClassVar = {"metric": ("keys", "hidden"), "budget": BUDGETS}
 
     proportional: bool = True
     metric: str = "keys"
+    passes: int = 1
+    budget: str = "layer"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if type(self.passes) is not int or self.passes < 1:
+            raise ValueError(f"passes is {self.passes!r}; it is how often pairs are matched in a block, 1 or more")
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
-        if min(rates) < 0.5:
+        if min(rates) < (least := 0.5**self.passes):
             raise ValueError(
                 f"keep_rate is {self.keep_rate!r}, but {type(self).__name__} merges pairs: at most half of the tokens "
-                "can go in one block, so that it is at least 0.5; give more layers to go further"
+                f"can go in one pass, so that it is at least {least:g}; give more layers to go further, or more passes"
             )
 
     @classmethod
@@ -73,11 +80,11 @@ class ToMe(Method):
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         compared = tokens.hidden if self.metric == "hidden" else evidence.keys
         assert compared is not None
-        r = tokens.count - ops.budget(keep_rate, tokens.count)
-        kept, dropped, target = ops.bipartite_match(compared.detach(), r)
+        k = self.left(tokens.count, evidence, keep_rate)
+        kept, dropped, target = ops.bipartite_passes(compared.detach(), tokens.size, k)
         # No token is better than another here: what a trace shows is that each counts as often as it was merged.
         scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
-        if r == 0:
+        if k == tokens.count:
             return Reduction(tokens, kept, scores)
         return Reduction(
             self.merge(tokens, evidence, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target)
