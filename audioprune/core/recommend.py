@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,10 +20,12 @@ from .cost import macs as count
 from .pruning import prune
 
 LEAST = 0.5
-"""Keep rate below which pairs cannot take a block."""
+"""Keep rate below which one pass of pairs cannot take a block."""
+PASSES = (1, 2, 3)
+"""Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
 HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
-NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
+NEIGHBOURS = AToMe(1.0, layers="all", metric="keys", budget="clip")
 """What merges the sound itself in a Whisper with its decoder."""
 
 
@@ -47,16 +53,20 @@ def recommended(
 
         ap.prune(model, ap.recommended(model, macs=0.25))
 
+    An encoder that pads every clip, such as Whisper's, gets its padding merged first (`PaddingMerge`). Then similar
+    tokens are merged, but only in clips whose padding is not enough. So no clip costs more than `macs`, one that fills
+    the window included; with `inputs`, it is such clips that cost at most `macs`.
+
     For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
-    `macs`, neighbours in time are merged too, so that a window full of sound costs at most that share; this changes
-    words (docs/whisper-measured.md), and `calibrate` finds how much may be merged.
+    `macs`, neighbours in time are merged too, as far as a clip needs it; this changes words (docs/whisper-measured.md),
+    and `calibrate` finds how much may be merged.
 
     Args:
         macs: share of the unpruned model's multiply-accumulates, in (0, 1]; a half by default.
         inputs: a typical batch, for models that take clips of any length; others need none.
 
     Raises:
-        ValueError: `macs` is no share, or so small that halving the tokens in every block would cost more.
+        ValueError: `macs` is no share, or so small that merging pairs in every block would cost more.
         UnsupportedModelError, AlreadyPrunedError: as `prune`.
     """
     if macs is not None and not 0 < macs <= 1:
@@ -67,31 +77,83 @@ def recommended(
             f"{type(model).__name__} is an audio-language model, for which nothing is recommended by its work: "
             "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
         )
-    if isinstance(adapter, BlockAdapter) and adapter.is_decoded:
-        return decoded_at(None if macs is None else _fitted(model, NEIGHBOURS, macs, inputs).keep_rate)
-    return _fitted(model, recommended_at(1.0), 0.5 if macs is None else macs, inputs)
+    if not isinstance(adapter, BlockAdapter) or not adapter.pads:
+        return _fitted(model, _with_passes(recommended_at(1.0)), 0.5 if macs is None else macs, inputs)
+    padding = PaddingMerge()
+    if adapter.is_decoded:
+        return decoded_at(None) if macs is None else _after(padding, model, [NEIGHBOURS], macs, inputs)
+    merging = _with_passes(recommended_at(1.0), budget="clip")
+    return _after(padding, model, merging, 0.5 if macs is None else macs, inputs)
 
 
-def _fitted(model: nn.Module, method: Method, macs: float, inputs: Tensor | Mapping[str, Tensor] | None) -> Method:
-    """The method at the greatest keep rate that leaves at most this share of the work."""
-    with prune(model, method.with_keep_rate(1.0)) as handle:
-        unpruned = count(model, inputs=inputs)
+def _after(
+    padding: Method, model: nn.Module, settings: Sequence[Method], macs: float, inputs: Tensor | Mapping | None
+) -> Method:
+    """The padding merged, and then what else must be. Without `inputs`, a clip may fill the window, and merging its
+    padding saves nothing."""
+    if inputs is None:
+        return Chain.of([padding, _fitted(model, settings, macs, None)])
+    unpruned = count(model, inputs=inputs)
+    with prune(model, padding):
+        if count(model, inputs=inputs) / unpruned <= macs:
+            return padding
+    return _fitted(model, [Chain.of([padding, method]) for method in settings], macs, inputs)
+
+
+def _with_passes(method: Any, **changes: Any) -> list[Method]:
+    """The method with one pass of pairs in a block, and with more."""
+    return [replace(method, passes=passes, **changes) for passes in PASSES]
+
+
+def _fitted(
+    model: nn.Module, settings: Sequence[Method], macs: float, inputs: Tensor | Mapping[str, Tensor] | None
+) -> Method:
+    """The first of some settings that can leave at most this share of the work, at the greatest keep rate that does.
+
+    Of a chain, the keep rate is that of its last method. Raises `ValueError` if none can.
+    """
+    unpruned = count(model, inputs=inputs)
+    for method in settings[:-1]:
+        with suppress(TooMuchWorkError):
+            return _fit(model, method, macs, inputs, unpruned)
+    return _fit(model, settings[-1], macs, inputs, unpruned)
+
+
+def _fit(
+    model: nn.Module, method: Method, macs: float, inputs: Tensor | Mapping[str, Tensor] | None, unpruned: int
+) -> Method:
+    with prune(model, _at(method, 1.0)) as handle:
 
         def share(keep_rate: float) -> float:
-            handle.keep_rate = keep_rate
+            handle.keep_rate = _at(method, keep_rate).keep_rate
             return count(model, inputs=inputs) / unpruned
 
-        return method.with_keep_rate(_greatest(share, macs, LEAST))
+        return _at(method, _greatest(share, macs, LEAST ** getattr(_last(method), "passes", 1)))
+
+
+def _last(method: Method) -> Method:
+    return method.methods[-1] if isinstance(method, Chain) else method
+
+
+def _at(method: Method, keep_rate: float) -> Method:
+    """A method at a keep rate, a chain with its last method at it."""
+    if isinstance(method, Chain):
+        return Chain.of([*method.methods[:-1], method.methods[-1].with_keep_rate(keep_rate)])
+    return method.with_keep_rate(keep_rate)
+
+
+class TooMuchWorkError(ValueError):
+    """No keep rate of a setting leaves so little work."""
 
 
 def _greatest(share: Callable[[float], float], limit: float, least: float) -> float:
     """The greatest keep rate from `least` to 1, to three digits, whose share of the work is within the limit."""
-    low, high = round(1000 * least), 1000
+    low, high = math.ceil(1000 * least), 1000
     if (most := share(1.0)) <= limit:
         return 1.0
     if (fewest := share(least)) > limit:
-        raise ValueError(
-            f"macs is {limit}, but at keep rate {least} there are still {fewest:.2f} of the "
+        raise TooMuchWorkError(
+            f"macs is {limit}, but at keep rate {least:g} there are still {fewest:.2f} of the "
             "multiply-accumulates, and merging pairs goes no further in a block; ask for more, or drop tokens by TopK"
         )
     while high - low > 1:

@@ -34,6 +34,8 @@ class BlockAdapter(Adapter):
     """Whether the head reads the CLS token, and not a mean over all tokens."""
     is_decoded: bool = False
     """Whether a decoder reads every position of the output, and not a head a few."""
+    pads: bool = False
+    """Whether every clip is padded to one length, which is long, and the model does not mask the padding."""
     sinks: Tensor | None = None
     """Patches that become attention sinks, (patches,) booleans; None if there are none, or nobody looked."""
 

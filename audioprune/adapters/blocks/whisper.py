@@ -136,6 +136,7 @@ def _sound_of(features: Tensor) -> int:
 class WhisperAdapter(BlockAdapter):
     family = "Whisper's encoder (WhisperEncoder, WhisperForAudioClassification)"
     special = 0
+    pads = True
     frames: int
     swaps: ClassVar = {
         WhisperEncoderLayer: PrunedWhisperLayer,
