@@ -17,6 +17,7 @@ from PIL import Image
 import audioprune as ap
 from audioprune.calibration import calibrate_words, upper_bound
 from audioprune.calibration.bounds import upper_bound_of_mean
+from audioprune.core.settings import read_method
 from audioprune.models.loading import is_transcriber
 from audioprune.transcribing.explanation import Explanation, explain, figure, options_for
 from audioprune.transcribing.parts import WhisperParts
@@ -243,8 +244,9 @@ def test_calibrate_command(run, english, tmp_path) -> None:
     assert result["rows"][0]["name"] == "PaddingMerge(0.04)"
     assert "bad.wav" in err
     assert (code == 0) == Path("words.json").exists()
-    if code == 0:
-        assert ap.read_method("words.json").schedule(4)
+    code, _, err = run(*words[:-2], "--force", "--max-disagreement", "0.99", "--accept-estimate")
+    assert code == 0, err
+    assert read_method("words.json").stages(4)
     code, _, err = run(*words, "--speed-up", "2")
     assert (code, "give --max-disagreement" in err) == (2, True)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from .files import SAMPLE_RATE
+from .front_end import FrontEnd
 from .waveforms import Sound, batch_of
 
 Padding = Literal["minimum"] | float
@@ -48,7 +49,7 @@ PRESETS = {
 training split at 64 mel channels."""
 
 
-class LogMel(nn.Module):
+class LogMel(FrontEnd):
     """Kaldi-compatible log-mel filter bank of AST and AudioMAE.
 
     It has 25 ms Hann windows every 10 ms, pre-emphasis 0.97, a 512-point power spectrum, `num_mel_bins` triangular
@@ -109,6 +110,19 @@ class LogMel(nn.Module):
         """Seconds of sound that fill `max_length` frames."""
         return (HOP * (self.max_length - 1) + WINDOW) / SAMPLE_RATE
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and mel channels of one clip."""
+        return (self.max_length, self.num_mel_bins)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return (self.max_length, self.mean, self.std, self.num_mel_bins, self.padding)
+
+    @property
+    def device(self) -> torch.device:
+        return self.window.device
+
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}, mean={self.mean}, std={self.std}, padding={self.padding!r}"
 
@@ -132,7 +146,7 @@ class LogMel(nn.Module):
         Raises `AudioError` (a `ValueError`) if an input is not a sound: a wrong shape or type, NaN, floats far outside
         [-1, 1], or less than one 25 ms frame. Raises `TypeError` for a path.
         """
-        device = self.window.device
+        device = self.device
         batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
         batch, lengths = batch.to(device), true.to(device)
         with torch.autocast(device.type, enabled=False):

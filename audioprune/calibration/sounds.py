@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import fingerprints
-from ..audio.features import LogMel
 from ..audio.files import AudioError, decode_ahead, load_audio
+from ..audio.front_end import FrontEnd
 
 AHEAD = 16
 """Files that are decoded ahead."""
@@ -33,13 +33,12 @@ class CalibrationSounds:
     cut: list[Path] = field(default_factory=list)
 
 
-def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any] = lambda: None) -> CalibrationSounds:
+def read_sounds(paths: Sequence[Path], front: FrontEnd, advance: Callable[[], Any] = lambda: None) -> CalibrationSounds:
     """Decode files and make their spectrograms, on the CPU. `advance` is called after each.
 
     A sound that is there twice must not count twice: copies are told by their samples, of what the model hears.
     """
     sounds, rows, known = CalibrationSounds(torch.empty(0)), list[Tensor](), set[str]()
-    device = front.window.device
     load = partial(load_audio, max_seconds=front.max_seconds)
     for path, clip in decode_ahead(paths, load, ahead=AHEAD):
         advance()
@@ -53,8 +52,8 @@ def read_sounds(paths: Sequence[Path], front: LogMel, advance: Callable[[], Any]
             sounds.copies.append(path)
         else:
             known.add(key)
-            rows.append(front(torch.from_numpy(clip.waveform).to(device)).cpu())
+            rows.append(front(torch.from_numpy(clip.waveform).to(front.device)).cpu())
             if clip.seconds > clip.heard_seconds + 0.01:
                 sounds.cut.append(path)
-    sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, front.max_length, front.num_mel_bins)
+    sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, *front.shape)
     return sounds

@@ -125,7 +125,7 @@ def analyze(
         _draw_moments(model[0], table.name, [rows[i] for i in drawn], rates or [0.5, 0.25], out_folder, device)
         return
     sources, tuned = models.parse_models(model or ["esc10"], rates)
-    opened = models.open_models(sources, score, lambda source: o.open_model(source, device), tuned)
+    opened = models.open_models(sources, score, lambda source: o.open_spectrogram_model(source, device), tuned)
     table, store = t.open_data(data, data_name, None, cache)
     rows = models.spaced(c.choose_clips(table, t.words(folds), split), limit)
     analysed = models.with_labels(opened, table.multi_label)

@@ -39,7 +39,7 @@ def demo(
     from ..tagging.tagger import Tagger
 
     folder.mkdir(parents=True, exist_ok=True)
-    model, front = o.open_model("esc10", "cpu")
+    model, front = o.open_spectrogram_model("esc10", "cpu")
     tagger = Tagger(model, front, top=1)
     clips = sorted(CLIPS.glob("*.ogg"))
     methods: dict[str, Method] = {

@@ -73,7 +73,7 @@ def explain(
         return
     with progress("steps", brief=True) as bar:
         task = bar.add_task("Drawing", total=3)
-        loaded, front = o.open_model(model, device, dtype)
+        loaded, front = o.open_spectrogram_model(model, device, dtype)
         bar.advance(task)
         tagger = Tagger(loaded, front, top=1)
         full = draw_label(tagger, clip)

@@ -110,7 +110,7 @@ def export(
 
 def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:
     """A classifier on the CPU, and its front end where it hears log-mel spectrograms of Kaldi's."""
-    from ..models.loading import is_language_model, load, load_features
+    from ..models.loading import is_language_model, load, load_log_mel
 
     if is_language_model(source):
         raise ValueError(
@@ -120,7 +120,7 @@ def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:
     o.quiet()
     model = load(source)
     spectrograms = hasattr(model.config, "max_length") and hasattr(model.config, "num_mel_bins")
-    return model, load_features(source, model) if spectrograms else None
+    return model, load_log_mel(source, model) if spectrograms else None
 
 
 def _examples(front: LogMel) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..audio.features import LogMel
+    from ..audio.front_end import FrontEnd
     from ..methods import Method
 
 DEFAULT_KEEP_RATE = 0.7
@@ -220,14 +222,27 @@ def quiet() -> None:
         logging.set_verbosity_error()
 
 
-def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
+def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, FrontEnd]:
     """A model on its device and in its dtype, unpruned even where it was saved with its pruning, and its front end."""
-    from ..models.loading import load, load_features
+    from ..models.loading import load_features
+
+    return _opened(source, device, dtype, load_features)
+
+
+def open_spectrogram_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:
+    """As `open_model`, of a model whose tokens are patches of a spectrogram, which can be drawn."""
+    from ..models.loading import load_log_mel
+
+    return _opened(source, device, dtype, load_log_mel)
+
+
+def _opened(source: str, device: str, dtype: str, load_front: Callable[[str, PreTrainedModel], Any]) -> Any:
+    from ..models.loading import load
 
     quiet()
     kind, device = parse_dtype(dtype), pick_device(device)
     model = load(source)
-    front = load_features(source, model)
+    front = load_front(source, model)
     moved: Any = model
     return moved.to(device=device, dtype=kind), front.to(device)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs, peak_memory, synchronize
 from ..core.pruning import handle, prune
 from ..methods import Method
@@ -34,8 +35,8 @@ def measure(
 
     seconds: time to spend on each setting. Each round runs every setting once, so that drift hits all alike.
     """
-    config: Any = model.config
-    inputs = torch.randn(batch_size, config.max_length, config.num_mel_bins, device=model.device, dtype=model.dtype)
+    shape = find_blocks(model).clip_shape(None)
+    inputs = torch.randn(batch_size, *shape, device=model.device, dtype=model.dtype)
     device = str(model.device)
 
     def run() -> None:

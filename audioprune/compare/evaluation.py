@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,25 @@ def predict(
 ) -> Tensor:
     """Logits (clips, classes) in float32, on the CPU.
 
-    dataset: of dicts with `input_values`. advance: is called with the clips of each batch.
+    dataset: of dicts with `input_values` or `encoder_outputs`. advance: is called with the clips of each batch.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     rows = []
     for batch in DataLoader(dataset, batch_size):
-        rows.append(model(input_values=batch["input_values"].to(device)).logits.float().cpu())
+        there = {name: values.to(device) for name, values in batch.items()}
+        rows.append(call(model, there).logits.float().cpu())
         advance(len(rows[-1]))
     model.train(was_training)
     return torch.cat(rows)
+
+
+def call(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Run a classifier on a batch of features, `input_values`, or on its encoder's outputs, `encoder_outputs`."""
+    if "encoder_outputs" in batch:
+        return model(encoder_outputs=(batch["encoder_outputs"],))
+    return model(batch["input_values"])
 
 
 def score(logits: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict[str, float]:

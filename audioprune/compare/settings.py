@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.features import LogMel
+from ..audio.front_end import FrontEnd
 from ..core.settings import SETTINGS, parse_method, read_method, settings_path
 from ..data import ClipRow, ClipTable, DataError, SoundCache
 from ..methods import Method
@@ -20,7 +20,7 @@ from ..models.loading import load, load_features
 
 
 class Clips(Protocol):
-    """Spectrograms of clips, each (frames, mels): a tensor (clips, frames, mels), or whatever reads them one by one."""
+    """Features of clips, all of one shape: a tensor (clips, …), or whatever reads them one by one."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class ReadClips:
     """Clips of a table, read as they are asked for."""
 
     rows: Sequence[ClipRow]
-    front: LogMel
+    front: FrontEnd
     cache: SoundCache
 
     def __len__(self) -> int:

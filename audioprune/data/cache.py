@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 import torch
 
-from ..audio.features import LogMel
 from ..audio.files import AudioError, load_audio, to_mono, undecodable
+from ..audio.front_end import FrontEnd
 from ..files import DRAFT, draft
 from .table import ClipRow, DataError, report
 
@@ -65,14 +65,13 @@ class SoundCache:
         """
         return self._get(self._key(row), lambda: _decode(row, self.max_seconds), dimensions=1).copy()
 
-    def features(self, row: ClipRow, front: LogMel) -> torch.Tensor:
-        """Spectrogram of a row by `front`: (frames, mels) float32, on the CPU.
+    def features(self, row: ClipRow, front: FrontEnd) -> torch.Tensor:
+        """Features of a row by `front`: `front.shape` float32, on the CPU.
 
         The tensor is a copy that you may change. Raises `AudioError` as `waveform` does.
         """
         sound = self._key(row)
-        settings = (front.max_length, front.mean, front.std, front.num_mel_bins, front.padding)
-        key = _digest(sound, type(front).__qualname__, *settings)
+        key = _digest(sound, type(front).__qualname__, *front.settings)
 
         def make() -> np.ndarray:
             # Not kept in memory, which is for the arrays that every epoch reads.

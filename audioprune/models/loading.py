@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    WhisperFeatureExtractor,
 )
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
 from transformers.models.auto.modeling_auto import (
@@ -24,6 +25,8 @@ from transformers.utils import cached_file
 from ..audio.extensions import EXTENSIONS
 from ..audio.extractor import AudioMAEFeatureExtractor
 from ..audio.features import LogMel
+from ..audio.front_end import FrontEnd
+from ..audio.whisper_features import WhisperFeatures
 from . import audiomae
 from .ast import AST_CLASSES
 from .sources import EMBEDDED, resolve
@@ -60,8 +63,35 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
     return _load_pretrained(path, pooling, config)
 
 
-def load_features(source: str | Path, model: PreTrainedModel) -> LogMel:
-    """Load the front end of a model, with the settings of its extractor if it has one.
+def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
+    """Load the front end of a model, with the settings of its extractor if it has one: `LogMel` of an AST or AudioMAE,
+    `WhisperFeatures` of a Whisper.
+
+    Raises `ValueError` for a model that takes anything else.
+    """
+    if model.config.model_type != "whisper":
+        return load_log_mel(source, model)
+    frames, bins = 2 * model.config.max_source_positions, model.config.num_mel_bins
+    front = load_whisper_features(source)
+    if front.shape != (bins, frames):
+        raise ValueError(
+            f"{source}: its extractor makes {front.shape[0]} × {front.shape[1]} features, but its model takes {bins} × "
+            f"{frames}; save them together"
+        )
+    return front
+
+
+def load_whisper_features(source: str | Path) -> WhisperFeatures:
+    """Load the front end of a Whisper; if it has no extractor, 30 s of as many mel channels as its config says."""
+    path = resolve(source)
+    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
+        raw_config, _ = PreTrainedConfig.get_config_dict(path)
+        return WhisperFeatures(WhisperFeatureExtractor(int(raw_config.get("num_mel_bins", 80))))
+    return WhisperFeatures(WhisperFeatureExtractor.from_pretrained(path))
+
+
+def load_log_mel(source: str | Path, model: PreTrainedModel) -> LogMel:
+    """Load the front end of an AST or an AudioMAE, with the settings of its extractor if it has one.
 
     A stock AST's extractor keeps its own padding (0.0). A weight file without an extractor gets AudioSet's mean and
     std, the clip's minimum as padding, and the model's length.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.features import LogMel
 from ..audio.files import AudioError, Clip, decode_ahead, load_audio
+from ..audio.front_end import FrontEnd
 from ..bulk.sounds import Sound, key
 from ..files import Row
 
@@ -32,7 +32,7 @@ class Tagger:
     """
 
     model: PreTrainedModel
-    front: LogMel
+    front: FrontEnd
     top: int = 3
     batch_size: int = 8
     workers: int = 2
@@ -92,7 +92,7 @@ class Tagger:
         return logits.softmax(dim=-1).cpu()
 
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
-        """Spectrograms (clips, frames, mels) on the model's device, in its dtype."""
+        """Features (clips, *front.shape) on the model's device, in its dtype."""
         return self.front(waveforms).to(self.model.dtype)
 
     def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:

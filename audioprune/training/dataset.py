@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..audio.features import LogMel
+from ..audio.front_end import FrontEnd
 from ..data import ClipRow, ClipTable, SoundCache
 from .augment import augment_spectrogram, augment_waveform, mix
+from .encoder_outputs import EncoderOutputs
 from .recipe import Augment
 
 
 class SpectrogramDataset(Dataset):
-    """Items with `input_values` (frames, mels) and `labels` (classes,): one-hot, multi-hot or, after mixup, in between.
+    """Items with the features of a clip and `labels` (classes,): one-hot, multi-hot or, after mixup, in between.
+
+    Features are called `input_values` whatever the model calls them, or `encoder_outputs` if the front end is a frozen
+    encoder.
 
     Without `augment`, spectrograms come from the cache; with it, waveforms do. `mask_until` is the epoch at which
     SpecAugment stops.
@@ -27,7 +31,7 @@ class SpectrogramDataset(Dataset):
         self,
         table: ClipTable,
         rows: Sequence[ClipRow],
-        front: LogMel,
+        front: FrontEnd,
         cache: SoundCache,
         augment: Augment | None = None,
         *,
@@ -35,6 +39,7 @@ class SpectrogramDataset(Dataset):
         mask_until: float = math.inf,
     ) -> None:
         self.rows, self.front, self.cache = rows, front, cache
+        self.name = "encoder_outputs" if isinstance(front, EncoderOutputs) else "input_values"
         self.augment, self.seed, self.mask_until = augment, seed, mask_until
         targets = torch.as_tensor(table.targets(rows))
         if targets.ndim == 1:
@@ -57,7 +62,7 @@ class SpectrogramDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         augment = self.augment
         if augment is None:
-            return {"input_values": self.cache.features(self.rows[index], self.front), "labels": self.targets[index]}
+            return {self.name: self.cache.features(self.rows[index], self.front), "labels": self.targets[index]}
         random = np.random.default_rng((self.seed, self.epoch, index))
         if augment.on_waveform:
             waveform, target = self._augmented_waveform(index, augment, random)
@@ -65,7 +70,7 @@ class SpectrogramDataset(Dataset):
         else:
             spectrogram, target = self.cache.features(self.rows[index], self.front), self.targets[index]
         spectrogram = augment_spectrogram(spectrogram, augment, self.epoch < self.mask_until, random)
-        return {"input_values": spectrogram, "labels": target}
+        return {self.name: spectrogram, "labels": target}
 
     def _augmented_waveform(
         self, index: int, augment: Augment, random: np.random.Generator

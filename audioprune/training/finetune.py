@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from ..audio.extractor import AudioMAEFeatureExtractor
+from ..audio.features import LogMel
 from ..compare.benchmark import machine
 from ..compare.evaluation import predict, score
 from ..core.pruning import Pruned, prune
@@ -20,6 +21,7 @@ from ..data import Split
 from ..files import write_json
 from ..methods.learned import Learned
 from ..models.loading import load
+from .encoder_outputs import EncoderOutputs
 from .model import build_model, is_trained_for
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
@@ -44,26 +46,44 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     method = recipe.pruning(task.keep_rate)
     prunes = _prunes(method.keep_rate)
     teacher = _teacher(recipe, model, task.table.labels, task.init, prunes and method.needs_teacher)
+    encoder = _frozen_encoder(task, model, prunes)
     handle = prune(model, method) if prunes else None
-    trainer = make_trainer(task, model, split, handle, teacher, callbacks, **changes)
+    trainer = make_trainer(task, model, split, handle, teacher, callbacks, encoder, **changes)
     trainer.train(resume_from_checkpoint=_resume(task.out))
     result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
     if trainer.is_world_process_zero():
-        result = _finish(task, split, trainer, handle, result)
+        result = _finish(task, split, trainer, handle, encoder, result)
     # If one process exits early, the others may fail.
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}
 
 
+def _frozen_encoder(task: Task, model: PreTrainedModel, prunes: bool) -> EncoderOutputs | None:
+    """The encoder whose outputs are computed once, if the recipe trains the head alone."""
+    if task.recipe.trained != "head":
+        return None
+    if prunes:
+        raise ValueError(
+            f"{task.recipe.name}: trains the head alone, on outputs of the unpruned encoder; leave --keep-rate out, or "
+            "train some blocks too (--set trained=2)"
+        )
+    return EncoderOutputs(task.front, model)
+
+
 def _finish(
-    task: Task, split: Split, trainer: RecipeTrainer, handle: Pruned | None, result: dict[str, Any]
+    task: Task,
+    split: Split,
+    trainer: RecipeTrainer,
+    handle: Pruned | None,
+    encoder: EncoderOutputs | None,
+    result: dict[str, Any],
 ) -> dict[str, Any]:
     """Test the trained model; save it and its result."""
     # accelerate wraps the forward in autocast, but the reported score is that of float32.
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     rows = split.test or split.validation
     if rows:
-        dataset = task.dataset(rows)
+        dataset = task.dataset(rows, encoder=encoder)
         logits = predict(model.float(), dataset)
         result["tested_on"] = "test" if split.test else "validation"
         result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
@@ -82,6 +102,7 @@ def make_trainer(
     handle: Pruned | None = None,
     teacher: Any = None,
     callbacks: tuple[TrainerCallback, ...] = (),
+    encoder: EncoderOutputs | None = None,
     **changes: Any,
 ) -> RecipeTrainer:
     recipe = task.recipe
@@ -92,7 +113,7 @@ def make_trainer(
         )
     if recipe.drop_path:
         set_drop_path(model, recipe.drop_path)
-    train = task.dataset(split.train, training=True)
+    train = task.dataset(split.train, training=True, encoder=encoder)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if len(train) < recipe.batch_size:
         changes["dataloader_drop_last"] = False
@@ -107,7 +128,7 @@ def make_trainer(
         arguments(recipe, task.out, task.seed, processes, **changes),
         teacher=teacher,
         train_dataset=train,
-        eval_dataset=task.dataset(split.validation) if split.validation else None,
+        eval_dataset=task.dataset(split.validation, encoder=encoder) if split.validation else None,
         compute_metrics=lambda output: score(output.predictions, output.label_ids, task.table.multi_label),
         callbacks=list(callbacks),
     )
@@ -132,7 +153,9 @@ def save(task: Task, model: PreTrainedModel) -> None:
     """Save the model and its feature extractor in `task.out`."""
     model.config._attn_implementation = "sdpa"  # users do not need the implementation of the training
     model.save_pretrained(task.out)
-    AudioMAEFeatureExtractor.of(task.front).save_pretrained(task.out)
+    front: Any = task.front
+    extractor = AudioMAEFeatureExtractor.of(front) if isinstance(front, LogMel) else front.extractor
+    extractor.save_pretrained(task.out)
 
 
 def _prunes(keep_rate: Any) -> bool:

@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import ASTConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    ASTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    WhisperConfig,
+    WhisperForAudioClassification,
+)
 
+from ..adapters.blocks.adapter import find_blocks
 from ..models.ast import AST_CLASSES
 from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, AudioMAEPreTrainedModel
 from ..models.loading import load
 from ..models.pretraining import AudioMAEForPreTraining
 from ..models.sources import resolve
-from ..models.state import check_keys
+from ..models.state import CheckpointError, check_keys
 from .recipe import Recipe
 
-POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean"}
+POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean", "whisper": None}
 """Family → `pooling` of `audioprune.load`."""
 
 
@@ -34,11 +43,14 @@ def build_model(recipe: Recipe, labels: Sequence[str], init: str | Path | None =
         )
     if recipe.task == "pretrain":
         model = _pretraining(recipe, source)
+    elif recipe.family == "whisper":
+        model = _whisper(recipe, labels, source)
     elif source is None:
         model = _random_model(recipe, labels)
     else:
         model = _loaded_model(recipe, labels, source)
     model.set_attn_implementation(recipe.attention)
+    _freeze(model, recipe.trained)
     return model
 
 
@@ -65,6 +77,44 @@ def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
         _check_shape(recipe, model, source)
         return model
     return AudioMAEForPreTraining(AudioMAEConfig(**config))
+
+
+def _whisper(recipe: Recipe, labels: Sequence[str], source: str | Path | None) -> PreTrainedModel:
+    """A Whisper's encoder with a head. The start may have a decoder, which is left out."""
+    if source is None:
+        model: Any = WhisperForAudioClassification(WhisperConfig(**{**recipe.config, **_label_config(labels)}))
+        return model
+    loader: Any = WhisperForAudioClassification
+    try:
+        model, report = loader.from_pretrained(
+            resolve(source), dtype=torch.float32, output_loading_info=True, **_label_config(labels)
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{source}: cannot be loaded as a Whisper ({reason}); give a folder or a hub id"
+        ) from None
+    heads = ("projector.", "classifier.")
+    missing = [key for key in report["missing_keys"] if not key.startswith(heads)]
+    leftovers = ("decoder.", "model.decoder.", "proj_out.")
+    check_keys(str(source), missing, [key for key in report["unexpected_keys"] if not key.startswith(leftovers)])
+    _check_shape(recipe, model, source)
+    if recipe.new_head or not is_trained_for(source, labels):
+        for layer in (model.projector, model.classifier):
+            layer.reset_parameters()
+    return model
+
+
+def _freeze(model: Any, trained: str | int) -> None:
+    """Leave gradients to the head and the last blocks alone."""
+    if trained == "all":
+        return
+    adapter = find_blocks(model)
+    if isinstance(trained, int) and trained > adapter.depth:
+        raise ValueError(f"trained is {trained}, but the model has {adapter.depth} blocks")
+    adapter.tower.requires_grad_(False)
+    for layer in adapter.layers[adapter.depth - trained :] if isinstance(trained, int) else ():
+        layer.requires_grad_(True)
 
 
 def _random_model(recipe: Recipe, labels: Sequence[str]) -> PreTrainedModel:

@@ -15,7 +15,8 @@ from .recipe import LearningRate, Optimizer, Recipe
 def depth_of(model: nn.Module) -> dict[str, int]:
     """Depth of each parameter by name: 0 for the embeddings, i + 1 for block i (0-based), D + 1 after the blocks."""
     adapter = find_blocks(model)
-    owner = {id(p): 0 for p in adapter.encoder.embeddings.parameters()}
+    embeddings = getattr(adapter.encoder, "embeddings", None)
+    owner = {id(p): 0 for p in (embeddings.parameters() if embeddings is not None else ())}
     for i, layer in enumerate(adapter.layers):
         owner |= {id(p): i + 1 for p in layer.parameters()}
     last = len(adapter.layers) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,6 +13,8 @@ from ..audio.features import PRESETS
 from ..core.pruning import METHODS
 from ..methods import Method
 from .recipe_files import YAML, find, names, override, settings_of
+
+WHISPER_FRAMES = 3000
 
 
 class Part(BaseModel):
@@ -108,9 +110,12 @@ class Recipe(Part):
     data: name of the data set in `audioprune.data.read`; None allows any.
     init: initial weights: None (random), a hub id, a folder or weight file, or a recipe (its name, or a .yaml file in
         the same folder). A sweep trains such a recipe first, on the same clips.
-    config: settings of the model's config. preset: preset of the front end (`audioprune.PRESETS`).
+    config: settings of the model's config. preset: preset of the front end (`audioprune.PRESETS`); a Whisper has its
+        own front end.
     needs_init: whether the training must start from trained weights.
     new_head: initialise the head again, even if the start has a head for the same labels.
+    trained: "all" weights; the "head" alone, for which the outputs of a Whisper's encoder are computed once and kept
+        with the decoded clips; or the head and so many of the last blocks.
     method: pruning method, as in a settings file; its keep rate is the default of `--keep-rate`.
     batch_size: clips of one optimizer step, over all processes.
     best: which weights are kept: those of the last epoch, or of the best epoch on the validation clips. Test clips
@@ -122,12 +127,13 @@ class Recipe(Part):
     about: str
     task: Literal["classify", "pretrain"] = "classify"
     data: str | None = None
-    family: Literal["audiomae", "ast", "ast-mp"]
+    family: Literal["audiomae", "ast", "ast-mp", "whisper"]
     init: str | None = None
     needs_init: bool = False
     new_head: bool = False
+    trained: Literal["all", "head"] | Annotated[int, Field(gt=0)] = "all"
     config: dict[str, Any] = {}
-    preset: Literal["esc50", "speech-commands", "voxceleb1", "audioset", "fsdd"]
+    preset: Literal["esc50", "speech-commands", "voxceleb1", "audioset", "fsdd"] | None = None
     method: dict[str, Any] = {"method": "TopK", "keep_rate": 1.0}
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -160,8 +166,24 @@ class Recipe(Part):
             raise ValueError(
                 "task is pretrain, which has no augment.patch_mask, distill or best=validation; remove them"
             )
+        self._check_front_end()
         self.pruning()
         return self
+
+    def _check_front_end(self) -> None:
+        if self.family != "whisper":
+            if self.preset is None:
+                raise ValueError(f"preset is missing; {self.family} needs one: {', '.join(PRESETS)}")
+            if self.trained == "head":
+                raise ValueError(f"trained is head, and family is {self.family}; only a whisper's head trains alone")
+            return
+        masks = {"noise", "time_mask", "frequency_mask", "patch_mask"}
+        if found := sorted(masks & {name for name, value in self.augment if value}):
+            raise ValueError(f"family is whisper, whose features have no {', '.join(found)}; remove it from augment")
+        if self.trained == "head" and self.augment.on_waveform:
+            raise ValueError(
+                "trained is head: the encoder hears each clip once, so that nothing of it can be augmented"
+            )
 
     def pruning(self, keep_rate: float | Sequence[float] | None = None) -> Method:
         """Pruning method, at its own keep rate or at another."""
@@ -184,6 +206,8 @@ class Recipe(Part):
     @property
     def frames(self) -> int:
         """Frames of 10 ms in a spectrogram."""
+        if self.preset is None:
+            return WHISPER_FRAMES
         return int(self.config.get("max_length", PRESETS[self.preset].max_length))
 
     @property

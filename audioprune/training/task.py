@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import WhisperFeatureExtractor
+
 from ..audio.features import LogMel
+from ..audio.front_end import FrontEnd
+from ..audio.whisper_features import WhisperFeatures
 from ..data import ClipTable, DataError, SoundCache, Split
 from ..files import check_same, write_json
+from ..models.loading import load_whisper_features
 from .dataset import SpectrogramDataset
+from .encoder_outputs import EncoderOutputs
 from .recipe import Augment, Recipe
 
 TASK = "task.json"
@@ -58,17 +64,21 @@ class Task:
         return split
 
     @property
-    def front(self) -> LogMel:
+    def front(self) -> FrontEnd:
+        if self.recipe.preset is None:
+            source = self.init or self.recipe.init
+            return WhisperFeatures(WhisperFeatureExtractor()) if source is None else load_whisper_features(source)
         bins = self.recipe.config.get("num_mel_bins", 128)
         return LogMel.preset(self.recipe.preset, max_length=self.recipe.frames, num_mel_bins=bins)
 
-    def dataset(self, rows: Any, training: bool = False) -> SpectrogramDataset:
-        recipe = self.recipe
-        cache = self.cache or SoundCache(None, self.front.max_seconds)
+    def dataset(self, rows: Any, training: bool = False, encoder: EncoderOutputs | None = None) -> SpectrogramDataset:
+        """Clips of these rows. encoder: a frozen encoder whose outputs take the place of the features."""
+        recipe, front = self.recipe, encoder or self.front
+        cache = self.cache or SoundCache(None, front.max_seconds)
         if not training or recipe.augment.model_copy(update={"patch_mask": 0.0}) == Augment():
-            return SpectrogramDataset(self.table, rows, self.front, cache)
+            return SpectrogramDataset(self.table, rows, front, cache)
         until = masks_until(recipe)
-        return SpectrogramDataset(self.table, rows, self.front, cache, recipe.augment, seed=self.seed, mask_until=until)
+        return SpectrogramDataset(self.table, rows, front, cache, recipe.augment, seed=self.seed, mask_until=until)
 
 
 def masks_until(recipe: Recipe) -> float:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..compare.evaluation import call
 from ..core.pruning import Pruned, handle
 from .forward_record import ForwardRecord, loss_inputs, record_forward
 from .losses import distillation_loss, label_loss
@@ -99,14 +100,14 @@ class RecipeTrainer(Trainer):
     ) -> Any:
         pruned = handle(model) if model.training else None
         with self._recording(model, pruned) as record:
-            outputs = model(input_values=inputs["input_values"])
+            outputs = call(model, inputs)
         if self.recipe.task == "pretrain":
             loss = outputs.loss
         else:
             loss = label_loss(outputs.logits, inputs["labels"], self.recipe.loss, self.recipe.label_smoothing)
         if not model.training:
             return (loss, outputs) if return_outputs else loss
-        teacher_logits, teacher_record = self._run_teacher(inputs["input_values"])
+        teacher_logits, teacher_record = self._run_teacher(inputs)
         if teacher_logits is not None and self.recipe.distill is not None:
             weight = self.recipe.distill.weight
             loss = (1 - weight) * loss + weight * distillation_loss(outputs.logits, teacher_logits, self.recipe.distill)
@@ -119,13 +120,13 @@ class RecipeTrainer(Trainer):
     def _recording(self, model: nn.Module, pruned: Pruned | None) -> AbstractContextManager[ForwardRecord]:
         return nullcontext(ForwardRecord()) if pruned is None else record_forward(model, pruned)
 
-    def _run_teacher(self, spectrograms: Tensor) -> tuple[Tensor | None, ForwardRecord]:
+    def _run_teacher(self, inputs: dict[str, Any]) -> tuple[Tensor | None, ForwardRecord]:
         """Logits of the teacher, None without one, and the record of its forward."""
         if self.teacher is None:
             return None, ForwardRecord()
         # accelerate wraps the model's own forward in autocast, but not the teacher's.
         with torch.no_grad(), self.accelerator.autocast(), record_forward(self.teacher) as record:
-            return self.teacher(input_values=spectrograms).logits, record
+            return call(self.teacher, inputs).logits, record
 
 
 class EpochSetter(TrainerCallback):

@@ -1,0 +1,56 @@
+"""What turns waveforms into a model's inputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .waveforms import Sound
+
+
+class FrontEnd(nn.Module, ABC):
+    """A module from waveforms to log-mel features of a fixed shape."""
+
+    @property
+    @abstractmethod
+    def max_seconds(self) -> float:
+        """Seconds of sound that the model hears at most."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Shape of one clip's features."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> tuple[Any, ...]:
+        """What the features depend on, besides the sound."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the features are made."""
+
+    @abstractmethod
+    def forward(
+        self,
+        waveforms: Tensor | np.ndarray | Iterable[Sound] | Sound,
+        lengths: Tensor | None = None,
+        *,
+        sampling_rate: int | None = None,
+    ) -> Tensor:
+        """Features of a batch of sounds, (batch, *shape) in float32.
+
+        Args:
+            waveforms: (batch, samples), (samples,), one sound, or a sequence of sounds of different lengths. A sound
+                is any input of `audioprune.audio.waveforms.waveform_of`.
+            lengths: (batch,), true samples of each row of a padded tensor.
+            sampling_rate: hertz of arrays, 16,000 by default; other rates are converted.
+
+        Raises `AudioError` (a `ValueError`) if an input is not a sound, and `TypeError` for a path.
+        """
