@@ -316,6 +316,42 @@ def run(run, monkeypatch, tmp_path):
     return run
 
 
+def test_all_at_the_same_work(model, features, labels) -> None:
+    heard: list[int] = []
+    methods = parse_methods(["topk", "tome", "ats", "random", "recommended"])
+    result = compare(model, features, labels, methods, (0.5,), shares=(0.7, 0.45), advance=heard.append)
+    assert sum(heard) == passes(methods, (0.5,), shares=(0.7, 0.45)) * 20
+    full = result["unpruned"]["macs"]
+    rows = {(row["method"], row["macs_share"]): row for row in result["rows"]}
+    assert "tome" in methods
+    assert "there are still" in rows["tome", 0.45]["refused"]
+    assert rows["random", 0.7]["runs"] == 5
+    for (name, share), row in rows.items():
+        if "refused" in row:
+            continue
+        assert row["macs"] <= share * full
+        assert row["macs"] > (share - 0.1) * full, "it is the greatest rate"
+        if name == "topk":
+            with ap.prune(model, ap.TopK(round(row["keep_rate"] + 0.001, 3))):
+                assert ap.macs(model) > share * full
+    assert ap.handle(model) is None
+
+
+def test_shares_on_the_command_line(run, tiny, sounds) -> None:
+    words = ("compare", "--model", tiny, "--data", sounds, "--methods", "topk,tome", "--bench-seconds", 0)
+    code, out, err = run(*words, "--macs", "0.8,0.2", "--json")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [(row["method"], row["macs_share"]) for row in rows] == [
+        ("topk", 0.8), ("topk", 0.2), ("tome", 0.8), ("tome", 0.2)
+    ]  # fmt: skip
+    assert all(row["macs_ratio"] >= 1 / row["macs_share"] for row in rows if "refused" not in row)
+    assert "left out tome at 20 % of the work: macs is 0.2" in err
+    code, _, err = run(*words, "--macs", "1.5")
+    assert code == 2
+    assert "--macs is '1.5'; each is a share of the unpruned model's work, in (0, 1)" in err
+
+
 def test_compare_on_the_command_line(run, tiny, sounds, tmp_path: Path) -> None:
     tuned = small(hidden_size=32)
     tuned.save_pretrained(tmp_path / "tuned")

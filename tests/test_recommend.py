@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import audioprune as ap
-from audioprune.core.recommend import HALF, _greatest, recommended_at
+from audioprune.core.fitting import greatest
+from audioprune.core.recommend import HALF, recommended_at
 from audioprune.core.settings import describe, read_method
 
 from .families import FAMILIES, SPECTROGRAM, audiomae, inputs_for
@@ -71,7 +72,7 @@ def test_the_search_against_every_keep_rate(seed: int, limit: float) -> None:
     fitting = [rate for rate, cost in costs.items() if cost <= limit]
 
     def search() -> float:
-        return _greatest(lambda keep_rate: costs[round(1000 * keep_rate)], limit, 0.5)
+        return greatest(lambda keep_rate: costs[round(1000 * keep_rate)], limit, 0.5)
 
     if fitting:
         assert search() == max(fitting) / 1000

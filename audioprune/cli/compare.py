@@ -49,6 +49,14 @@ def compare(
         ),
     ] = "all",
     keep_rates: Annotated[str, typer.Option(help="Keep rates, with commas.")] = "0.9,0.7,0.5",
+    macs: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the unpruned model's work, with commas, such as 0.5,0.25: each method runs at the greatest "
+            "keep rate that leaves at most so much. Takes the place of --keep-rates.",
+            show_default=False,
+        ),
+    ] = None,
     fine_tuned: FineTunedOption = None,
     bench_seconds: Annotated[float, typer.Option(min=0, help="Seconds of timing a setting; 0 times nothing.")] = 1.0,
     batch_size: Annotated[
@@ -67,6 +75,10 @@ def compare(
 
         audioprune compare --model esc10 --data my-sounds/ --keep-rates 0.7,0.5 --picture compare.png
 
+    All at the same work, whatever keep rate that takes:
+
+        audioprune compare --model esc10 --data my-sounds/ --macs 0.5,0.25
+
     On a fold that the model never heard, some methods and a model that was trained with pruning:
 
         audioprune compare --model esc10 --data ESC-50 --data-name esc10 --folds 5 --methods topk,tome,segmentwise+merge
@@ -84,7 +96,7 @@ def compare(
     chosen = c.parse_methods(t.words(methods))
     if not chosen:
         raise ValueError(f"--methods is {methods!r}; name one at least, or all")
-    rates = _rates(keep_rates)
+    rates, shares = _rates(keep_rates), _shares(macs)
     sizes: list[int] = o.parse_numbers(batch_size, int, "--batch-size")
     if min(sizes) < 1:
         raise ValueError(f"--batch-size is {batch_size!r}; each must be at least 1")
@@ -99,7 +111,7 @@ def compare(
     labels = c.targets_of(loaded, table, rows)
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
     clips = c.ReadClips(rows, front, store)
-    passes = comparison.passes(chosen, rates, tuned)
+    passes = comparison.passes(chosen, rates, tuned, shares)
     with progress("") as bar:
         heard = bar.add_task("Hearing clips", total=passes * len(rows))
         timing = bar.add_task("Timing settings", total=None, visible=False)
@@ -121,6 +133,7 @@ def compare(
             chosen,
             rates,
             fine_tuned=tuned,
+            shares=shares,
             bench_seconds=bench_seconds,
             batch_sizes=sizes,
             advance=lambda count: bar.advance(heard, count),
@@ -135,6 +148,14 @@ def _rates(keep_rates: str) -> list[float]:
     numbers: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
     for rate in numbers:
         TopK(rate)  # a rate that is none is a mistake, not something that a method refuses
+    return sorted(set(numbers), reverse=True)
+
+
+def _shares(macs: str | None) -> list[float]:
+    numbers: list[float] = o.parse_numbers(macs, float, "--macs") if macs else []
+    for share in numbers:
+        if not 0 < share < 1:
+            raise ValueError(f"--macs is {macs!r}; each is a share of the unpruned model's work, in (0, 1)")
     return sorted(set(numbers), reverse=True)
 
 
@@ -180,7 +201,9 @@ def _refusals(rows: list[dict[str, Any]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if "refused" in row:
-            reasons.setdefault(row["refused"], []).append(f"{row['method']} at {_rate(row['keep_rate'])}")
+            share = row.get("macs_share")
+            where = _rate(row["keep_rate"]) if share is None else f"{100 * share:g} % of the work"
+            reasons.setdefault(row["refused"], []).append(f"{row['method']} at {where}")
     return [f"left out {', '.join(where)}: {reason}" for reason, where in reasons.items()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..adapters import UnsupportedModelError
+from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs
+from ..core.fitting import fit
 from ..core.pruning import prune
 from ..core.recommend import recommended
 from ..core.settings import describe
@@ -41,6 +44,7 @@ class _Setting:
     runs: Sequence[Method]
     refused: str | None = None
     tuned: FineTuned | None = None
+    share: float | None = None
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
@@ -66,12 +70,14 @@ def compare(
     keep_rates: Sequence[float],
     *,
     fine_tuned: Mapping[str, FineTuned] | None = None,
+    shares: Sequence[float] = (),
     bench_seconds: float = 0.0,
     batch_sizes: Sequence[int] = (16,),
     advance: Callable[[int], Any] = NOTHING,
     timed: Callable[[], Any] = lambda: None,
 ) -> dict[str, Any]:
-    """Each method at each keep rate on the same clips: {"metric", "clips", "unpruned", "rows"}.
+    """Each method at each keep rate, or at each share of the work, on the same clips: {"metric", "clips", "unpruned",
+    "rows"}.
 
     Args:
         features: the clips' spectrograms.
@@ -81,6 +87,9 @@ def compare(
             that learnt its rate, is run as it is, not at `keep_rates`. "recommended", which merges in every block, is
             run at the cost of TopK at each rate.
         fine_tuned: models that were trained with a method; they too are compared with the unpruned `model`.
+        shares: shares of the unpruned model's multiply-accumulates; each method is then run at the greatest keep rate
+            that leaves at most so many on these clips, and `keep_rates` are not used. A method with a threshold runs as
+            it is.
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
         advance: called with the clips of each batch that was heard; `passes` × clips in all.
         timed: called for each setting and batch size that was timed.
@@ -89,8 +98,11 @@ def compare(
     top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; a setting that
     the method or the model refuses has "refused" instead, the reason.
     """
-    settings = _settings(methods, keep_rates, fine_tuned or {}, model)
+    few = _batch(model, features, range(min(COUNTED, len(features)))) if shares else None
+    settings = _settings(methods, keep_rates, fine_tuned or {}, shares, model, few)
     full = logits_of(model, features, advance)
+    refused = passes(methods, keep_rates, fine_tuned, shares) - 1 - sum(len(setting.runs) for setting in settings)
+    advance(refused * len(features))
     cost = macs(model)
     unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
     rows = [_row(setting, model, features, labels, full, cost, advance) for setting in settings]
@@ -109,9 +121,10 @@ def passes(
     methods: Mapping[str, Given],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned] | None = None,
+    shares: Sequence[float] = (),
 ) -> int:
     """How often a comparison goes through all clips, the unpruned model's pass included."""
-    return 1 + sum(len(setting.runs) for setting in _settings(methods, keep_rates, fine_tuned or {}))
+    return 1 + sum(len(setting.runs) for setting in _settings(methods, keep_rates, fine_tuned or {}, shares))
 
 
 @torch.inference_mode()
@@ -136,13 +149,19 @@ def _settings(
     methods: Mapping[str, Given],
     keep_rates: Sequence[float],
     fine_tuned: Mapping[str, FineTuned],
+    shares: Sequence[float] = (),
     model: PreTrainedModel | None = None,
+    few: Tensor | None = None,
 ) -> list[_Setting]:
+    """few: some clips, on which work is counted; None if it need not be."""
     settings = []
     for name, given in methods.items():
         first = given[0] if isinstance(given, Sequence) else given
         method = first if isinstance(first, NamedMethod) else NamedMethod.of(first)
         seeds = given if isinstance(given, Sequence) else method
+        if shares and not _runs_as_it_is(method):
+            settings += [_at_share(name, seeds, share, model, few) for share in shares]
+            continue
         for rate in [method.keep_rate] if _runs_as_it_is(method) else keep_rates:
             try:
                 settings.append(_Setting(name, rate, _runs(seeds, rate, model)))
@@ -165,6 +184,29 @@ def _runs(method: NamedMethod | Sequence[Method], rate: Any, model: PreTrainedMo
     return [recommended(model, macs=share)]
 
 
+def _at_share(
+    name: str,
+    method: NamedMethod | Sequence[Method],
+    share: float,
+    model: PreTrainedModel | None,
+    few: Tensor | None,
+) -> _Setting:
+    """A method at the greatest keep rate that leaves at most this share of the work."""
+    if model is None or few is None:  # a number of runs is all that is asked for
+        return _Setting(name, 0.5, method.seeds(0.5) if isinstance(method, NamedMethod) else method, share=share)
+    try:
+        if isinstance(method, Sequence):
+            rate = fit(model, method[0], share, partial(mean_macs, clips=few)).keep_rate
+            runs = [seed.with_keep_rate(rate) for seed in method]
+        elif method.fits_work:
+            runs = [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
+        else:
+            runs = method.seeds(fit(model, method.at(1.0), share, partial(mean_macs, clips=few)).keep_rate)
+    except ValueError as error:
+        return _Setting(name, 1.0, [], str(error), share=share)
+    return _Setting(name, runs[0].keep_rate, runs, share=share)
+
+
 def _runs_as_it_is(method: NamedMethod) -> bool:
     is_learnt = issubclass(method.kind, LearnedMethod) and not method.kind.static
     return isinstance(method.keep_rate, Sequence) or is_learnt
@@ -181,6 +223,7 @@ def _row(
 ) -> dict[str, Any]:
     rate = list(setting.keep_rate) if isinstance(setting.keep_rate, Sequence) else setting.keep_rate
     row: dict[str, Any] = {"method": setting.name, "keep_rate": rate, "fine_tuned": setting.tuned is not None}
+    row |= {} if setting.share is None else {"macs_share": setting.share}
     if setting.refused is not None:
         return row | {"refused": setting.refused}
     if setting.tuned is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from ..methods import AToMe, Method, PaddingMerge
 from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
+from .fitting import TooMuchWorkError, fit
 from .pruning import prune
 
-LEAST = 0.5
-"""Keep rate below which one pass of pairs cannot take a block."""
 PASSES = (1, 2, 3)
 """Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
 HALF = 0.88
@@ -112,56 +111,8 @@ def _fitted(
 
     Of a chain, the keep rate is that of its last method. Raises `ValueError` if none can.
     """
-    unpruned = count(model, inputs=inputs)
+    counted = partial(count, inputs=inputs)
     for method in settings[:-1]:
         with suppress(TooMuchWorkError):
-            return _fit(model, method, macs, inputs, unpruned)
-    return _fit(model, settings[-1], macs, inputs, unpruned)
-
-
-def _fit(
-    model: nn.Module, method: Method, macs: float, inputs: Tensor | Mapping[str, Tensor] | None, unpruned: int
-) -> Method:
-    with prune(model, _at(method, 1.0)) as handle:
-
-        def share(keep_rate: float) -> float:
-            handle.keep_rate = _at(method, keep_rate).keep_rate
-            return count(model, inputs=inputs) / unpruned
-
-        return _at(method, _greatest(share, macs, LEAST ** getattr(_last(method), "passes", 1)))
-
-
-def _last(method: Method) -> Method:
-    return method.methods[-1] if isinstance(method, Chain) else method
-
-
-def _at(method: Method, keep_rate: float) -> Method:
-    """A method at a keep rate, a chain with its last method at it."""
-    if isinstance(method, Chain):
-        return Chain.of([*method.methods[:-1], method.methods[-1].with_keep_rate(keep_rate)])
-    return method.with_keep_rate(keep_rate)
-
-
-class TooMuchWorkError(ValueError):
-    """No keep rate of a setting leaves so little work."""
-
-
-def _greatest(share: Callable[[float], float], limit: float, least: float) -> float:
-    """The greatest keep rate from `least` to 1, to three digits, whose share of the work is within the limit."""
-    low, high = math.ceil(1000 * least), 1000
-    if (most := share(1.0)) <= limit:
-        return 1.0
-    if (fewest := share(least)) > limit:
-        raise TooMuchWorkError(
-            f"macs is {limit}, but at keep rate {least:g} there are still {fewest:.2f} of the "
-            "multiply-accumulates, and merging pairs goes no further in a block; ask for more, or drop tokens by TopK"
-        )
-    while high - low > 1:
-        # Work grows almost evenly with the rate, and each count takes long: a line finds it sooner than halves.
-        line = low + (limit - fewest) / (most - fewest) * (high - low)
-        rate = min(max(round(line), low + 1), high - 1)
-        if (work := share(rate / 1000)) <= limit:
-            low, fewest = rate, work
-        else:
-            high, most = rate, work
-    return low / 1000
+            return fit(model, method, macs, counted)
+    return fit(model, settings[-1], macs, counted)
