@@ -12,6 +12,7 @@ from .esc import read_esc10, read_esc50
 from .files import has_sounds, subfolders
 from .folders import read_folders
 from .fsdd import read_fsdd_digits, read_fsdd_speakers
+from .manifest import has_split_manifest, read_manifest
 from .speech_commands import TEST, VALIDATION, read_speech_commands
 from .table import ClipRow, ClipTable, DataError, Split, check
 from .voxceleb import SPLIT, read_voxceleb1
@@ -38,6 +39,7 @@ DATASETS: dict[str, Callable[[Path], ClipTable]] = {
     "fsdd-digits": read_fsdd_digits,
     "fsdd-speakers": read_fsdd_speakers,
     "folders": read_folders,
+    "manifest": read_manifest,
 }
 """Name → reader. A reader takes the folder and raises `DataError`."""
 
@@ -47,7 +49,8 @@ _LAYOUTS = f"""  esc50            {esc.META} and audio/
   voxceleb1        {SPLIT}
   audioset         class_labels_indices.csv and segment lists (CSV or JSON)
   fsdd-*           recordings/ with digit_speaker_take.wav, or manifest.csv with path, digit, speaker and split
-  folders          a folder of sounds for each class"""
+  folders          a folder of sounds for each class
+  manifest         manifest.csv with path, label and split (train, validation or test)"""
 
 
 def read(folder: str | Path, name: str | None = None) -> ClipTable:
@@ -79,6 +82,8 @@ def recognise(folder: Path) -> str:
         return "esc50"
     if esc.has_manifest(folder):
         return esc.manifest_name(folder)
+    if has_split_manifest(folder):
+        return "manifest"
     if fsdd.has_recordings(folder):
         raise DataError(f"{folder}: this set has two tasks; choose fsdd-digits or fsdd-speakers")
     if (folder / VALIDATION).is_file() and (folder / TEST).is_file():
