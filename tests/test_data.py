@@ -788,3 +788,21 @@ def test_real_fsdd(name: str, classes: int, real: Path) -> None:
     split = table.split()
     assert (len(split.train), len(split.validation), len(split.test)) == (2700, 0, 300)
     assert len(table.labels) == classes
+
+
+def test_a_list_with_splits(tmp_path) -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        soundfile.write(tmp_path / name, tone(0.2), 16_000)
+    (tmp_path / "set").mkdir()
+    table = tmp_path / "set" / "manifest.csv"
+    table.write_text(f"path,label,split\n../a.wav,no,train\n../b.wav,yes,test\n{tmp_path / 'c.wav'},yes,validation\n")
+    found = read(tmp_path / "set")
+    assert (found.name, found.labels) == ("set", ("no", "yes"))
+    assert [(row.path.resolve().name, row.labels, row.part) for row in found.rows] == [
+        ("a.wav", ("no",), "train"),
+        ("b.wav", ("yes",), "test"),
+        ("c.wav", ("yes",), "validation"),
+    ]
+    table.write_text("path,label,split\n../a.wav,no,train\n../b.wav,yes,tset\n")
+    with pytest.raises(DataError, match=r"clip 2: split is 'tset'; it must be train, validation, test"):
+        read(tmp_path / "set")
