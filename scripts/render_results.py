@@ -430,11 +430,13 @@ TABLES = {
     ),
     **{
         f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name))
-        for name in ("tiny.en", "base", "digits-tiny.en", "windows-tiny.en")
+        for name in speech_tables.SETS
     },
     "whisper-summary": lambda: table(*speech_tables.summary()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
-    "whisper-peers-tiny.en": lambda: table(*speech_tables.peers("tiny.en")),
+    **{
+        f"whisper-peers-{name}": lambda name=name: table(*speech_tables.peers(name)) for name in ("tiny.en", "base")
+    },
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 

@@ -20,19 +20,37 @@ NAMES = {
 }
 
 
+SETS = (
+    "tiny.en",
+    "base",
+    "digits-tiny.en",
+    "digits-base",
+    "commands-tiny.en",
+    "pieces-tiny.en",
+    "pieces-base",
+    "windows-tiny.en",
+    "windows-base",
+)
+"""Sets of clips and models that were evaluated."""
+WITHOUT_TRANSCRIPTS = "pieces"
+
+
 def read(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"whisper-{name}.json").read_text())
 
 
 def speech(name: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of an evaluation."""
-    header = ["", "error, %", "change (95 %)", "same", "runaways", "tokens", "encoder", "whole"]
-    return header, [_row(row) for row in read(name)["rows"] if row.get("clips")]
+    """Header and rows of an evaluation. Clips without transcripts are compared with the unpruned model's."""
+    errors = ["to unpruned, %"] if name.startswith(WITHOUT_TRANSCRIPTS) else ["error, %", "change (95 %)"]
+    header = ["", *errors, "same", "runaways", "tokens", "encoder", "whole"]
+    return header, [_row(row, len(errors)) for row in read(name)["rows"] if row.get("clips")]
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: dict[str, Any], errors: int) -> list[str]:
     change = row["change"]
     error = [f"{100 * row['word_error_rate']:.1f}", f"{100 * change['low']:+.1f} … {100 * change['high']:+.1f}"]
+    if errors == 1:
+        error = [f"{100 * row['error_to_unpruned']:.1f}"]
     times = [f"{row[part]['faster']['mean']:.2f}× ± {row[part]['faster']['std']:.2f}" for part in ("encoder", "whole")]
     return [
         NAMES.get(row["method"], row["method"]),
