@@ -428,15 +428,10 @@ TABLES = {
     "packed-checks": lambda: table(
         ["tokens × batch", "keep rate", "packed", "packed, frozen", "the check costs"], performance.checks()
     ),
-    **{
-        f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name))
-        for name in speech_tables.SETS
-    },
+    **{f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name)) for name in speech_tables.SETS},
     "whisper-summary": lambda: table(*speech_tables.summary()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
-    **{
-        f"whisper-peers-{name}": lambda name=name: table(*speech_tables.peers(name)) for name in ("tiny.en", "base")
-    },
+    **{f"whisper-peers-{name}": lambda name=name: table(*speech_tables.peers(name)) for name in ("tiny.en", "base")},
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 

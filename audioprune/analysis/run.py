@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -214,10 +215,10 @@ class Analysis:
         state = files.load_state(self._path)
         check_same(self._path, state["belongs"], self._run_identity, files.StateError)
         if "patch_variations" not in state["survey"]:
-            raise files.StateError(
-                f"{self._path}: begun by an earlier version, which counted less; delete it to start again, or choose "
-                "another --out"
+            warnings.warn(
+                f"{self._path}: begun by an earlier version, which counted less, and now begun anew", stacklevel=3
             )
+            return
         self.survey.load(state["survey"])
         self.surveyed, self.analysed = state["surveyed"], state["heard"]
         if state["begun"]:

@@ -12,7 +12,7 @@ import typer
 
 from . import options as o
 from . import training_options as t
-from .console import err, out, progress
+from .console import err, out, progress, warnings_as_notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +133,8 @@ def analyze(
     drawn = _drawn(rows, clips, pictures, seed)
     identity = {"name": table.name, "clips": len(rows), "files": models.clips_fingerprint(rows)}
     heard = c.ReadClips(rows, analysed.front, store)
-    analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
+    with warnings_as_notes():
+        analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
     with progress("clips") as bar:
         first = bar.add_task("Surveying", total=len(rows))
         second = bar.add_task("Hearing", total=len(rows))

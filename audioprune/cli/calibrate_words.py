@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import options as o
-from .console import err, progress
+from .console import err, progress, warnings_as_notes
 from .tag import count
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def calibrate_words(
 @contextmanager
 def resumable(state: Path) -> Iterator[None]:
     """Show warnings as notes, and say after Ctrl-C where the run goes on from."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+    with warnings_as_notes():
         try:
             yield
         except KeyboardInterrupt:

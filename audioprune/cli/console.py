@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -28,3 +32,11 @@ def progress(unit: str, brief: bool = False) -> Progress:
         transient=brief,
         redirect_stdout=False,  # results are not for the bar's console
     )
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Show what the library warns of as a command's own notes."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
+        yield

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS, Method
+from ..methods.base import LATER
 from ..methods.chain import Chain
 from ..methods.names import NamedMethod, check_trained, named
 
@@ -131,10 +132,18 @@ def _name_of(path: Path) -> str:
 
 
 def describe(method: Method | None) -> dict[str, Any]:
-    """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning."""
+    """The settings of a method, as `read_method` reads them; `{"method": None}` for no pruning.
+
+    Settings that earlier versions did not know (`methods.base.LATER`) are left out at their defaults, so that runs of
+    these versions go on."""
     if method is None:
         return {"method": None}
     if isinstance(method, Chain):
         return {"method": [describe(one) for one in method.methods]}
-    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(method).items()}
+    defaults = {f.name: f.default for f in dataclasses.fields(method) if f.metadata.get(LATER)}
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(method).items()
+        if name not in defaults or value != defaults[name]
+    }
     return {"method": type(method).__name__, **settings}

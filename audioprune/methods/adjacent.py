@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
-from .base import BUDGETS, Method
+from .base import BUDGETS, LATER, Method
 from .fates import join, join_ragged
 
 
@@ -32,7 +32,7 @@ class AdjacentMerging(Method):
 
     proportional: bool = True
     metric: str = "hidden"
-    budget: str = "layer"
+    budget: str = field(default="layer", metadata={LATER: True})
 
     @property
     def needs(self) -> frozenset[str]:
@@ -95,7 +95,7 @@ class AToMe(AdjacentMerging):
     Raises `ValueError` for a threshold outside −1 … 1.
     """
 
-    threshold: float | None = None
+    threshold: float | None = field(default=None, metadata={LATER: True})
 
     def __post_init__(self) -> None:
         super().__post_init__()

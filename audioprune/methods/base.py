@@ -16,6 +16,8 @@ from ..core import ops
 from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Place, Reduction, Tokens
 
 BUDGETS = ("layer", "clip")
+LATER = "later"
+"""Key of the metadata of a setting that came after version 0.1."""
 
 
 @dataclass(frozen=True)

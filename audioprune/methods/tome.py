@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..core import ops
 from ..core.tokens import Evidence, LossInputs, Reduction, Tokens
-from .base import BUDGETS, Method
+from .base import BUDGETS, LATER, Method
 from .fates import join
 
 
@@ -42,8 +42,8 @@ class ToMe(Method):
 
     proportional: bool = True
     metric: str = "keys"
-    passes: int = 1
-    budget: str = "layer"
+    passes: int = field(default=1, metadata={LATER: True})
+    budget: str = field(default="layer", metadata={LATER: True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
