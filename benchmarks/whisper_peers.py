@@ -44,6 +44,7 @@ from audioprune.transcribing.timing import EncoderClock
 from audioprune.transcribing.word_errors import is_runaway, normalizer, total, word_errors
 
 PLAIN = "transformers"
+PRODUCT = "audioprune transcribe"
 TORCH: dict[str, tuple[bool, bool, torch.dtype]] = {
     PLAIN: (False, False, torch.float32),
     "transformers compiled": (False, False, torch.float32),
@@ -51,10 +52,12 @@ TORCH: dict[str, tuple[bool, bool, torch.dtype]] = {
     "transformers bfloat16": (False, False, torch.bfloat16),
     "pruned": (True, False, torch.float32),
     "pruned packed": (True, True, torch.float32),
+    PRODUCT: (True, True, torch.float32),
     "pruned bfloat16": (True, False, torch.bfloat16),
     "pruned packed bfloat16": (True, True, torch.bfloat16),
 }
-"""Engine → whether it is pruned, whether it is packed, its dtype."""
+"""Engine → whether it is pruned, whether it is packed, its dtype. The product is what the command does: pruned, packed,
+and with masks of suppressed words that are made once."""
 FASTER = {"faster-whisper float32": "float32", "faster-whisper int8": "int8"}
 """Engine → compute type of CTranslate2."""
 WARM_UPS = 2
@@ -67,7 +70,8 @@ Engine = Callable[[np.ndarray], tuple[str, float]]
 def torch_engine(name: str, options: argparse.Namespace) -> Engine:
     is_pruned, is_packed, dtype = TORCH[name]
     torch.set_num_threads(options.threads)
-    loaded = open_speech_model(str(options.whisper / f"whisper-{options.model}"), dtype=dtype, language="en")
+    source = str(options.whisper / f"whisper-{options.model}")
+    loaded = open_speech_model(source, dtype=dtype, language="en", quick=name == PRODUCT)
     if is_pruned:
         method = contenders([parse_contender(options.method)], (), loaded.model)[1].method
         assert isinstance(method, ap.Method), options.method

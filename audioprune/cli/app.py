@@ -92,7 +92,7 @@ def _speech(whisper: str, device: str, dtype: str) -> SpeechStudio:
     parts = WhisperParts.read(whisper)
     with progress("", brief=True) as bar:
         bar.add_task(f"Loading {whisper}", total=None)
-        loaded = parts.load(o.pick_device(device), o.parse_dtype(dtype))
+        loaded = parts.load(o.pick_device(device), o.parse_dtype(dtype), quick=True)
     o.pack_on_cpu(loaded)
     transcriber = Transcriber(Recognizer(loaded, parts, Options()), decoded_at(None), compare=True)
     return SpeechStudio(whisper, transcriber)

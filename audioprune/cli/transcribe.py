@@ -171,7 +171,7 @@ def transcribe(
                 log = stack.enter_context(open_output(output, setting, sounds, sources, asked))
             check_same(output.path, log.setting, setting, ResultLogError)
             finish_if_done(log, sounds, output)
-        loaded = parts.load(place, kind)
+        loaded = parts.load(place, kind, quick=True)
         if pack:
             o.pack_on_cpu(loaded)
         transcriber = Transcriber(Recognizer(loaded, parts, options), chosen, compare, batch_size)

@@ -80,8 +80,14 @@ class SpeechModel:
 
 
 def open_speech_model(
-    source: str, device: str = "cpu", dtype: torch.dtype = torch.float32, language: str | None = "en", beams: int = 1
+    source: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    language: str | None = "en",
+    beams: int = 1,
+    *,
+    quick: bool = False,
 ) -> SpeechModel:
     """Open a Whisper from a folder or the hub, unpruned. Raises as `WhisperParts.read` and `WhisperParts.load` do."""
     parts = WhisperParts.read(source)
-    return SpeechModel(parts.load(device, dtype), parts.extractor, parts.tokenizer, language, beams)
+    return SpeechModel(parts.load(device, dtype, quick=quick), parts.extractor, parts.tokenizer, language, beams)

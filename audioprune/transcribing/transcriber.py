@@ -242,7 +242,7 @@ def transcribe(
     """
     if isinstance(model, str | Path):
         parts = WhisperParts.read(model)
-        model = parts.load()
+        model = parts.load(quick=True)
     else:
         parts = WhisperParts.of(model, processor)
     listed = _listed(sounds)
