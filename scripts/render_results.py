@@ -430,6 +430,7 @@ TABLES = {
     ),
     **{f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name)) for name in speech_tables.SETS},
     "whisper-summary": lambda: table(*speech_tables.summary()),
+    "whisper-profile": lambda: table(*speech_tables.profile()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
     **{f"whisper-peers-{name}": lambda name=name: table(*speech_tables.peers(name)) for name in ("tiny.en", "base")},
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),

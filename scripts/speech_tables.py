@@ -112,8 +112,22 @@ def peers(model: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _peer(name: str, row: dict[str, Any]) -> list[str]:
-    cells = [f"**{name}**" if "pruned" in name else name, f"{100 * row['word_error_rate']:.1f}", str(row["runaways"])]
+    is_ours = "pruned" in name or name.startswith("audioprune")
+    cells = [f"**{name}**" if is_ours else name, f"{100 * row['word_error_rate']:.1f}", str(row["runaways"])]
     for part in ("encoder", "whole"):
         faster = row[part]["faster"]
         cells += [f"{1000 * row[part]['seconds']:.0f}", f"{faster['mean']:.2f}× ± {faster['std']:.2f}"]
     return cells
+
+
+PARTS = ("encoder", "self-attention", "cross-attention", "feed-forward", "rest of the decoder", "output layer", "rest")
+
+
+def profile() -> tuple[list[str], list[list[str]]]:
+    """Milliseconds of each part of a transcription."""
+    rows = []
+    for name in ("tiny.en", "base"):
+        for how, row in read(f"profile-{name}")["models"].items():
+            cells = [f"{1000 * row[part]:.0f}" for part in (*PARTS, "whole")]
+            rows.append([f"{name}, {how}", f"{row['steps']:.0f}", *cells])
+    return ["", "words", *PARTS, "whole"], rows
