@@ -117,7 +117,8 @@ def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def once(model: torch.nn.Module, inputs: Any = None) -> int:
         if inputs is not None:
             return count(model, inputs=inputs)
-        key = (model.config.to_json_string(), str(audioprune.handle(model).method))
+        pruned = audioprune.handle(model)
+        key = (model.config.to_json_string(), str(pruned and pruned.method))
         if key not in _COUNTED:
             _COUNTED[key] = count(model)
         return _COUNTED[key]

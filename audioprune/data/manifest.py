@@ -22,6 +22,8 @@ def read_manifest(folder: Path) -> ClipTable:
     Raises `DataError`, also for another split.
     """
     path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder}: no list here; looked for {MANIFEST} with path, label and split")
     rows = []
     for number, line in enumerate(csv_rows(path, _COLUMNS), 2):
         if line["split"] not in PARTS:
