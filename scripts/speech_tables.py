@@ -12,6 +12,8 @@ NAMES = {
     "recommended": "**recommended: padding merged**",
     "padding-and-a-tome": "padding merged, then neighbours by keys, 5 % in every block",
     "padding-and-a-tome-10": "padding merged, then neighbours by keys, 10 % in every block",
+    "padding-and-once-70": "padding merged, then 30 % of neighbours by keys, once, in block 1",
+    "padding-and-once-50": "padding merged, then half of neighbours by keys, once, in block 2",
     "a-tome": "A-ToMe: neighbours by keys, 20 % in every block",
     "a-tome-threshold": "A-ToMe: neighbours of a cosine over 0.9",
     "eas": "Early Attentive Sparsification: half by attention after block 2",
@@ -23,6 +25,8 @@ NAMES = {
 SETS = (
     "tiny.en",
     "base",
+    "once-tiny.en",
+    "once-base",
     "digits-tiny.en",
     "digits-base",
     "commands-tiny.en",
