@@ -88,8 +88,8 @@ def compare(
             run at the cost of TopK at each rate.
         fine_tuned: models that were trained with a method; they too are compared with the unpruned `model`.
         shares: shares of the unpruned model's multiply-accumulates; each method is then run at the greatest keep rate
-            that leaves at most so many on these clips, and `keep_rates` are not used. A method with a threshold runs as
-            it is.
+            that leaves at most so many on these clips, and `keep_rates` are not used. A method with a rate for each
+            layer, or that learnt its rate, still runs as it is.
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
         advance: called with the clips of each batch that was heard; `passes` × clips in all.
         timed: called for each setting and batch size that was timed.
