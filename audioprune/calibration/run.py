@@ -78,19 +78,7 @@ def calibrate(
     check_aim(max_disagreement, speed_up)
     _check_model(model)
     if isinstance(model, WhisperForConditionalGeneration):
-        if max_disagreement is None:
-            raise ValueError(
-                "a Whisper is calibrated by the words that may change: give max_disagreement, such as 0.05"
-            )
-        waveforms: Any = clips
-        return calibrate_words(
-            SpeechModel.of(model),
-            waveforms,
-            max_word_error=max_disagreement,
-            batch_size=batch_size,
-            advance=stage("Transcribing", (1 + len(LADDER)) * len(waveforms)),
-            state=state,
-        )
+        return _calibrate_whisper(model, clips, max_disagreement, batch_size, stage, state)
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -139,6 +127,26 @@ def calibrate(
     finally:
         for module in was_training:
             module.training = True
+
+
+def _calibrate_whisper(
+    model: WhisperForConditionalGeneration,
+    waveforms: Any,
+    max_disagreement: float | None,
+    batch_size: int,
+    stage: Stage,
+    state: str | Path | None,
+) -> WordCalibration:
+    if max_disagreement is None:
+        raise ValueError("a Whisper is calibrated by the words that may change: give max_disagreement, such as 0.05")
+    return calibrate_words(
+        SpeechModel.of(model),
+        waveforms,
+        max_word_error=max_disagreement,
+        batch_size=batch_size,
+        advance=stage("Transcribing", (1 + len(LADDER)) * len(waveforms)),
+        state=state,
+    )
 
 
 def _ledger(state: str | Path | None, model: PreTrainedModel, clips: ClipSet, run: dict[str, Any]) -> Ledger:
