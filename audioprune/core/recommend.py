@@ -31,9 +31,10 @@ NEIGHBOURS = AToMe(1.0, layers="all", metric="keys", budget="clip")
 def decoded_at(keep_rate: float | Sequence[float] | None) -> Method:
     """The recommended method for a Whisper with its decoder.
 
-    keep_rate: of neighbours in the sound, at each block; None leaves the sound alone. The padding has its own rate.
+    keep_rate: of neighbours in the sound, at each block, in short clips too; None leaves the sound alone. The padding
+    has its own rate.
     """
-    inside = [] if keep_rate is None else [NEIGHBOURS.with_keep_rate(keep_rate)]
+    inside = [] if keep_rate is None else [replace(NEIGHBOURS, keep_rate=keep_rate, budget="layer")]
     return Chain.of([PaddingMerge(), *inside])
 
 
