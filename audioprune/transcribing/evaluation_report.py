@@ -112,6 +112,7 @@ def figure(result: Row) -> Figure:
     FigureCanvasAgg(drawn)
     axes = drawn.subplots()
     slowest = max(row["encoder"]["seconds"] for row in rows)
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["encoder"]["seconds"])
     for place, row in enumerate(rows):
         x, y = 1000 * row["encoder"]["seconds"], 100 * row["word_error_rate"]
         axes.plot(x, y, marker="o", markersize=8, linestyle="none", color=colormaps["tab10"](place % 10), zorder=3)
@@ -123,7 +124,8 @@ def figure(result: Row) -> Figure:
         axes.annotate(
             label,
             (x, y),
-            xytext=(-9 if is_right else 9, 7),
+            # Methods of like error and time would cover each other's names.
+            xytext=(-9 if is_right else 9, 7 + 14 * (order.index(place) % 3)),
             horizontalalignment="right" if is_right else "left",
             textcoords="offset points",
             fontsize=9,
