@@ -23,11 +23,16 @@ def without_words(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def as_json(result: dict[str, Any]) -> str:
-    """JSON with a line for each clip, since it has many figures."""
-    clips = ",\n  ".join(json.dumps(clip) for clip in result.pop("by_clip", []))
-    whole = json.dumps(result, indent=1)
-    return f'{whole[:-2]},\n "by_clip": [\n  {clips}\n ]\n}}\n' if clips else whole + "\n"
+def as_json(value: Any, indent: str = "") -> str:
+    """JSON with a line for each row of a list, and one for each setting."""
+    deeper = indent + " "
+    if isinstance(value, dict) and any(isinstance(part, dict | list) for part in value.values()):
+        parts = [f"{deeper}{json.dumps(name)}: {as_json(part, deeper)}" for name, part in value.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+        rows = [as_json(part, deeper) if isinstance(part, list) else json.dumps(part) for part in value]
+        return "[\n" + ",\n".join(f"{deeper}{row}" for row in rows) + f"\n{indent}]"
+    return json.dumps(value)
 
 
 def main() -> None:
@@ -35,7 +40,7 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("kept", type=Path)
     asked = parser.parse_args()
-    write_text(asked.kept, as_json(without_words(json.loads(asked.result.read_text()))))
+    write_text(asked.kept, as_json(without_words(json.loads(asked.result.read_text()))) + "\n")
 
 
 if __name__ == "__main__":

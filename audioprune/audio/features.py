@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -16,7 +16,6 @@ from transformers.audio_utils import mel_filter_bank
 
 from .files import SAMPLE_RATE
 from .front_end import FrontEnd
-from .waveforms import Sound, batch_of
 
 Padding = Literal["minimum"] | float
 
@@ -126,33 +125,8 @@ class LogMel(FrontEnd):
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}, mean={self.mean}, std={self.std}, padding={self.padding!r}"
 
-    def forward(
-        self,
-        waveforms: Tensor | np.ndarray | Iterable[Sound] | Sound,
-        lengths: Tensor | None = None,
-        *,
-        sampling_rate: int | None = None,
-    ) -> Tensor:
-        """Spectrograms of a batch of sounds.
-
-        Args:
-            waveforms: (batch, samples), (samples,), one sound, or a sequence of sounds of different lengths. A sound
-                is any input of `audioprune.audio.waveforms.waveform_of`: the result of `load_audio`, an array of floats
-                in [-1, 1] or of whole numbers in full scale, with or without channels, or a dict of `datasets`.
-            lengths: (batch,), true samples of each row of a padded tensor.
-            sampling_rate: hertz of arrays, 16,000 by default; other rates are converted.
-
-        Returns (batch, max_length, num_mel_bins) float32, normalised, under autocast too.
-        Raises `AudioError` (a `ValueError`) if an input is not a sound: a wrong shape or type, NaN, floats far outside
-        [-1, 1], or less than one 25 ms frame. Raises `TypeError` for a path.
-        """
-        device = self.device
-        batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
-        batch, lengths = batch.to(device), true.to(device)
-        with torch.autocast(device.type, enabled=False):
-            return self._normalised(batch, lengths)
-
-    def _normalised(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+    def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """(batch, max_length, num_mel_bins), normalised; see `FrontEnd`."""
         # Each frame's mean is removed later. This one only keeps precision if a quiet sound has a large offset.
         inside = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths[:, None]
         mean = torch.where(inside, waveforms, 0).sum(1, keepdim=True) / lengths[:, None]

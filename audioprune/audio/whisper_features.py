@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
 from .files import SAMPLE_RATE
 from .front_end import FrontEnd
-from .waveforms import Sound, batch_of
 
 
 class WhisperFeatures(FrontEnd):
@@ -51,15 +48,8 @@ class WhisperFeatures(FrontEnd):
     def extra_repr(self) -> str:
         return f"num_mel_bins={self.shape[0]}, frames={self.shape[1]}"
 
-    def forward(
-        self,
-        waveforms: Tensor | np.ndarray | Iterable[Sound] | Sound,
-        lengths: Tensor | None = None,
-        *,
-        sampling_rate: int | None = None,
-    ) -> Tensor:
+    def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """(batch, mels, frames), as `input_features` of the extractor; see `FrontEnd`."""
-        batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
-        rows = [row[:length].numpy() for row, length in zip(batch.detach().cpu(), true.tolist(), strict=True)]
-        features = self.extractor(rows, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        return features.to(self.device)
+        rows = [row[:length].numpy() for row, length in zip(waveforms.detach().cpu(), lengths.tolist(), strict=True)]
+        made = self.extractor(rows, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        return made.to(self.device)

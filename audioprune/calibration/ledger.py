@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,11 +20,11 @@ Outcomes = dict[int, tuple[bool, float]]
 """Place of a clip → whether the top label is another one, and the KL in nats."""
 
 
-class StateFile:
+class StateFile(ABC):
     """JSON Lines: first what the run is, then a row for each thing that was done.
 
     path: None keeps nothing. run: what must be the same for the rows to be of use. `other`: what the file was begun
-    with instead; it is then begun anew. A last line that a kill has torn is done again.
+    with instead; it is then begun anew, with a warning. A last line that a kill has torn is done again.
     """
 
     def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
@@ -34,6 +36,8 @@ class StateFile:
         rows = _complete_lines(path)
         if rows:
             self.other = _other(json.loads(rows[0]), run or {}, earlier)
+        if self.other:
+            warnings.warn(f"{path}: begun with {', '.join(self.other)}, and now begun anew", stacklevel=5)
         if not rows or self.other:
             rows = [json.dumps({"run": run}, sort_keys=True)]
         for row in rows[1:]:
@@ -59,9 +63,9 @@ class StateFile:
             self._file.write(text + "\n")
             self._file.flush()
 
+    @abstractmethod
     def _take(self, row: Row) -> None:
         """Remember a row."""
-        raise NotImplementedError
 
 
 class Ledger(StateFile):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,10 +161,7 @@ def _ledger(state: str | Path | None, model: PreTrainedModel, clips: ClipSet, ru
         "model": lambda: fingerprints.of_numbers(model.state_dict().values()),
         "clips": lambda: fingerprints.of_numbers(clips.tensors()),
     }
-    ledger = Ledger(None if state is None else Path(state), whole, earlier)
-    if ledger.other:
-        warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=3)
-    return ledger
+    return Ledger(None if state is None else Path(state), whole, earlier)
 
 
 def check_aim(

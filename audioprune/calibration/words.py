@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -184,10 +183,7 @@ def _ledger(
         "dtype": str(speech_model.model.dtype),
         "machine": machine(),
     }
-    ledger = TranscriptLedger(Path(state), run)
-    if ledger.other:
-        warnings.warn(f"{state}: begun with {', '.join(ledger.other)}, and now begun anew", stacklevel=3)
-    return ledger
+    return TranscriptLedger(Path(state), run)
 
 
 def _row(method: Method, errors: Sequence[float], limit: float) -> Row:

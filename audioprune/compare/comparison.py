@@ -194,14 +194,15 @@ def _at_share(
     """A method at the greatest keep rate that leaves at most this share of the work."""
     if model is None or few is None:  # a number of runs is all that is asked for
         return _Setting(name, 0.5, method.seeds(0.5) if isinstance(method, NamedMethod) else method, share=share)
+    counted = partial(mean_macs, clips=few)
     try:
         if isinstance(method, Sequence):
-            rate = fit(model, method[0], share, partial(mean_macs, clips=few)).keep_rate
+            rate = fit(model, method[0].with_keep_rate, share, counted, method[0].least_rate).keep_rate
             runs = [seed.with_keep_rate(rate) for seed in method]
         elif method.fits_work:
             runs = [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
         else:
-            runs = method.seeds(fit(model, method.at(1.0), share, partial(mean_macs, clips=few)).keep_rate)
+            runs = method.seeds(fit(model, method.at, share, counted, method.at(1.0).least_rate).keep_rate)
     except ValueError as error:
         return _Setting(name, 1.0, [], str(error), share=share)
     return _Setting(name, runs[0].keep_rate, runs, share=share)

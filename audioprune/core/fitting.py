@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
 from ..methods import Method
-from ..methods.chain import Chain
 from .pruning import prune
 
 
@@ -19,41 +17,28 @@ class TooMuchWorkError(ValueError):
 
 
 def fit(
-    model: nn.Module, method: Method, macs: float, count: Callable[[nn.Module], int], least: float | None = None
+    model: nn.Module, at: Callable[[float], Method], macs: float, count: Callable[[nn.Module], int], least: float
 ) -> Method:
-    """The method at the greatest keep rate, to three digits, at which the model computes at most a share of its
-    multiply-accumulates. Of a chain, the keep rate is that of its last method.
+    """A method at the greatest keep rate, to three digits, at which the model computes at most a share of its
+    multiply-accumulates.
 
     Args:
         model: the model, unpruned.
-        method: the method, at any keep rate.
+        at: keep rate → method.
         macs: share of the unpruned model's multiply-accumulates.
         count: multiply-accumulates of a model.
-        least: least keep rate that is tried; by default what the method can be at.
+        least: least keep rate that is tried.
 
     Raises `TooMuchWorkError` if even that leaves more.
     """
     unpruned = count(model)
-    with prune(model, at(method, 1.0)) as handle:
+    with prune(model, at(1.0)) as handle:
 
         def share(keep_rate: float) -> float:
-            handle.keep_rate = at(method, keep_rate).keep_rate
+            handle.keep_rate = at(keep_rate).keep_rate
             return count(model) / unpruned
 
-        return at(method, greatest(share, macs, least_of(method) if least is None else least))
-
-
-def least_of(method: Method) -> float:
-    """The least keep rate that a method takes, to within a hundredth: pairs leave a half in each pass."""
-    passes = getattr(method.methods[-1] if isinstance(method, Chain) else method, "passes", None)
-    return 0.01 if passes is None else 0.5**passes
-
-
-def at(method: Method, keep_rate: float) -> Any:
-    """A method at a keep rate; of a chain the last method."""
-    if isinstance(method, Chain):
-        return Chain.of([*method.methods[:-1], method.methods[-1].with_keep_rate(keep_rate)])
-    return method.with_keep_rate(keep_rate)
+        return at(greatest(share, macs, least))
 
 
 def greatest(share: Callable[[float], float], limit: float, least: float) -> float:

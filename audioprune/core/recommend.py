@@ -24,7 +24,7 @@ PASSES = (1, 2, 3)
 """Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
 HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
-NEIGHBOURS = AToMe(1.0, layers="all", metric="keys", budget="clip")
+NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
 """What merges the sound itself in a Whisper with its decoder."""
 
 
@@ -34,7 +34,7 @@ def decoded_at(keep_rate: float | Sequence[float] | None) -> Method:
     keep_rate: of neighbours in the sound, at each block, in short clips too; None leaves the sound alone. The padding
     has its own rate.
     """
-    inside = [] if keep_rate is None else [replace(NEIGHBOURS, keep_rate=keep_rate, budget="layer")]
+    inside = [] if keep_rate is None else [NEIGHBOURS.with_keep_rate(keep_rate)]
     return Chain.of([PaddingMerge(), *inside])
 
 
@@ -81,7 +81,9 @@ def recommended(
         return _fitted(model, _with_passes(recommended_at(1.0)), 0.5 if macs is None else macs, inputs)
     padding = PaddingMerge()
     if adapter.is_decoded:
-        return decoded_at(None) if macs is None else _after(padding, model, [NEIGHBOURS], macs, inputs)
+        if macs is None:
+            return padding
+        return _after(padding, model, [replace(NEIGHBOURS, budget="clip")], macs, inputs)
     merging = _with_passes(recommended_at(1.0), budget="clip")
     return _after(padding, model, merging, 0.5 if macs is None else macs, inputs)
 
@@ -97,7 +99,7 @@ def _after(
     with prune(model, padding):
         if count(model, inputs=inputs) / unpruned <= macs:
             return padding
-    return _fitted(model, [Chain.of([padding, method]) for method in settings], macs, inputs)
+    return _fitted(model, settings, macs, inputs, after=[padding])
 
 
 def _with_passes(method: Any, **changes: Any) -> list[Method]:
@@ -106,14 +108,24 @@ def _with_passes(method: Any, **changes: Any) -> list[Method]:
 
 
 def _fitted(
-    model: nn.Module, settings: Sequence[Method], macs: float, inputs: Tensor | Mapping[str, Tensor] | None
+    model: nn.Module,
+    settings: Sequence[Method],
+    macs: float,
+    inputs: Tensor | Mapping[str, Tensor] | None,
+    after: Sequence[Method] = (),
 ) -> Method:
     """The first of some settings that can leave at most this share of the work, at the greatest keep rate that does.
 
-    Of a chain, the keep rate is that of its last method. Raises `ValueError` if none can.
+    after: methods that act before it. Raises `TooMuchWorkError` if no setting can.
     """
-    counted = partial(count, inputs=inputs)
+
+    def fitted(method: Method) -> Method:
+        def at(keep_rate: float) -> Method:
+            return Chain.of([*after, method.with_keep_rate(keep_rate)])
+
+        return fit(model, at, macs, partial(count, inputs=inputs), method.least_rate)
+
     for method in settings[:-1]:
         with suppress(TooMuchWorkError):
-            return fit(model, method, macs, counted)
-    return fit(model, settings[-1], macs, counted)
+            return fitted(method)
+    return fitted(settings[-1])

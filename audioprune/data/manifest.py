@@ -25,9 +25,9 @@ def read_manifest(folder: Path) -> ClipTable:
     if not path.is_file():
         raise DataError(f"{folder}: no list here; looked for {MANIFEST} with path, label and split")
     rows = []
-    for number, line in enumerate(csv_rows(path, _COLUMNS), 2):
+    for number, line in enumerate(csv_rows(path, _COLUMNS), start=1):
         if line["split"] not in PARTS:
-            raise DataError(f"{path}, clip {number - 1}: split is {line['split']!r}; it must be {', '.join(PARTS)}")
+            raise DataError(f"{path}, clip {number}: split is {line['split']!r}; it must be {', '.join(PARTS)}")
         rows.append(ClipRow(folder / line["path"], (line["label"],), part=line["split"]))
     labels = tuple(sorted({row.labels[0] for row in rows}))
     return with_warnings(ClipTable(folder.resolve().name, tuple(rows), labels))

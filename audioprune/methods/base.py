@@ -137,6 +137,11 @@ class Method(ABC):
         return False
 
     @property
+    def least_rate(self) -> float:
+        """Least keep rate that the method takes, to within a hundredth."""
+        return 0.01
+
+    @property
     def appends(self) -> bool:
         """Whether a stage leaves one token more, of what it dropped: it has no place in time."""
         return False

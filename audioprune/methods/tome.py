@@ -50,11 +50,16 @@ class ToMe(Method):
         if type(self.passes) is not int or self.passes < 1:
             raise ValueError(f"passes is {self.passes!r}; it is how often pairs are matched in a block, 1 or more")
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
-        if min(rates) < (least := 0.5**self.passes):
+        if min(rates) < self.least_rate:
             raise ValueError(
                 f"keep_rate is {self.keep_rate!r}, but {type(self).__name__} merges pairs: at most half of the tokens "
-                f"can go in one pass, so that it is at least {least:g}; give more layers to go further, or more passes"
+                f"can go in one pass, so that it is at least {self.least_rate:g}; give more layers to go further, or "
+                "more passes"
             )
+
+    @property
+    def least_rate(self) -> float:
+        return 0.5**self.passes
 
     @classmethod
     def constant(cls, r: int, patches: int, depth: int) -> Self:

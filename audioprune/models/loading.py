@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    WhisperConfig,
     WhisperFeatureExtractor,
 )
 from transformers.models.audio_spectrogram_transformer import ASTFeatureExtractor
@@ -82,12 +83,17 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
 
 
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
-    """Load the front end of a Whisper; if it has no extractor, 30 s of as many mel channels as its config says."""
+    """Load the front end of a Whisper."""
     path = resolve(source)
-    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
-        raw_config, _ = PreTrainedConfig.get_config_dict(path)
-        return WhisperFeatures(WhisperFeatureExtractor(int(raw_config.get("num_mel_bins", 80))))
-    return WhisperFeatures(WhisperFeatureExtractor.from_pretrained(path))
+    return WhisperFeatures(load_whisper_extractor(path, WhisperConfig.from_pretrained(path)))
+
+
+def load_whisper_extractor(path: str | Path, config: WhisperConfig) -> WhisperFeatureExtractor:
+    """Load the extractor of a Whisper; if its folder has none, one of as many seconds and mel channels as its config
+    says."""
+    if isinstance(path, Path) and not any((path / name).is_file() for name in EXTRACTOR_FILES):
+        return WhisperFeatureExtractor(config.num_mel_bins, chunk_length=2 * config.max_source_positions // 100)
+    return WhisperFeatureExtractor.from_pretrained(path)
 
 
 def load_log_mel(source: str | Path, model: PreTrainedModel) -> LogMel:
@@ -134,6 +140,7 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     return extractor
 
 
+EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TRANSCRIBERS = ("WhisperForConditionalGeneration", "WhisperModel")
 
 

@@ -43,13 +43,14 @@ class EncoderOutputs(FrontEnd):
         return self._encoder[0].conv1.weight.device
 
     @torch.no_grad()
-    def forward(self, waveforms: Any, lengths: Tensor | None = None, *, sampling_rate: int | None = None) -> Tensor:
+    def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """(batch, 1, width); see `FrontEnd`."""
         encoder = self._encoder[0]
-        features = self.front(waveforms, lengths, sampling_rate=sampling_rate).to(self.device)
+        there = self.front.device
+        inputs = self.front.features(waveforms.to(there), lengths.to(there)).to(self.device)
         was_training = encoder.training
         encoder.eval()
         try:
-            return encoder(features).last_hidden_state.float().mean(dim=1, keepdim=True)
+            return encoder(inputs).last_hidden_state.float().mean(dim=1, keepdim=True)
         finally:
             encoder.train(was_training)

@@ -37,16 +37,21 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     trained with pruning, `pruning.json` with the method. `changes`: arguments of transformers' `TrainingArguments`.
     Returns the content of `result.json`.
     """
+    recipe, method = task.recipe, task.recipe.pruning(task.keep_rate)
+    prunes = _prunes(method.keep_rate)
+    if prunes and recipe.trained == "head":
+        raise ValueError(
+            f"{recipe.name}: trains the head alone, on outputs of the unpruned encoder; leave --keep-rate out, or "
+            "train some blocks too (--set trained=2)"
+        )
     record_task(task)
     if (task.out / RESULT).exists():
         return json.loads((task.out / RESULT).read_text())
-    recipe, split = task.recipe, task.split
+    split = task.split
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)
-    method = recipe.pruning(task.keep_rate)
-    prunes = _prunes(method.keep_rate)
     teacher = _teacher(recipe, model, task.table.labels, task.init, prunes and method.needs_teacher)
-    encoder = _frozen_encoder(task, model, prunes)
+    encoder = EncoderOutputs(task.front, model) if recipe.trained == "head" else None
     handle = prune(model, method) if prunes else None
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, encoder, **changes)
     trainer.train(resume_from_checkpoint=_resume(task.out))
@@ -56,18 +61,6 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     # If one process exits early, the others may fail.
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}
-
-
-def _frozen_encoder(task: Task, model: PreTrainedModel, prunes: bool) -> EncoderOutputs | None:
-    """The encoder whose outputs are computed once, if the recipe trains the head alone."""
-    if task.recipe.trained != "head":
-        return None
-    if prunes:
-        raise ValueError(
-            f"{task.recipe.name}: trains the head alone, on outputs of the unpruned encoder; leave --keep-rate out, or "
-            "train some blocks too (--set trained=2)"
-        )
-    return EncoderOutputs(task.front, model)
 
 
 def _finish(

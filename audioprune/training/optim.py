@@ -15,8 +15,7 @@ from .recipe import LearningRate, Optimizer, Recipe
 def depth_of(model: nn.Module) -> dict[str, int]:
     """Depth of each parameter by name: 0 for the embeddings, i + 1 for block i (0-based), D + 1 after the blocks."""
     adapter = find_blocks(model)
-    embeddings = getattr(adapter.encoder, "embeddings", None)
-    owner = {id(p): 0 for p in (embeddings.parameters() if embeddings is not None else ())}
+    owner = {id(p): 0 for module in adapter.embeddings for p in module.parameters()}
     for i, layer in enumerate(adapter.layers):
         owner |= {id(p): i + 1 for p in layer.parameters()}
     last = len(adapter.layers) + 1

@@ -17,14 +17,13 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from ..models.loading import has_decoder, is_language_model
+from ..models.loading import has_decoder, is_language_model, load_whisper_extractor
 from ..models.sources import resolve
 from ..models.state import CheckpointError, check_keys
 from .quick_whisper import QuickWhisper
 
 TAKES = "a Whisper with its decoder (WhisperForConditionalGeneration), such as openai/whisper-base"
 FRAMES_PER_TOKEN = 2
-EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class WhisperParts:
             _check_kind(source, raw)
             config = WhisperConfig.from_pretrained(path)
             tokenizer = WhisperTokenizer.from_pretrained(path)
-            extractor = _extractor(path, config)
+            extractor = load_whisper_extractor(path, config)
         except CheckpointError:
             raise
         except (OSError, ValueError) as error:
@@ -155,13 +154,6 @@ def _check_kind(source: str | Path, raw: dict[str, Any]) -> None:
     elif is_language_model(source):
         hint = "; an audio-language model answers questions, with audioprune ask"
     raise CheckpointError(f"{source}: is of the kind {kind}, but this takes {TAKES}{hint}")
-
-
-def _extractor(path: str | Path, config: WhisperConfig) -> WhisperFeatureExtractor:
-    if isinstance(path, Path) and not any((path / name).is_file() for name in EXTRACTOR_FILES):
-        seconds = FRAMES_PER_TOKEN * config.max_source_positions // 100
-        return WhisperFeatureExtractor(config.num_mel_bins, chunk_length=seconds)
-    return WhisperFeatureExtractor.from_pretrained(path)
 
 
 def _generation(path: str | Path, config: WhisperConfig) -> GenerationConfig:

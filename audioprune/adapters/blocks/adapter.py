@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -58,6 +58,11 @@ class BlockAdapter(Adapter):
 
         Raises `ValueError` if `samples` is missing, or given but not needed.
         """
+
+    @property
+    @abstractmethod
+    def embeddings(self) -> Sequence[nn.Module]:
+        """The modules before the first block that have weights."""
 
     def silence(self) -> dict[str, Tensor] | None:
         """Arguments of the tower for one silent clip, by which attention sinks are found; None if none are looked for

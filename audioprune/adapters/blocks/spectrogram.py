@@ -94,6 +94,10 @@ class SpectrogramAdapter(BlockAdapter):
     def find(cls, model: nn.Module) -> list[Adapter]:
         return [cls(module) for module in model.modules() if isinstance(module, cls.encoder_class)]
 
+    @property
+    def embeddings(self) -> list[nn.Module]:
+        return [self.encoder.embeddings]
+
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
         refuse_samples(self, samples)
         return (self.frames, self.encoder.config.num_mel_bins)

@@ -195,6 +195,10 @@ class WaveformAdapter(BlockAdapter):
     def pooled_by(self) -> nn.Module | None:
         return None if self.encoder is self.tower else self.encoder.projector
 
+    @property
+    def embeddings(self) -> list[nn.Module]:
+        return [self.tower.feature_extractor, self.tower.feature_projection, self.tower.encoder.pos_conv_embed]
+
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
         if samples is None:
             raise ValueError(

@@ -169,6 +169,10 @@ class WhisperAdapter(BlockAdapter):
     def mlp_width(self) -> int:
         return self.encoder.config.encoder_ffn_dim
 
+    @property
+    def embeddings(self) -> list[nn.Module]:
+        return [self.tower.conv1, self.tower.conv2, self.tower.embed_positions]
+
     def clip_shape(self, samples: int | None) -> tuple[int, ...]:
         refuse_samples(self, samples)
         return (self.encoder.config.num_mel_bins, self.frames)
