@@ -9,13 +9,17 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogFormatter
+from matplotlib.transforms import BboxBase
 
 from ..files import Row, write_json, write_text
 from ..plots import save
 
 NAME = "eval-asr"
 """Name of the files that an evaluation writes, without suffix."""
+POINT, HIGHEST = 5.0, 30
+"""Pixels around a point that stay free, and steps of 4 points by which a name is raised at most."""
 
 
 def write(out: Path, result: Row) -> None:
@@ -112,7 +116,7 @@ def figure(result: Row) -> Figure:
     FigureCanvasAgg(drawn)
     axes = drawn.subplots()
     slowest = max(row["encoder"]["seconds"] for row in rows)
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["encoder"]["seconds"])
+    names = []
     for place, row in enumerate(rows):
         x, y = 1000 * row["encoder"]["seconds"], 100 * row["word_error_rate"]
         axes.plot(x, y, marker="o", markersize=8, linestyle="none", color=colormaps["tab10"](place % 10), zorder=3)
@@ -121,15 +125,16 @@ def figure(result: Row) -> Figure:
             axes.plot(x, y, marker="o", markersize=15, color="tab:red", markerfacecolor="none", markeredgewidth=1.8)
             label += f"\n{row['runaways']} runaway" + "s" * (row["runaways"] > 1)
         is_right = row["encoder"]["seconds"] > 0.6 * slowest
-        axes.annotate(
-            label,
-            (x, y),
-            # Methods of like error and time would cover each other's names.
-            xytext=(-9 if is_right else 9, 7 + 14 * (order.index(place) % 3)),
-            horizontalalignment="right" if is_right else "left",
-            textcoords="offset points",
-            fontsize=9,
-            parse_math=False,
+        names.append(
+            axes.annotate(
+                label,
+                (x, y),
+                xytext=(-9 if is_right else 9, 7),
+                horizontalalignment="right" if is_right else "left",
+                textcoords="offset points",
+                fontsize=9,
+                parse_math=False,
+            )
         )
     axes.axhline(100 * rows[0]["word_error_rate"], color="black", linestyle="--", linewidth=1, zorder=0)
     axes.set_xlim(0, 1100 * slowest)
@@ -140,7 +145,22 @@ def figure(result: Row) -> Figure:
     axes.set_axisbelow(True)
     title = f"{result['model']} on {result['clips']} clips; dashed: unpruned, red rings: runaway transcripts"
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    drawn.draw_without_rendering()  # it places the axes
+    _raise_names(axes, names)
     return drawn
+
+
+def _raise_names(axes: Axes, names: Sequence[Annotation]) -> None:
+    """Raise each name until it covers no point and no other name: methods of like error and time are close together."""
+    points = [axes.transData.transform(name.xy) for name in names]
+    placed: list[BboxBase] = []
+    for name in sorted(names, key=lambda name: name.xy):
+        for _ in range(HIGHEST):
+            box = name.get_window_extent()
+            if not box.count_overlaps(placed) and not box.padded(POINT).count_contains(points):
+                break
+            name.xyann = (name.xyann[0], name.xyann[1] + 4)
+        placed.append(box)
 
 
 def _scale_errors(axes: Axes, errors: Sequence[float]) -> None:
