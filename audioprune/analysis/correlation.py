@@ -43,7 +43,10 @@ class RankCorrelation:
 
     name = "rank_correlation"
     title = "Does attention follow intensity and variation?"
-    how = "Above 0 (τ-b), tokens of louder, or more varied, patches receive more attention. 0 means no relation."
+    how = (
+        "Above 0 (τ-b), tokens of louder, or more varied, patches receive more attention; 0 means no relation. As "
+        "published, ranks are five clusters and tied pairs agree, so that no relation lies at the dotted line."
+    )
 
     def __init__(self, by_intensity: Cluster, by_variation: Cluster) -> None:
         self.clusters = by_intensity, by_variation

@@ -88,7 +88,7 @@ def norm_ratio(values: Values) -> dict[str, Figure]:
     return {"norm_ratio": figure}
 
 
-STATISTICS = {"tau_b": "Kendall's τ-b", "paper": "as published (five clusters, ties agree)"}
+STATISTICS = {"tau_b": "Kendall's τ-b", "paper": "as published"}
 
 
 def rank_correlation(values: Values) -> dict[str, Figure]:
