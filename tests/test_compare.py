@@ -463,6 +463,53 @@ def test_ctrl_c_leaves_what_was_there(run, monkeypatch, tiny, sounds) -> None:
     assert not [path for path in Path().iterdir() if path.suffix in (".part", ".png")]
 
 
+def test_a_stopped_run_goes_on(run, monkeypatch, tiny, sounds) -> None:
+    """Rows that are there are not made again, and the file is the same as without the stop."""
+    words = ("compare", "--model", tiny, "--data", sounds, "--bench-seconds", 0, "--methods", "topk,random,tome,ats")
+    words = (*words, "--macs", "0.8,0.6", "--out", "c.json")
+    code, _, err = run(*words)
+    assert code == 0, err
+    whole = Path("c.json").read_text()
+    Path("c.json").unlink()
+    passed: list[int] = []
+    logits_of = comparison.logits_of
+
+    def interrupted(*arguments: object) -> torch.Tensor:
+        passed.append(1)
+        if len(passed) == 10:  # the unpruned model, TopK twice, random five times: at the second random row
+            raise KeyboardInterrupt
+        return logits_of(*arguments)
+
+    monkeypatch.setattr(comparison, "logits_of", interrupted)
+    code, _, err = run(*words)
+    assert code == 130
+    assert "c.json.partial.jsonl; the same command goes on with it" in err.replace("\n", " ")
+    assert len(Path("c.json.partial.jsonl").read_text().splitlines()) == 1 + 3
+    passed[:] = [1] * 100
+    code, _, err = run(*words)
+    assert code == 0, err
+    assert Path("c.json").read_text() == whole
+    left = [row for row in json.loads(whole)["rows"][3:] if "refused" not in row]
+    assert len(passed) == 100 + 1 + sum(row["runs"] for row in left)
+    assert not Path("c.json.partial.jsonl").exists()
+
+
+def test_what_was_begun_with_another_model_is_begun_anew(run, monkeypatch, tiny, sounds, tmp_path: Path) -> None:
+    small(hidden_size=32).save_pretrained(tmp_path / "other")
+    words = ("compare", "--data", sounds, "--bench-seconds", 0, "--methods", "topk", "--keep-rates", "0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "pareto", lambda rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*words, "--model", tmp_path / "other", "--out", "c.json")
+    code, _, err = run(*words, "--model", tiny, "--out", "c.json")
+    assert code == 0, err
+    assert "c.json.partial.jsonl: begun with model=" in err
+    assert run(*words, "--model", tiny, "--json")[1] != ""
+    assert (
+        json.loads(Path("c.json").read_text())["rows"] == json.loads(run(*words, "--model", tiny, "--json")[1])["rows"]
+    )
+
+
 def test_help_teaches(run) -> None:
     code, out, _ = run("compare", "--help")
     assert code == 0

@@ -16,8 +16,8 @@ from rich.table import Table
 from ..methods import names
 from . import options as o
 from . import training_options as t
-from .calibrate_words import calibrate_words, check_words, resumable, words_table
-from .console import err, out, progress
+from .calibrate_words import calibrate_words, check_words, words_table
+from .console import err, out, progress, resumable
 from .tag import count
 
 if TYPE_CHECKING:

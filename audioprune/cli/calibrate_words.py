@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import options as o
-from .console import err, progress, warnings_as_notes
+from .console import err, progress, resumable
 from .tag import count
 
 if TYPE_CHECKING:
@@ -60,17 +59,6 @@ def calibrate_words(
             advance=lambda heard: bar.advance(task, heard),
             state=state,
         )
-
-
-@contextmanager
-def resumable(state: Path) -> Iterator[None]:
-    """Show warnings as notes, and say after Ctrl-C where the run goes on from."""
-    with warnings_as_notes():
-        try:
-            yield
-        except KeyboardInterrupt:
-            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
-            raise
 
 
 def _read(clips: Sequence[Path], window: float) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from ..methods import names
 from . import options as o
 from . import training_options as t
-from .console import err, out, progress
+from .console import err, out, progress, resumable
 
 FineTunedOption = Annotated[
     list[str] | None,
@@ -91,6 +92,7 @@ def compare(
     from ..compare import comparison
     from ..compare import settings as c
     from ..compare.benchmark import machine
+    from ..compare.row_log import RowLog
     from ..plots import check_suffix
 
     chosen = c.parse_methods(t.words(methods))
@@ -112,7 +114,9 @@ def compare(
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
     clips = c.ReadClips(rows, front, store)
     passes = comparison.passes(chosen, rates, tuned, shares)
-    with progress("") as bar:
+    state = None if out_file is None else out_file.with_name(f"{out_file.name}.partial.jsonl")
+    with progress("") as bar, resumable(state) if state else nullcontext():
+        log = RowLog.of(state, loaded, clips, labels, tuned)
         heard = bar.add_task("Hearing clips", total=passes * len(rows))
         timing = bar.add_task("Timing settings", total=None, visible=False)
 
@@ -138,8 +142,10 @@ def compare(
             batch_sizes=sizes,
             advance=lambda count: bar.advance(heard, count),
             timed=timed,
+            log=log,
         )
     _show(result, out_file, picture, as_json)
+    log.remove()
 
 
 def _rates(keep_rates: str) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,3 +41,14 @@ def warnings_as_notes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: err.print(f"note: {message}", soft_wrap=True)
         yield
+
+
+@contextmanager
+def resumable(state: Path) -> Iterator[None]:
+    """Show warnings as notes, and say after Ctrl-C where the run goes on from."""
+    with warnings_as_notes():
+        try:
+            yield
+        except KeyboardInterrupt:
+            err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
+            raise

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,36 +13,19 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..adapters import UnsupportedModelError
-from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs
-from ..core.fitting import fit
 from ..core.pruning import prune
-from ..core.recommend import recommended
 from ..core.settings import describe
-from ..methods import LearnedMethod, Method, TopK, UntrainedError
-from ..methods.names import NamedMethod
+from ..methods import Method, UntrainedError
 from .agreement import agreement, divergence
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
+from .planned import Given, Plan, Planned
+from .row_log import RowLog
 from .settings import Clips, FineTuned
-
-Given = NamedMethod | Method | Sequence[Method]
-"""A method, or one for each seed."""
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """A row to be: a method at a keep rate, one run a seed."""
-
-    name: str
-    keep_rate: Any
-    runs: Sequence[Method]
-    refused: str | None = None
-    tuned: FineTuned | None = None
-    share: float | None = None
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
@@ -75,6 +56,7 @@ def compare(
     batch_sizes: Sequence[int] = (16,),
     advance: Callable[[int], Any] = NOTHING,
     timed: Callable[[], Any] = lambda: None,
+    log: RowLog | None = None,
 ) -> dict[str, Any]:
     """Each method at each keep rate, or at each share of the work, on the same clips: {"metric", "clips", "unpruned",
     "rows"}.
@@ -93,19 +75,28 @@ def compare(
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
         advance: called with the clips of each batch that was heard; `passes` × clips in all.
         timed: called for each setting and batch size that was timed.
+        log: keeps each row when it is made; rows that it holds already are not made again. Speed is always measured.
 
     A row has "method", "keep_rate", "setting", "runs", "score", "agreement" (share of clips with the unpruned model's
     top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; a setting that
     the method or the model refuses has "refused" instead, the reason.
     """
-    few = _batch(model, features, range(min(COUNTED, len(features)))) if shares else None
-    settings = _settings(methods, keep_rates, fine_tuned or {}, shares, model, few)
+    plan = Plan(methods, keep_rates, fine_tuned or {}, shares)
     full = logits_of(model, features, advance)
-    refused = passes(methods, keep_rates, fine_tuned, shares) - 1 - sum(len(setting.runs) for setting in settings)
-    advance(refused * len(features))
     cost = macs(model)
     unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
-    rows = [_row(setting, model, features, labels, full, cost, advance) for setting in settings]
+    few = _batch(model, features, range(min(COUNTED, len(features))))
+    log = RowLog() if log is None else log
+    settings, rows = [], []
+    for setting in plan.settings(model, few, log):
+        row = setting.done
+        if row is None:
+            row = _row(setting, model, features, labels, full, cost, advance)
+            log.note(row)
+        else:
+            advance(setting.passes * len(features))
+        settings.append(setting)
+        rows.append(row)
     for row, on_front in zip(rows, pareto(rows), strict=True):
         row |= {} if "refused" in row else {"front": on_front}
     if bench_seconds:
@@ -124,7 +115,7 @@ def passes(
     shares: Sequence[float] = (),
 ) -> int:
     """How often a comparison goes through all clips, the unpruned model's pass included."""
-    return 1 + sum(len(setting.runs) for setting in _settings(methods, keep_rates, fine_tuned or {}, shares))
+    return 1 + Plan(methods, keep_rates, fine_tuned or {}, shares).passes
 
 
 @torch.inference_mode()
@@ -145,76 +136,8 @@ def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> T
     return torch.stack([features[i] for i in indices]).to(model.device, model.dtype)
 
 
-def _settings(
-    methods: Mapping[str, Given],
-    keep_rates: Sequence[float],
-    fine_tuned: Mapping[str, FineTuned],
-    shares: Sequence[float] = (),
-    model: PreTrainedModel | None = None,
-    few: Tensor | None = None,
-) -> list[_Setting]:
-    """few: some clips, on which work is counted; None if it need not be."""
-    settings = []
-    for name, given in methods.items():
-        first = given[0] if isinstance(given, Sequence) else given
-        method = first if isinstance(first, NamedMethod) else NamedMethod.of(first)
-        seeds = given if isinstance(given, Sequence) else method
-        if shares and not _runs_as_it_is(method):
-            settings += [_at_share(name, seeds, share, model, few) for share in shares]
-            continue
-        for rate in [method.keep_rate] if _runs_as_it_is(method) else keep_rates:
-            try:
-                settings.append(_Setting(name, rate, _runs(seeds, rate, model)))
-            except ValueError as error:
-                settings.append(_Setting(name, rate, [], str(error)))
-    for name, tuned in fine_tuned.items():
-        settings.append(_Setting(name, tuned.method.keep_rate, [tuned.method], tuned=tuned))
-    return settings
-
-
-def _runs(method: NamedMethod | Sequence[Method], rate: Any, model: PreTrainedModel | None) -> list[Method]:
-    """A method at a keep rate, once a seed; one that fits the work, at the cost of TopK at that rate."""
-    if isinstance(method, Sequence):
-        return [seed.with_keep_rate(rate) for seed in method]
-    if model is None or not method.fits_work:
-        return method.seeds(rate)
-    unpruned = macs(model)
-    with prune(model, TopK(rate)):
-        share = macs(model) / unpruned
-    return [recommended(model, macs=share)]
-
-
-def _at_share(
-    name: str,
-    method: NamedMethod | Sequence[Method],
-    share: float,
-    model: PreTrainedModel | None,
-    few: Tensor | None,
-) -> _Setting:
-    """A method at the greatest keep rate that leaves at most this share of the work."""
-    if model is None or few is None:  # a number of runs is all that is asked for
-        return _Setting(name, 0.5, method.seeds(0.5) if isinstance(method, NamedMethod) else method, share=share)
-    counted = partial(mean_macs, clips=few)
-    try:
-        if isinstance(method, Sequence):
-            rate = fit(model, method[0].with_keep_rate, share, counted, method[0].least_rate).keep_rate
-            runs = [seed.with_keep_rate(rate) for seed in method]
-        elif method.fits_work:
-            runs = [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
-        else:
-            runs = method.seeds(fit(model, method.at, share, counted, method.at(1.0).least_rate).keep_rate)
-    except ValueError as error:
-        return _Setting(name, 1.0, [], str(error), share=share)
-    return _Setting(name, runs[0].keep_rate, runs, share=share)
-
-
-def _runs_as_it_is(method: NamedMethod) -> bool:
-    is_learnt = issubclass(method.kind, LearnedMethod) and not method.kind.static
-    return isinstance(method.keep_rate, Sequence) or is_learnt
-
-
 def _row(
-    setting: _Setting,
+    setting: Planned,
     model: PreTrainedModel,
     features: Clips,
     labels: Tensor,
@@ -226,6 +149,7 @@ def _row(
     row: dict[str, Any] = {"method": setting.name, "keep_rate": rate, "fine_tuned": setting.tuned is not None}
     row |= {} if setting.share is None else {"macs_share": setting.share}
     if setting.refused is not None:
+        advance(setting.passes * len(features))
         return row | {"refused": setting.refused}
     if setting.tuned is not None:
         model, features = setting.tuned.model, setting.tuned.features
@@ -257,7 +181,7 @@ def _row(
 
 def _time(
     rows: Sequence[dict[str, Any]],
-    settings: Sequence[_Setting],
+    settings: Sequence[Planned],
     model: PreTrainedModel,
     features: Clips,
     size: int,
