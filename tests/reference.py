@@ -96,10 +96,10 @@ def _forward_clip(slow: SlowModel, method: Method, learned: nn.Module | None) ->
         if isinstance(method, AViT) and {Place(layer), Place(layer, after=False)} & stages.keys():
             line = halting.halt(method, head, line)
             kept.append(line.patches)
-        elif Place(layer, after=False) in stages:
-            one, rate = stages[Place(layer, after=False)]
-            keep, line = _form_of(one)(one, rate, line, Seen(slow, layer, learned, [], [], []))
-            kept.append(keep)
+        else:
+            for one, rate in [stages[p] for p in sorted(stages) if p.layer == layer and not p.after]:
+                keep, line = _form_of(one)(one, rate, line, Seen(slow, layer, learned, [], [], []))
+                kept.append(keep)
         sizes = line.sizes if method.proportional else [1.0] * len(line)
         tokens, maps, keys, values = slow.attend(layer, head + line.tokens, sizes)
         head, line = tokens[: slow.special], Line(tokens[slow.special :], line.patches, line.sizes)
@@ -264,10 +264,14 @@ def _left_of(method: ToMe | AToMe | FastAdaSP, rate: float, line: Line, seen: Se
     """By the clip: as many as the method would leave after this block if it were alone, or all if they are fewer."""
     if method.budget == "layer":
         return _budget(rate, len(line))
+    return min(_clip_budget(method, seen), len(line))
+
+
+def _clip_budget(method: Method, seen: Seen) -> int:
     left = len(seen.slow.tokens()) - seen.slow.special
     for layer, rate in method.schedule(seen.slow.depth).items():
         left = _budget(rate, left) if layer <= seen.layer else left
-    return min(left, len(line))
+    return left
 
 
 def _average(method: AveragePooling, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
@@ -286,12 +290,26 @@ def _averaged(line: Line, groups: list[list[int]]) -> tuple[list[int], Line]:
     return [line.patches[i] for i in keep], _joined(line, keep, target, _mean)
 
 
+def _runs_of_padding(
+    method: PaddingMerge, rate: float, line: Line, seen: Seen, after: list[int], alone: list[int]
+) -> int:
+    """Into how many runs a row's padding goes. after: this padding; alone: that of all rows."""
+    if method.budget == "layer":
+        return _budget(rate, len(after))
+    surplus = max(0, len(line) - _clip_budget(method, seen)) * len(after) // len(alone)
+    patches = sum(round(float(line.sizes[i])) for i in alone)
+    return max(len(after) - surplus, min(len(after), math.ceil(patches * len(after) / (25 * len(alone)) - 1e-9)))
+
+
 def _stand_ins(method: PaddingMerge, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
     """Of the padding at each row's end the margin and two at the end stay, and of each of k even runs between them the
     middle one, half way to the mean. Sinks are in no such run, but those that touch are in one of their own."""
     padding, sinks, groups = seen.slow.padding(), seen.slow.sinks(), []
-    for row in _in_time(line, seen).values():
-        after = [i for i in row if padding[line.patches[i]]][method.margin : -2]
+    rows = _in_time(line, seen)
+    inner = {r: [i for i in row if padding[line.patches[i]]][method.margin : -2] for r, row in rows.items()}
+    alone = [i for after in inner.values() for i in after if not sinks[line.patches[i]]]
+    for r, row in rows.items():
+        after = inner[r]
         groups += [[i] for i in row if i not in after]
         for before, i in zip([None, *after], after, strict=False):
             if sinks[line.patches[i]]:
@@ -300,7 +318,7 @@ def _stand_ins(method: PaddingMerge, rate: float, line: Line, seen: Seen) -> tup
                 else:
                     groups.append([i])
         after = [i for i in after if not sinks[line.patches[i]]]
-        k, runs = _budget(rate, len(after)) if after else 0, {}
+        k, runs = _runs_of_padding(method, rate, line, seen, after, alone) if after else 0, {}
         for place, i in enumerate(after):
             runs.setdefault(place * k // len(after), []).append(i)
         groups += runs.values()

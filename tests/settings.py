@@ -72,6 +72,14 @@ METHODS: dict[str, Method] = {
     "fastadasp-keys-unsized": FastAdaSP((0.3, 0.7), layers=(0, 2), metric="keys", proportional=False),
     "padding": PaddingMerge(0.2, margin=0),
     "padding-later": PaddingMerge(0.3, margin=0, layers=(1,)),
+    "padding-by-clip": PaddingMerge(0.6, margin=0, layers=(0, 1), budget="clip"),
+    "padding-then-before": Chain.of(
+        [
+            PaddingMerge(0.6, margin=0, layers=(0, 1), budget="clip"),
+            ToMe(0.6, layers=(0, 1), metric="hidden", budget="clip", before=True),
+        ]
+    ),
+    "tome-before": ToMe(0.7, metric="hidden", before=True),
     "padding-and-adjacent": Chain.of([PaddingMerge(0.2, margin=0), AToMe(0.8, layers=(1, 3), budget="clip")]),
     "padding-and-tome": Chain.of([PaddingMerge(0.05, margin=0), ToMe(0.7, layers=(1, 3), budget="clip")]),
     "padding-and-topk": Chain.of([PaddingMerge(0.2, margin=0), TopK(0.7, layers=(0, 2))]),

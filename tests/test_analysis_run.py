@@ -30,6 +30,7 @@ from audioprune.analysis.ranking import SEEDS, Ranking
 from audioprune.analysis.run import Analysis, Settings, write_answers
 from audioprune.analysis.tradeoff import Tradeoff
 from audioprune.audio.features import LogMel
+from audioprune.compare.settings import spaced
 from audioprune.core.tokens import Reduction
 from audioprune.methods import Method
 from audioprune.methods.fates import keep
@@ -572,9 +573,9 @@ def test_models_are_pruned_as_they_were_trained(model, tmp_path: Path) -> None:
 
 def test_clips_at_even_distances() -> None:
     rows = list(range(10))
-    assert subjects.spaced(rows, None) == tuple(rows)  # type: ignore[arg-type]
-    assert subjects.spaced(rows, 3) == (0, 3, 6)  # type: ignore[arg-type]
-    assert len(subjects.spaced(rows, 99)) == 10  # type: ignore[arg-type]
+    assert spaced(rows, None) == tuple(rows)  # type: ignore[arg-type]
+    assert spaced(rows, 3) == (0, 3, 6)  # type: ignore[arg-type]
+    assert len(spaced(rows, 99)) == 10  # type: ignore[arg-type]
 
 
 # The command line.

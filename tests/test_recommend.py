@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import audioprune as ap
 from audioprune.core.fitting import greatest
-from audioprune.core.recommend import HALF, recommended_at
+from audioprune.core.recommend import HALF, padded_at, recommended_at
 from audioprune.core.settings import describe, read_method
 
-from .families import FAMILIES, SPECTROGRAM, audiomae, inputs_for
+from .families import FAMILIES, SPECTROGRAM, audiomae, inputs_for, whisper
 
 LEAST_WORK = {"wav2vec2": 0.8}
 """A tiny model of sound itself spends much before the first block."""
@@ -119,25 +119,36 @@ def sounds_of(tokens: int) -> dict[str, torch.Tensor]:
 def test_a_model_that_pads_merges_its_padding_first(work: float) -> None:
     model = FAMILIES["whisper"]().eval()
     method = ap.recommended(model, work)
-    padding, merging = method.methods
-    assert padding == ap.PaddingMerge()
-    assert merging == dataclasses.replace(recommended_at(merging.keep_rate), budget="clip")
+    _, merging = method.methods
+    assert method == padded_at(merging.keep_rate)
     assert share(model, merging, None) <= work, "a clip that fills the window"
-    with ap.prune(model, method), ap.trace(model) as record, torch.no_grad():
-        model(**sounds_of(64))
-        assert record.kept[-1].shape[1] == merging.counts(64, 4)[-1]
-        model(**sounds_of(8))
-        assert all(stage.shape == record.kept[0].shape for stage in record.kept), "the sound is left alone"
+    assert share(model, dataclasses.replace(merging, keep_rate=merging.keep_rate + 0.001), None) > work
+    for sound in (64, 40, 8):
+        inputs = sounds_of(sound)
+        assert share(model, method, inputs) <= work
+        assert ap.recommended(model, work, inputs=inputs) == method
+        with ap.prune(model, method), ap.trace(model) as record, torch.no_grad():
+            model(**inputs)
+            assert record.kept[-1].shape[1] == merging.counts(64, 4)[-1], "all clips are left with as many tokens"
 
 
-def test_with_padded_clips_the_padding_may_be_enough() -> None:
+def test_the_sound_is_left_alone_where_the_padding_is_enough() -> None:
     model = FAMILIES["whisper"]().eval()
-    few = sounds_of(8)
-    alone = share(model, ap.PaddingMerge(), few)
-    assert ap.recommended(model, alone, inputs=few) == ap.PaddingMerge()
-    method = ap.recommended(model, alone - 0.03, inputs=few)
-    assert [type(part).__name__ for part in method.methods] == ["PaddingMerge", "ToMe"]
-    assert share(model, method, few) <= alone - 0.03
+    method = ap.recommended(model, 0.75)
+    with ap.prune(model, method), ap.trace(model) as record, torch.no_grad():
+        model(**sounds_of(16))
+    assert all(set(range(16)) <= set(clip) for clip in record.kept[-1].tolist())
+
+
+def test_a_model_that_pads_goes_to_an_eighth_without_inputs() -> None:
+    """Of tiny.en's shape, whose convolutions and first attention are a fifth of the work."""
+    model = whisper(d_model=384, encoder_attention_heads=6, encoder_ffn_dim=1536, max_source_positions=1500).eval()
+    for work in (0.5, 0.25, 0.125):
+        method = ap.recommended(model, work)
+        clip = torch.randn(1, 16, 3000, generator=torch.Generator().manual_seed(0))
+        for sound in (3000, 500, 100):
+            clip[..., sound:] = -1.5
+            assert share(model, method, {"input_features": clip}) <= work
 
 
 def state_of(model: torch.nn.Module) -> tuple:

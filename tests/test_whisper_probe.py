@@ -14,8 +14,9 @@ from transformers import WhisperForAudioClassification, WhisperForConditionalGen
 import audioprune as ap
 from audioprune.audio.whisper_features import WhisperFeatures
 from audioprune.compare.comparison import logits_of
-from audioprune.core.settings import read_method
+from audioprune.core.settings import describe, read_method
 from audioprune.data import SoundCache, read
+from audioprune.methods.chain import Chain
 from audioprune.training.encoder_outputs import EncoderOutputs
 from audioprune.training.finetune import fine_tune
 from audioprune.training.recipe import read_recipe
@@ -72,6 +73,29 @@ def test_the_head_learns_and_the_encoder_stays(probe: Task, whisper: str, folder
     assert direct.argmax(1).tolist() == table.targets(rows).tolist()
 
 
+def test_a_head_on_a_pruned_encoder(probe: Task, folder: Path) -> None:
+    """It learns from what the pruned model computes, which it is saved with."""
+    method = Chain.of([ap.PaddingMerge(0.5, margin=0), ap.ToMe(0.6, layers=(1,), metric="hidden")])
+    pruned = recipe(
+        "whisper-probe", "epochs=60", "optimizer.lr=0.01", "save_epochs=60", "learning_rate.warmup_epochs=1"
+    )
+    settings = {"method": [{"method": "PaddingMerge", "keep_rate": 0.5, "margin": 0}, describe(method.methods[1])]}
+    task = replace(probe, out=probe.out.parent / "pruned", recipe=pruned.model_copy(update={"method": settings}))
+    result = fine_tune(task)
+    assert result["accuracy"] == 1.0
+    assert read_method(task.out / "pruning.json") == method
+    model = ap.load(task.out)
+    front = ap.load_features(task.out, model)
+    rows = read(folder).split(None).test
+    features = torch.stack([probe.cache.features(row, front) for row in rows])
+    with torch.no_grad():
+        direct = logits_of(model, features)
+        ap.handle(model).remove()  # type: ignore[union-attr]
+        cached = torch.stack([probe.cache.features(row, EncoderOutputs(front, model, method)) for row in rows])
+        assert torch.allclose(model(encoder_outputs=(cached,)).logits, direct, atol=1e-4)
+        assert not torch.allclose(direct, logits_of(model, features), atol=1e-3), "pruning changes what the head reads"
+
+
 def test_each_clip_is_heard_once(probe: Task, tmp_path, monkeypatch) -> None:
     """By another seed's head neither."""
     monkeypatch.setattr(WhisperFeatures, "forward", lambda *args, **kwargs: pytest.fail("a clip was heard again"))
@@ -118,9 +142,10 @@ def test_train_on_the_command_line(whisper: str, folder: Path, run) -> None:
     code, out, err = run(*words, "--set", "epochs=2", "--set", "batch_size=4", "--set", "save_epochs=2", "--json")
     assert code == 0, err
     assert json.loads(out)["clips"] == {"train": 10, "validation": 0, "test": 4}
-    code, _, err = run(*words[:-1], "pruned", "--keep-rate", "0.5")
+    code, _, err = run(*words[:-1], "learnt", "--set", "method={method: DynamicViT, keep_rate: 0.5}")
     assert code == 2
-    assert "trains the head alone, on outputs of the unpruned encoder; leave --keep-rate out" in err
+    assert "trains the head alone, and DynamicViT learns in the blocks of the encoder; train some of them too" in err
+    assert not Path("learnt").exists()
 
 
 @pytest.mark.parametrize(

@@ -173,15 +173,6 @@ def clips_fingerprint(rows: Sequence[ClipRow]) -> str:
     return fingerprints.of_parts(repr(identity(row)).encode() for row in rows)
 
 
-def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:
-    """At most `limit` rows at even distances, so that all classes of a sorted data set are included."""
-    if limit is None or limit >= len(rows):
-        return tuple(rows)
-    if limit < 1:
-        raise ValueError(f"--limit is {limit}; it must be a number of clips, at least 1")
-    return tuple(rows[i * len(rows) // limit] for i in range(limit))
-
-
 def _methods(
     sources: Mapping[float, str], trained: Mapping[float, TopK | None], score: str | None, model: Any
 ) -> dict[float, TopK]:

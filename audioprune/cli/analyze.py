@@ -69,9 +69,7 @@ def analyze(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Hear so many clips, at even distances. [default: all]")
-    ] = None,
+    limit: t.LimitOption = None,
     skip: Annotated[
         str | None,
         typer.Option(
@@ -120,14 +118,14 @@ def analyze(
     rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
     if model is not None and len(model) == 1 and is_language_model(model[0]):
         table, _ = t.open_data(data, data_name, None, cache)
-        rows = models.spaced(c.choose_clips(table, t.words(folds), split), limit)
+        rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
         drawn = _drawn(rows, clips, pictures, seed)
         _draw_moments(model[0], table.name, [rows[i] for i in drawn], rates or [0.5, 0.25], out_folder, device)
         return
     sources, tuned = models.parse_models(model or ["esc10"], rates)
     opened = models.open_models(sources, score, lambda source: o.open_spectrogram_model(source, device), tuned)
     table, store = t.open_data(data, data_name, None, cache)
-    rows = models.spaced(c.choose_clips(table, t.words(folds), split), limit)
+    rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
     analysed = models.with_labels(opened, table.multi_label)
     labels = c.targets_of(analysed.by_rate[1.0], table, rows)
     drawn = _drawn(rows, clips, pictures, seed)

@@ -42,6 +42,7 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    limit: t.LimitOption = None,
     methods: Annotated[
         str,
         typer.Option(
@@ -109,7 +110,7 @@ def compare(
         check_suffix(picture)
     loaded, front = o.open_model(model, device)
     table, store = t.open_data(data, data_name, None, cache)
-    rows = c.choose_clips(table, t.words(folds), split)
+    rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
     labels = c.targets_of(loaded, table, rows)
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
     clips = c.ReadClips(rows, front, store)
@@ -129,6 +130,7 @@ def compare(
             "data": table.name,
             "folds": list(t.words(folds)),
             "split": split,
+            "limit": limit,
             "machine": machine(),
         } | comparison.compare(
             loaded,

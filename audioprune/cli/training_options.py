@@ -35,7 +35,7 @@ DataNameOption = Annotated[
     typer.Option(
         "--data-name",
         help="Which data set it is, where its layout does not tell: esc10, esc50, speech-commands, voxceleb1, "
-        "audioset, fsdd-digits, fsdd-speakers or folders. [default: the recipe's, or by layout]",
+        "audioset, fsdd-digits, fsdd-speakers, manifest or folders. [default: the recipe's, or by layout]",
         show_default=False,
     ),
 ]
@@ -61,6 +61,7 @@ CacheOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the model, its checkpoints and result.json.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Hear so many clips, at even distances. [default: all]")]
 
 
 def open_data(data: Path, name: str | None, recipe: Recipe | None, cache: Path | None) -> tuple[ClipTable, SoundCache]:

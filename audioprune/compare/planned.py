@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs
 from ..core.fitting import fit
 from ..core.pruning import prune
@@ -134,7 +133,7 @@ class _Candidate:
     def _at_share(self, share: float, model: PreTrainedModel, few: Tensor) -> list[Method]:
         """The method at the greatest keep rate that leaves at most this share of the work."""
         if self.method.fits_work:
-            return [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
+            return [recommended(model, macs=share)]
         counted = partial(mean_macs, clips=few)
         least = self.at(1.0)[0].least_rate
         return self.at(fit(model, lambda rate: self.at(rate)[0], share, counted, least).keep_rate)

@@ -115,6 +115,15 @@ def choose_clips(table: ClipTable, folds: Sequence[str] = (), part: str | None =
     return rows
 
 
+def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:
+    """At most `limit` rows at even distances, so that all classes of a sorted data set are included."""
+    if limit is None or limit >= len(rows):
+        return tuple(rows)
+    if limit < 1:
+        raise ValueError(f"--limit is {limit}; it must be a number of clips, at least 1")
+    return tuple(rows[i * len(rows) // limit] for i in range(limit))
+
+
 def targets_of(model: PreTrainedModel, table: ClipTable, rows: Sequence[ClipRow]) -> Tensor:
     """The clips' labels by the model's numbers: (clips,) int64, or (clips, classes) float32 where a clip may have
     several. Raises `DataError` for a label that the model does not know; it may know others besides."""

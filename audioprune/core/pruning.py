@@ -55,6 +55,9 @@ class _ScheduledMethod:
     def prunes(self, place: Place) -> bool:
         return place in self._stages
 
+    def before(self, layer: int) -> list[Place]:
+        return [place for place in self._stages if place.layer == layer and not place.after]
+
     def needs(self, place: Place) -> frozenset[str]:
         return self._stages[place][0].needs if place in self._stages else frozenset()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..adapters import find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.blocks.adapter import BlockAdapter
-from ..methods import AToMe, Method, PaddingMerge
+from ..methods import AToMe, Method, PaddingMerge, ToMe
 from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
@@ -22,6 +22,8 @@ from .pruning import prune
 
 PASSES = (1, 2, 3)
 """Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
+FIRST = (0, 1)
+"""Blocks before which an encoder that pads merges."""
 HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
 NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
@@ -36,6 +38,21 @@ def decoded_at(keep_rate: float | Sequence[float] | None) -> Method:
     """
     inside = [] if keep_rate is None else [NEIGHBOURS.with_keep_rate(keep_rate)]
     return Chain.of([PaddingMerge(), *inside])
+
+
+def padded_at(keep_rate: float) -> Method:
+    """The recommended method for an encoder that pads its clips and is read by their mean, at a keep rate.
+
+    Before the first two blocks the padding is merged, as far as the clip's budget needs it, and then the most similar
+    tokens of the sound: every clip is left with the same number. Later blocks merge nothing, since what they merge is
+    what the mean is taken of.
+    """
+    padding = PaddingMerge(keep_rate, layers=FIRST, budget="clip")
+    return Chain.of([padding, _sound_at(keep_rate)])
+
+
+def _sound_at(keep_rate: float) -> ToMe:
+    return ToMe(keep_rate, layers=FIRST, metric="hidden", passes=PASSES[-1], budget="clip", before=True)
 
 
 def recommended_at(keep_rate: float = HALF) -> Method:
@@ -53,9 +70,9 @@ def recommended(
 
         ap.prune(model, ap.recommended(model, macs=0.25))
 
-    An encoder that pads every clip, such as Whisper's, gets its padding merged first (`PaddingMerge`). Then similar
-    tokens are merged, but only in clips whose padding is not enough. So no clip costs more than `macs`, one that fills
-    the window included; with `inputs`, it is such clips that cost at most `macs`.
+    In an encoder that pads every clip, such as that of a Whisper that classifies, the padding is merged, and similar
+    tokens only in clips whose padding is not enough (`padded_at`). No clip costs more than `macs`, one that fills the
+    window included.
 
     For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
     `macs`, neighbours in time are merged too, as far as a clip needs it; this changes words (docs/whisper-measured.md),
@@ -79,32 +96,31 @@ def recommended(
         )
     if not isinstance(adapter, BlockAdapter) or not adapter.pads:
         return _fitted(model, _with_passes(recommended_at(1.0)), 0.5 if macs is None else macs, inputs)
-    padding = PaddingMerge()
     if adapter.is_decoded:
-        if macs is None:
-            return padding
-        return _after(padding, model, [replace(NEIGHBOURS, budget="clip")], macs, inputs)
-    merging = _with_passes(recommended_at(1.0), budget="clip")
-    return _after(padding, model, merging, 0.5 if macs is None else macs, inputs)
+        padding = PaddingMerge()
+        return padding if macs is None else _decoded(padding, model, macs, inputs)
+    # What a clip costs that fills the window; others cost no more.
+    sound = fit(model, _sound_at, 0.5 if macs is None else macs, count, _sound_at(1.0).least_rate)
+    assert isinstance(sound.keep_rate, float)
+    return padded_at(sound.keep_rate)
 
 
-def _after(
-    padding: Method, model: nn.Module, settings: Sequence[Method], macs: float, inputs: Tensor | Mapping | None
-) -> Method:
-    """The padding merged, and then what else must be. Without `inputs`, a clip may fill the window, and merging its
-    padding saves nothing."""
+def _decoded(padding: Method, model: nn.Module, macs: float, inputs: Tensor | Mapping[str, Tensor] | None) -> Method:
+    """The padding merged, and then neighbours. Without `inputs`, a clip may fill the window, and merging its padding
+    saves nothing."""
+    neighbours = [replace(NEIGHBOURS, budget="clip")]
     if inputs is None:
-        return Chain.of([padding, _fitted(model, settings, macs, None)])
+        return Chain.of([padding, _fitted(model, neighbours, macs, None)])
     unpruned = count(model, inputs=inputs)
     with prune(model, padding):
         if count(model, inputs=inputs) / unpruned <= macs:
             return padding
-    return _fitted(model, settings, macs, inputs, after=[padding])
+    return _fitted(model, neighbours, macs, inputs, after=[padding])
 
 
-def _with_passes(method: Any, **changes: Any) -> list[Method]:
+def _with_passes(method: Any) -> list[Method]:
     """The method with one pass of pairs in a block, and with more."""
-    return [replace(method, passes=passes, **changes) for passes in PASSES]
+    return [replace(method, passes=passes) for passes in PASSES]
 
 
 def _fitted(

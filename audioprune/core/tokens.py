@@ -51,10 +51,12 @@ class Grid:
 
 
 class Place(NamedTuple):
-    """Where tokens are reduced: a 0-based block, and whether after its attention or before the block."""
+    """Where tokens are reduced: a 0-based block, and whether after its attention or before the block. turn: before a
+    block, methods of a chain may act one after the other, from 0."""
 
     layer: int
     after: bool = True
+    turn: int = 0
 
 
 PER_CLIP = {"axis": 0}
@@ -118,8 +120,7 @@ class Evidence:
     sinks: (batch, n) booleans, whether a silent clip's token at this place is an attention sink (`core.sinks`).
     patch, column, row: (batch, n), input patch, its time column, of `columns` in all, and its frequency row;
     `NO_PATCH` for a fused token. patches: of a whole clip.
-    layer: 0-based index of the block that is pruned, of `depth`. after: False before the block, True after its
-    attention.
+    layer: 0-based index of the block that is pruned, of `depth`. after, turn: as in `Place`.
     special: (batch, s, width), the leading tokens that always go on.
     default_segments: how many time segments a budget is spent in where a method does not say; at most K of them are
     used.
@@ -135,6 +136,7 @@ class Evidence:
     patches: int
     special: Tensor = field(metadata=PER_CLIP)
     after: bool = True
+    turn: int = 0
     default_segments: int = 8
     learned: nn.Module | None = None
     training: bool = False
@@ -151,7 +153,7 @@ class Evidence:
 
     @property
     def place(self) -> Place:
-        return Place(self.layer, self.after)
+        return Place(self.layer, self.after, self.turn)
 
     def take(self, rows: Tensor, count: int) -> Evidence:
         """What is known of the first `count` tokens of some rows of the batch."""
@@ -262,6 +264,9 @@ class Reducer(Protocol):
 
     def prunes(self, place: Place) -> bool:
         """Whether tokens are reduced at this place."""
+
+    def before(self, layer: int) -> Sequence[Place]:
+        """The places before a block at which tokens are reduced, in turn."""
 
     def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
         """Reduce the tokens at `evidence.place`."""

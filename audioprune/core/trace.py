@@ -41,8 +41,8 @@ class Trace:
         """Where a stage is, in words; blocks are 0-based in code and counted from 1 in the papers."""
         if self._bounds is not None:
             return "between the encoder and the language model"
-        layer, after = self._places[stage]
-        return f"after the attention of block {layer + 1}" if after else f"before block {layer + 1}"
+        place = self._places[stage]
+        return f"after the attention of block {place.layer + 1}" if place.after else f"before block {place.layer + 1}"
 
     def sources(self, stage: int, clip: int = 0) -> list[list[int]]:
         """The input patches that went into each token after a stage, of one clip of the batch, in token order."""

@@ -173,8 +173,14 @@ class Method(ABC):
         """How many of n tokens `reduce` should leave, by the budget."""
         if self.budget == "layer":
             return ops.budget(keep_rate, n)
-        stage = list(self.schedule(evidence.depth)).index(evidence.layer)
-        return min(n, self.counts(evidence.patches, evidence.depth)[stage + 1])
+        return min(n, self.clip_budget(evidence))
+
+    def clip_budget(self, evidence: Evidence) -> int:
+        """How many tokens of a clip this stage leaves if no other method acts."""
+        count = evidence.patches
+        for layer, rate in self.schedule(evidence.depth).items():
+            count = ops.budget(rate, count) if layer <= evidence.layer else count
+        return count
 
     def count_after(self, n: int, keep_rate: float) -> int:
         """Droppable tokens that a stage leaves of n."""

@@ -15,8 +15,8 @@ from .base import Method
 class Chain(Method):
     """Methods that act in one model, each at its own places: `prune(model, [PaddingMerge(), AToMe(0.9, "all")])`.
 
-    At one place, such as after the attention of block 3, only one of them may act. keep_rate is that of each, in
-    order; set to 1.0 it turns all of them off.
+    Before a block, several of them may act, one after the other; after the attention of a block, only one. keep_rate
+    is that of each, in order; set to 1.0 it turns all of them off.
 
     Raises `ValueError` for no method, for one that learns (it must be alone), and for methods that do not agree
     whether merged tokens count by size.
@@ -93,19 +93,21 @@ class Chain(Method):
     def schedule(self, depth: int) -> dict[int, float]:
         """Pruned layer → keep rate, the product where two methods act at one layer."""
         rates: dict[int, list[float]] = {}
-        for (layer, _), (_, rate) in sorted(self.stages(depth).items(), key=lambda item: item[0]):
-            rates.setdefault(layer, []).append(rate)
+        for place, (_, rate) in self.stages(depth).items():
+            rates.setdefault(place.layer, []).append(rate)
         return {layer: math.prod(found) for layer, found in rates.items()}
 
     def stages(self, depth: int) -> dict[Place, tuple[Method, float]]:
         stages: dict[Place, tuple[Method, float]] = {}
         for method in self.methods:
             for place, stage in method.stages(depth).items():
-                if place in stages:
-                    where = "after the attention of" if place.after else "before"
+                if place.after and place in stages:
                     raise ValueError(
-                        f"{stages[place][0]} and {method} both act {where} block {place.layer}; give them other layers"
+                        f"{stages[place][0]} and {method} both act after the attention of block {place.layer}; give "
+                        "them other layers"
                     )
+                while place in stages:
+                    place = place._replace(turn=place.turn + 1)
                 stages[place] = stage
         return dict(sorted(stages.items(), key=lambda item: item[0]))
 

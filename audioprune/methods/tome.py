@@ -30,6 +30,8 @@ class ToMe(Method):
     passes: how often pairs may be matched in a block, each time among what the pass before has left; two passes can
         leave a quarter. Ours.
     budget: see `Method.budget`.
+    before: merge before a block, and not between its attention and its MLP; there are no keys yet, so that the metric
+    is "hidden". Ours.
 
     Unlike the official code, special tokens take no part in the split. There, one CLS token makes the odd patches
     propose to the even ones; and merged tokens follow those that are alone, where here all stay in the order of the
@@ -44,9 +46,14 @@ class ToMe(Method):
     metric: str = "keys"
     passes: int = field(default=1, metadata={LATER: True})
     budget: str = field(default="layer", metadata={LATER: True})
+    before: bool = field(default=False, kw_only=True, metadata={LATER: True})  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if type(self.before) is not bool:
+            raise ValueError(f"before is {self.before!r}; it is True or False")
+        if self.before and self.metric == "keys":
+            raise ValueError('before is True, and before a block there are no keys yet; compare by metric="hidden"')
         if type(self.passes) is not int or self.passes < 1:
             raise ValueError(f"passes is {self.passes!r}; it is how often pairs are matched in a block, 1 or more")
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]

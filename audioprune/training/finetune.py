@@ -39,10 +39,10 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     """
     recipe, method = task.recipe, task.recipe.pruning(task.keep_rate)
     prunes = _prunes(method.keep_rate)
-    if prunes and recipe.trained == "head":
+    if prunes and method.learns and recipe.trained == "head":
         raise ValueError(
-            f"{recipe.name}: trains the head alone, on outputs of the unpruned encoder; leave --keep-rate out, or "
-            "train some blocks too (--set trained=2)"
+            f"{recipe.name}: trains the head alone, and {type(method).__name__} learns in the blocks of the encoder; "
+            "train some of them too (--set trained=2)"
         )
     record_task(task)
     if (task.out / RESULT).exists():
@@ -51,11 +51,14 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)
     teacher = _teacher(recipe, model, task.table.labels, task.init, prunes and method.needs_teacher)
-    encoder = EncoderOutputs(task.front, model) if recipe.trained == "head" else None
-    handle = prune(model, method) if prunes else None
+    encoder, handle = None, None
+    if recipe.trained == "head":  # the encoder is pruned where its outputs are made
+        encoder = EncoderOutputs(task.front, model, method if prunes else None)
+    elif prunes:
+        handle = prune(model, method)
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, encoder, **changes)
     trainer.train(resume_from_checkpoint=_resume(task.out))
-    result = describe_run(task, split, trainer) | {"method": describe(method) if handle else None}
+    result = describe_run(task, split, trainer) | {"method": describe(method) if prunes else None}
     if trainer.is_world_process_zero():
         result = _finish(task, split, trainer, handle, encoder, result)
     # If one process exits early, the others may fail.
@@ -80,6 +83,8 @@ def _finish(
         logits = predict(model.float(), dataset)
         result["tested_on"] = "test" if split.test else "validation"
         result |= score(logits.numpy(), dataset.targets.numpy(), task.table.multi_label)
+    if encoder is not None and encoder.method is not None:
+        handle = prune(model, encoder.method)
     if handle:
         handle.save(task.out)
         handle.remove()
@@ -152,7 +157,8 @@ def save(task: Task, model: PreTrainedModel) -> None:
 
 
 def _prunes(keep_rate: Any) -> bool:
-    return min(keep_rate) < 1 if isinstance(keep_rate, tuple) else keep_rate < 1
+    """Whether a keep rate, or one of several, is less than 1."""
+    return any(map(_prunes, keep_rate)) if isinstance(keep_rate, tuple) else keep_rate < 1
 
 
 def _resume(out: Path) -> str | None:

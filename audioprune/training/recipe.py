@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..audio.features import PRESETS
 from ..core.pruning import METHODS
+from ..core.settings import parse_settings
 from ..methods import Method
 from .recipe_files import YAML, find, names, override, settings_of
 
@@ -187,6 +189,9 @@ class Recipe(Part):
 
     def pruning(self, keep_rate: float | Sequence[float] | None = None) -> Method:
         """Pruning method, at its own keep rate or at another."""
+        if isinstance(self.method.get("method"), list):
+            method = parse_settings(json.dumps(self.method), "method")
+            return method if keep_rate is None else method.with_keep_rate(keep_rate)
         settings = dict(self.method)
         name = settings.pop("method", "TopK")
         if name not in METHODS:

@@ -100,7 +100,7 @@ class TokenPass:
             self._before[layer] = self._first(hidden[:, self.adapter.special :])
         # Not always the previous block, because layer drop skips some in training.
         state = self._before[max(index for index in self._before if index <= layer)]
-        if self.reducer.prunes(place := Place(layer, after=False)):
+        for place in self.reducer.before(layer):
             hidden, state = self._apply(place, hidden, state, {})
         self._within[layer] = state
         return hidden, self._attention_call(layer, state, hidden.dtype)
@@ -229,6 +229,7 @@ class TokenPass:
         return Evidence(
             layer=place.layer,
             after=place.after,
+            turn=place.turn,
             depth=len(self.adapter.layers),
             patch=state.patch,
             column=self._grid.column(state.patch),
