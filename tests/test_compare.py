@@ -325,6 +325,7 @@ def test_all_at_the_same_work(model, features, labels) -> None:
     rows = {(row["method"], row["macs_share"]): row for row in result["rows"]}
     assert "tome" in methods
     assert "there are still" in rows["tome", 0.45]["refused"]
+    assert rows["topk", 0.7]["setting"]["layers"] is None
     assert rows["random", 0.7]["runs"] == 5
     for (name, share), row in rows.items():
         if "refused" in row:
@@ -335,6 +336,23 @@ def test_all_at_the_same_work(model, features, labels) -> None:
             with ap.prune(model, ap.TopK(round(row["keep_rate"] + 0.001, 3))):
                 assert ap.macs(model) > share * full
     assert ap.handle(model) is None
+
+
+def test_where_its_own_layers_come_too_late_a_method_acts_at_the_first(model, features, labels) -> None:
+    late = ap.macs(model)
+    with ap.prune(model, ap.TopK(0.01)):
+        own = ap.macs(model) / late
+    with ap.prune(model, ap.TopK(0.01, layers=(0,))):
+        least = ap.macs(model) / late
+    share = round((own + least) / 2, 3)
+    methods = parse_methods(["topk", "random", "tome"])
+    result = compare(model, features, labels, methods, (0.5,), shares=(share,))
+    rows = {row["method"]: row for row in result["rows"]}
+    assert rows["topk"]["setting"]["layers"] == [0]
+    assert rows["random"]["setting"]["layers"] == [0]
+    assert rows["random"]["runs"] == 5
+    assert rows["topk"]["macs"] <= share * late
+    assert "there are still" in rows["tome"]["refused"]
 
 
 def test_shares_on_the_command_line(run, tiny, sounds) -> None:

@@ -55,7 +55,8 @@ def compare(
         str | None,
         typer.Option(
             help="Shares of the unpruned model's work, with commas, such as 0.5,0.25: each method runs at the greatest "
-            "keep rate that leaves at most so much. Takes the place of --keep-rates.",
+            "keep rate that leaves at most so much, in its own blocks, or in the first alone where those come too "
+            "late. Takes the place of --keep-rates.",
             show_default=False,
         ),
     ] = None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..core.cost import macs
-from ..core.fitting import fit
+from ..core.fitting import TooMuchWorkError, fit
 from ..core.pruning import prune
 from ..core.recommend import recommended
 from ..core.settings import parse_settings
@@ -108,11 +109,11 @@ class _Candidate:
         """The keep rates, or shares of the work, at which it runs."""
         return [self.method.keep_rate] if self.runs_as_it_is else plan.shares or plan.keep_rates
 
-    def at(self, keep_rate: Any) -> list[Method]:
-        """The method at a keep rate, once a seed."""
+    def at(self, keep_rate: Any, **settings: Any) -> list[Method]:
+        """The method at a keep rate, once a seed. settings: in place of its own."""
         if self.given is not None:
-            return [one.with_keep_rate(keep_rate) for one in self.given]
-        return self.method.seeds(keep_rate)
+            return [replace(one, keep_rate=keep_rate, **settings) for one in self.given]
+        return self.method.seeds(keep_rate, **settings)
 
     def planned(self, rate: Any, share: float | None, model: PreTrainedModel, few: Tensor) -> Planned:
         try:
@@ -131,12 +132,25 @@ class _Candidate:
         return [recommended(model, macs=share)]
 
     def _at_share(self, share: float, model: PreTrainedModel, few: Tensor) -> list[Method]:
-        """The method at the greatest keep rate that leaves at most this share of the work."""
+        """The method at the greatest keep rate that leaves at most this share of the work: at its own layers, or at the
+        first alone where those come too late."""
         if self.method.fits_work:
             return [recommended(model, macs=share)]
-        counted = partial(mean_macs, clips=few)
-        least = self.at(1.0)[0].least_rate
-        return self.at(fit(model, lambda rate: self.at(rate)[0], share, counted, least).keep_rate)
+        try:
+            return self._fitted(share, model, few)
+        except TooMuchWorkError as error:
+            if self.at(1.0)[0].layers is not None:
+                raise
+            with suppress(TooMuchWorkError):
+                return self._fitted(share, model, few, layers=(0,))
+            raise error from None
+
+    def _fitted(self, share: float, model: PreTrainedModel, few: Tensor, **settings: Any) -> list[Method]:
+        def at(rate: float) -> Method:
+            return self.at(rate, **settings)[0]
+
+        found = fit(model, at, share, partial(mean_macs, clips=few), at(1.0).least_rate)
+        return self.at(found.keep_rate, **settings)
 
 
 def _planned_before(row: Row, candidate: _Candidate) -> Planned:

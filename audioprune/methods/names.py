@@ -110,11 +110,11 @@ class NamedMethod:
         """The method at a keep rate. Raises `ValueError` if it cannot be at this rate."""
         return self.kind(**{"keep_rate": keep_rate, **self.settings, **more})
 
-    def seeds(self, keep_rate: float | Sequence[float]) -> list[Method]:
+    def seeds(self, keep_rate: float | Sequence[float], **more: Any) -> list[Method]:
         """The method; once for each of `SEEDS` if its score is random and it has no seed of its own."""
         if self.settings.get("score") != "random" or "seed" in self.settings:
-            return [self.at(keep_rate)]
-        return [self.at(keep_rate, seed=seed) for seed in SEEDS]
+            return [self.at(keep_rate, **more)]
+        return [self.at(keep_rate, seed=seed, **more) for seed in SEEDS]
 
     def plus(self, modifier: str) -> NamedMethod:
         """The method with one more modifier. Raises `ValueError` if it has no such choice."""
