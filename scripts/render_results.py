@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import encoder_tables
 import performance
 import speech_tables
 from audioprune.methods.names import FORMER
@@ -399,6 +400,13 @@ TABLES = {
     "fine-tuned-fsdd-speakers": lambda: fine_tuned("fsdd-speakers"),
     "fine-tuned-costs": costs,
     "overview": overview,
+    "encoders-overview": lambda: table(*encoder_tables.overview()),
+    **{
+        f"encoders-esc10-{model}": lambda model=model: table(*encoder_tables.every_method("esc10", model))
+        for model in encoder_tables.MODELS
+    },
+    "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
+    "encoders-search": lambda: table(*encoder_tables.found_padded()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
     "further": further,

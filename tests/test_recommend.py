@@ -126,7 +126,9 @@ def test_a_model_that_pads_merges_its_padding_first(work: float) -> None:
     for sound in (64, 40, 8):
         inputs = sounds_of(sound)
         assert share(model, method, inputs) <= work
-        assert ap.recommended(model, work, inputs=inputs) == method
+        for_these = ap.recommended(model, work, inputs=inputs)
+        assert for_these.methods[0].keep_rate >= method.methods[0].keep_rate
+        assert share(model, for_these, inputs) <= work
         with ap.prune(model, method), ap.trace(model) as record, torch.no_grad():
             model(**inputs)
             assert record.kept[-1].shape[1] == merging.counts(64, 4)[-1], "all clips are left with as many tokens"

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs
 from ..core.fitting import TooMuchWorkError, fit
 from ..core.pruning import prune
@@ -135,7 +136,7 @@ class _Candidate:
         """The method at the greatest keep rate that leaves at most this share of the work: at its own layers, or at the
         first alone where those come too late."""
         if self.method.fits_work:
-            return [recommended(model, macs=share)]
+            return [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
         try:
             return self._fitted(share, model, few)
         except TooMuchWorkError as error:

@@ -72,7 +72,7 @@ def recommended(
 
     In an encoder that pads every clip, such as that of a Whisper that classifies, the padding is merged, and similar
     tokens only in clips whose padding is not enough (`padded_at`). No clip costs more than `macs`, one that fills the
-    window included.
+    window included; with `inputs`, it is such clips that cost as much.
 
     For a Whisper with its decoder it is `PaddingMerge()`, which leaves the sound itself alone (docs/whisper.md). With
     `macs`, neighbours in time are merged too, as far as a clip needs it; this changes words (docs/whisper-measured.md),
@@ -99,8 +99,11 @@ def recommended(
     if adapter.is_decoded:
         padding = PaddingMerge()
         return padding if macs is None else _decoded(padding, model, macs, inputs)
-    # What a clip costs that fills the window; others cost no more.
-    sound = fit(model, _sound_at, 0.5 if macs is None else macs, count, _sound_at(1.0).least_rate)
+    macs, least = 0.5 if macs is None else macs, _sound_at(1.0).least_rate
+    if inputs is not None:
+        return fit(model, padded_at, macs, partial(count, inputs=inputs), least)
+    # What a clip costs that fills the window; others cost less, since no convolution hears their padding.
+    sound = fit(model, _sound_at, macs, count, least)
     assert isinstance(sound.keep_rate, float)
     return padded_at(sound.keep_rate)
 

@@ -1,0 +1,164 @@
+"""Tables of Whisper's encoders with a linear head for `render_results.py`, from results/encoders-*.json.
+
+    python scripts/encoder_tables.py OUT.json COMPARE.json …
+
+keeps the results of `audioprune compare --macs`, one of each fold or seed, in one file: a line for each row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from audioprune.files import write_text
+from keep_speech_result import as_json
+
+RESULTS = Path(__file__).parents[1] / "results"
+SHARES = {0.5: "half", 0.25: "a quarter", 0.125: "an eighth"}
+MODELS = {"tiny.en": "Whisper tiny.en", "base": "Whisper base"}
+NAMES = {
+    "recommended": "**recommended**",
+    "padding": "padding, once",
+    "tome-every-block": "ToMe, hidden states, every block",
+    "atome-every-block": "A-ToMe, hidden states, every block",
+}
+
+
+def read(data: str, model: str) -> list[dict[str, Any]] | None:
+    """The comparisons of each fold or seed; None if there are none yet."""
+    path = RESULTS / f"encoders-{data}-{model}.json"
+    return list(json.loads(path.read_text())["runs"].values()) if path.exists() else None
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """A row's method, without the seed of its settings file."""
+    found = re.fullmatch(r"random-(discard|merge)-\d", row["method"])
+    return {"discard": "random", "merge": "random+merge"}[found[1]] if found else row["method"]
+
+
+def mean(values: list[float], digits: int = 1, scale: float = 100.0, sign: str = "") -> str:
+    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):{sign}.{digits}f}{spread}"
+
+
+def found(runs: list[dict[str, Any]], name: str, share: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The row of a method at a share of the work in each run, and what the run says of the unpruned model."""
+    return [
+        (row, run["unpruned"])
+        for run in runs
+        for row in run["rows"]
+        if name_of(row) == name and row["macs_share"] == share and "refused" not in row
+    ]
+
+
+def cells(runs: list[dict[str, Any]], name: str, share: float) -> list[str]:
+    """Agreement, and accuracy less the unpruned model's, each as mean ± standard deviation over folds or seeds."""
+    rows = found(runs, name, share)
+    if not rows:
+        return ["–", "–"]
+    loss = [row["score"]["mean"] - unpruned["score"] for row, unpruned in rows]
+    first = rows[0][0]["setting"]
+    early = "¹" if isinstance(first, dict) and first.get("layers") == [0] and first["method"] != "PaddingMerge" else ""
+    return [mean([row["agreement"]["mean"] for row, _ in rows]) + early, mean(loss, sign="+")]
+
+
+def every_method(data: str, model: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one model: the methods by their agreement at half of the work."""
+    runs = read(data, model) or []
+    names = list(dict.fromkeys(name_of(row) for run in runs for row in run["rows"]))
+    known = [name for name in names if any(found(runs, name, share) for share in SHARES)]
+
+    def best(name: str) -> list[float]:
+        rows = [found(runs, name, share) for share in SHARES]
+        return [-statistics.fmean(row["agreement"]["mean"] for row, _ in some) if some else 0.0 for some in rows]
+
+    rows = [
+        [NAMES.get(name, name), *(cell for share in SHARES for cell in cells(runs, name, share))]
+        for name in sorted(known, key=best)
+    ]
+    header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
+    return ["", *header], rows
+
+
+OVERVIEW = ("topk", "visionzip", "segmentwise+merge", "tome-every-block", "atome-every-block", "recommended")
+"""What a reader should know first."""
+
+
+def overview() -> tuple[list[str], list[list[str]]]:
+    """Header and rows for all models: agreement / change of accuracy at each share of the work, on ESC-10."""
+    known = {model: runs for model in MODELS if (runs := read("esc10", model)) is not None}
+    rows = []
+    for name in OVERVIEW:
+        row = [NAMES.get(name, name)]
+        for runs in known.values():
+            row += [" / ".join(_means(found(runs, name, share))) or "–" for share in SHARES]
+        rows.append(row)
+    return ["", *(f"{MODELS[model]}, {share}" for model in known for share in SHARES.values())], rows
+
+
+def _means(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    if not rows:
+        return []
+    loss = [row["score"]["mean"] - unpruned["score"] for row, unpruned in rows]
+    return [
+        mean([statistics.fmean(row["agreement"]["mean"] for row, _ in rows)]),
+        mean([statistics.fmean(loss)], sign="+"),
+    ]
+
+
+def speed(model: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: how much faster each setting is, by its multiply-accumulates and measured."""
+    result = json.loads((RESULTS / f"encoders-speed-{model}.json").read_text())
+    rows = []
+    for row in sorted(
+        (row for row in result["rows"] if "refused" not in row), key=lambda row: (-row["macs_share"], row["macs_ratio"])
+    ):
+        times = [f"{time['speed_up']:.2f}×" for time in row["timing"]]
+        name = name_of(row)
+        rows.append([SHARES[row["macs_share"]], NAMES.get(name, name), f"{row['macs_ratio']:.2f}×", *times])
+    sizes = [f"faster, batch {time['batch_size']}" for time in result["unpruned"]["timing"]]
+    return ["work", "", "MACs, fewer", *sizes], rows
+
+
+def found_padded() -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the search: each setting's KL and agreement, on the clips that were reported on."""
+    rows_there = json.loads((RESULTS / "recommended-encoders.json").read_text())["rows"]
+    by = {(row["name"], row["model"], row["part"], row["target"]): row for row in rows_there}
+    models = list(dict.fromkeys(row["model"] for row in rows_there))
+    rows = []
+    for name in dict.fromkeys(row["name"] for row in rows_there):
+        line = [name]
+        for model in models:
+            for share in SHARES:
+                parts = [by.get((name, model, part, share), {}) for part in ("chosen on", "reported on")]
+                line.append(" / ".join(f"{row['kl']:.3f}" if "kl" in row else "–" for row in parts))
+        rows.append(line)
+    return ["KL, nats", *(f"{model}, {share}" for model in models for share in SHARES.values())], rows
+
+
+def keep(out: Path, results: list[Path]) -> None:
+    """Write the comparisons of several folds or seeds into one file, those of one fold together."""
+    runs: dict[str, dict[str, Any]] = {}
+    for path in results:
+        result = json.loads(path.read_text())
+        key = Path(result["model"]).name
+        result["command"] = re.sub(r"[^\s,=]*/", "", result["command"])  # names without folders
+        result["model"] = key
+        for row in result["rows"]:
+            row.pop("front", None)
+        if key in runs:
+            new = {(name_of(row), row["macs_share"]) for row in result["rows"] if "refused" not in row}
+            rows = [row for row in runs[key]["rows"] if (name_of(row), row["macs_share"]) not in new]
+            runs[key]["rows"] = [*rows, *result["rows"]]
+            runs[key]["command"] += "; " + result["command"]
+        else:
+            runs[key] = result
+    write_text(out, as_json({"runs": runs}) + "\n")
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]), [Path(path) for path in sys.argv[2:]])
