@@ -124,6 +124,22 @@ def speed(model: str) -> tuple[list[str], list[list[str]]]:
     return ["work", "", "MACs, fewer", *sizes], rows
 
 
+def heads() -> tuple[list[str], list[list[str]]]:
+    """Header and rows: accuracy of heads that were trained on the pruned encoder, over the folds of ESC-10."""
+    known = json.loads((RESULTS / "encoders-heads.json").read_text())["rows"]
+    unpruned = {(row["model"], row["fold"]): row["accuracy"] for row in known if row["method"] is None}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in known:
+        groups.setdefault((row["model"], json.dumps(row["method"])), []).append(row)
+    rows = []
+    for (model, _), some in groups.items():
+        change = [row["accuracy"] - unpruned[model, row["fold"]] for row in some]
+        rate = "unpruned" if some[0]["method"] is None else f"keep rate {some[0]['method']['method'][0]['keep_rate']:g}"
+        work = mean([statistics.fmean(row["work"] for row in some)])
+        rows.append([MODELS[model], rate, work, mean([row["accuracy"] for row in some]), mean(change, sign="+")])
+    return ["", "recommended at", "MACs, %", "accuracy, %", "change within a fold, points"], rows
+
+
 def found_padded() -> tuple[list[str], list[list[str]]]:
     """Header and rows of the search: each setting's KL and agreement, on the clips that were reported on."""
     rows_there = json.loads((RESULTS / "recommended-encoders.json").read_text())["rows"]

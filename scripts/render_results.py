@@ -406,6 +406,7 @@ TABLES = {
         for model in encoder_tables.MODELS
     },
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
+    "encoders-heads": lambda: table(*encoder_tables.heads()),
     "encoders-search": lambda: table(*encoder_tables.found_padded()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
