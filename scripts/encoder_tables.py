@@ -134,10 +134,14 @@ def heads() -> tuple[list[str], list[list[str]]]:
     rows = []
     for (model, _), some in groups.items():
         change = [row["accuracy"] - unpruned[model, row["fold"]] for row in some]
-        rate = "unpruned" if some[0]["method"] is None else f"keep rate {some[0]['method']['method'][0]['keep_rate']:g}"
         work = mean([statistics.fmean(row["work"] for row in some)])
-        rows.append([MODELS[model], rate, work, mean([row["accuracy"] for row in some]), mean(change, sign="+")])
-    return ["", "recommended at", "MACs, %", "accuracy, %", "change within a fold, points"], rows
+        accuracy = mean([row["accuracy"] for row in some])
+        if some[0]["method"] is None:
+            rows.append([MODELS[model], "unpruned", work, accuracy, ""])
+        else:
+            rate = some[0]["method"]["method"][0]["keep_rate"]
+            rows.append(["", f"recommended, keep rate {rate:g}", work, accuracy, mean(change, sign="+")])
+    return ["", "", "MACs, %", "accuracy, %", "change within a fold, points"], rows
 
 
 def found_padded() -> tuple[list[str], list[list[str]]]:
