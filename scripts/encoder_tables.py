@@ -77,11 +77,15 @@ def every_method(data: str, model: str) -> tuple[list[str], list[list[str]]]:
         return [-statistics.fmean(row["agreement"]["mean"] for row, _ in some) if some else 0.0 for some in rows]
 
     rows = [
-        [NAMES.get(name, name), *(cell for share in SHARES for cell in cells(runs, name, share))]
+        [
+            NAMES.get(name, name),
+            str(max(len(found(runs, name, share)) for share in SHARES)),
+            *(cell for share in SHARES for cell in cells(runs, name, share)),
+        ]
         for name in sorted(known, key=best)
     ]
     header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
-    return ["", *header], rows
+    return ["", "n", *header], rows
 
 
 OVERVIEW = ("topk", "visionzip", "segmentwise+merge", "tome-every-block", "atome-every-block", "recommended")
@@ -142,22 +146,6 @@ def heads() -> tuple[list[str], list[list[str]]]:
             rate = some[0]["method"]["method"][0]["keep_rate"]
             rows.append(["", f"recommended, keep rate {rate:g}", work, accuracy, mean(change, sign="+")])
     return ["", "", "MACs, %", "accuracy, %", "change within a fold, points"], rows
-
-
-def found_padded() -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the search: each setting's KL and agreement, on the clips that were reported on."""
-    rows_there = json.loads((RESULTS / "recommended-encoders.json").read_text())["rows"]
-    by = {(row["name"], row["model"], row["part"], row["target"]): row for row in rows_there}
-    models = list(dict.fromkeys(row["model"] for row in rows_there))
-    rows = []
-    for name in dict.fromkeys(row["name"] for row in rows_there):
-        line = [name]
-        for model in models:
-            for share in SHARES:
-                parts = [by.get((name, model, part, share), {}) for part in ("chosen on", "reported on")]
-                line.append(" / ".join(f"{row['kl']:.3f}" if "kl" in row else "–" for row in parts))
-        rows.append(line)
-    return ["KL, nats", *(f"{model}, {share}" for model in models for share in SHARES.values())], rows
 
 
 def keep(out: Path, results: list[Path]) -> None:

@@ -407,7 +407,6 @@ TABLES = {
     },
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
-    "encoders-search": lambda: table(*encoder_tables.found_padded()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
     "further": further,
