@@ -433,6 +433,7 @@ def test_an_encoder_of_ones_own_runs_its_own_forward(clips) -> None:
 def test_a_list_of_methods_is_a_method(model, tmp_path) -> None:
     handle = ap.prune(model, [ap.PaddingMerge(), ap.AToMe(0.9, "all")])
     assert str(handle.method) == "PaddingMerge(0.04) + AToMe(0.9, layers='all')"
+    assert Chain.of([ap.PaddingMerge(), ap.ToMe(0.9)]).least_rate == 0.5
     handle.save(tmp_path)
     handle.remove()
     assert ap.prune(model, tmp_path).method == handle.method

@@ -77,6 +77,10 @@ class Chain(Method):
         return any(method.needs_gradient for method in self.methods)
 
     @property
+    def least_rate(self) -> float:
+        return max(method.least_rate for method in self.methods)
+
+    @property
     def appends(self) -> bool:
         return any(method.appends for method in self.methods)
 
