@@ -26,6 +26,7 @@ from audioprune.compare.benchmark import machine, mean_macs
 from audioprune.compare.comparison import logits_of
 from audioprune.compare.settings import ReadClips, spaced, targets_of
 from audioprune.core.fitting import fit
+from audioprune.core.recommend import padded_at
 from audioprune.core.settings import describe
 from audioprune.data import SoundCache, read
 from audioprune.files import write_json
@@ -54,7 +55,7 @@ SETTINGS: dict[str, Callable[[float], ap.Method]] = {
     ),
     "similar tokens before blocks 1 and 2": lambda r: ap.ToMe(r, (0, 1), metric="hidden", passes=3, before=True),
     "padding, then similar tokens, before block 1": lambda r: padding_then_similar(r, (0,), (0,), True),
-    "padding, then similar tokens, before blocks 1 and 2": lambda r: padding_then_similar(r, (0, 1), (0, 1), True),
+    "padding, then similar tokens, before blocks 1 and 2 (recommended)": padded_at,
     "padding, then similar tokens, before blocks 1 to 3": lambda r: padding_then_similar(r, (0, 1, 2), (0, 1, 2), True),
 }
 

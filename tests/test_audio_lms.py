@@ -696,6 +696,7 @@ def test_a_model_inside_another_module() -> None:
         (ap.TopK(0.5, dropped="fuse"), "adds one token.*merge"),
         (ap.EViT(0.5), "adds one token"),
         (ap.METR(0.5), "adds one token"),
+        (ap.ToMe(0.5, metric="hidden", before=True), "acts before a block, but this model's tokens are reduced after"),
         (ap.ATS(0.5), "with ATS, the sound decides"),
         (ap.SPViT(0.5), "with SPViT, the sound decides"),
         (ap.AViT(0.5), "with AViT, the sound decides"),

@@ -27,8 +27,6 @@ from .settings import FineTuned
 
 Given = NamedMethod | Method | Sequence[Method]
 """A method, or one for each seed."""
-FITTED = 4
-"""Clips on which the recommended method of an encoder that pads is fitted: it leaves as many tokens of each."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class _Candidate:
         """The method at the greatest keep rate that leaves at most this share of the work: at its own layers, or at the
         first alone where those come too late."""
         if self.method.fits_work:
-            return [recommended(model, macs=share, inputs=few[:FITTED] if find_blocks(model).pads else None)]
+            return [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
         try:
             return self._fitted(share, model, few)
         except TooMuchWorkError as error:

@@ -44,8 +44,8 @@ def padded_at(keep_rate: float) -> Method:
     """The recommended method for an encoder that pads its clips and is read by their mean, at a keep rate.
 
     Before the first two blocks the padding is merged, as far as the clip's budget needs it, and then the most similar
-    tokens of the sound: every clip is left with the same number. Later blocks merge nothing, since what they merge is
-    what the mean is taken of.
+    tokens: every clip is left with the same number. Later blocks merge nothing: on Whisper base that changed the mean
+    far more (docs/methods/recommended.md).
     """
     padding = PaddingMerge(keep_rate, layers=FIRST, budget="clip")
     return Chain.of([padding, _sound_at(keep_rate)])

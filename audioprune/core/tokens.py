@@ -237,6 +237,9 @@ class MethodTraits(Protocol):
     def layers(self) -> Sequence[int] | Literal["all"] | None: ...
 
     @property
+    def before(self) -> bool: ...
+
+    @property
     def needs(self) -> frozenset[str]: ...
 
     @property

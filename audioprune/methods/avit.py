@@ -35,7 +35,7 @@ class AViT(LearnedMethod):
     ponder: float = 5e-4
     prior: float = 0.1
 
-    before: ClassVar[bool] = True
+    before = True
     static: ClassVar[bool] = False
 
     @property

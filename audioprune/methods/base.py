@@ -34,7 +34,7 @@ class Method(ABC):
     keep_rate: float | Sequence[float]
     layers: Sequence[int] | Literal["all"] | None = None
 
-    before: ClassVar[bool] = False
+    before = False
     """Whether tokens are reduced before a block, and not between its attention and its MLP."""
     static: ClassVar[bool] = True
     """Whether the number of tokens that stay is known without the sound; if not, `counts` are the most there can be."""

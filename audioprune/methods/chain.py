@@ -65,6 +65,10 @@ class Chain(Method):
         return all(method.static for method in self.methods)
 
     @property
+    def before(self) -> bool:  # type: ignore[override]
+        return any(method.before for method in self.methods)
+
+    @property
     def sequential(self) -> bool:  # type: ignore[override]
         return any(method.sequential for method in self.methods)
 

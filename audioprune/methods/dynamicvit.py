@@ -53,7 +53,7 @@ class DynamicViT(LearnedMethod):
     ratio: float = 2.0
     distillation: float = 0.5
 
-    before: ClassVar[bool] = True
+    before = True
     needs_teacher: ClassVar[bool] = True
 
     @property

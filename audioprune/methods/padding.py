@@ -46,7 +46,7 @@ class PaddingMerge(Method):
     budget: str = field(default="layer", metadata={LATER: True})
 
     choices: ClassVar = {"budget": BUDGETS}
-    before: ClassVar[bool] = True
+    before = True
     static: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

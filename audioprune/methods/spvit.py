@@ -50,7 +50,7 @@ class SPViT(LearnedMethod):
     ratio: float = 2.0
     distillation: float = 0.5
 
-    before: ClassVar[bool] = True
+    before = True
     static: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
 

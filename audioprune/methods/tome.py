@@ -46,7 +46,7 @@ class ToMe(Method):
     metric: str = "keys"
     passes: int = field(default=1, metadata={LATER: True})
     budget: str = field(default="layer", metadata={LATER: True})
-    before: bool = field(default=False, kw_only=True, metadata={LATER: True})  # type: ignore[misc]
+    before: bool = field(default=False, kw_only=True, metadata={LATER: True})
 
     def __post_init__(self) -> None:
         super().__post_init__()

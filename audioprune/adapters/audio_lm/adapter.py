@@ -92,6 +92,11 @@ class PromptAdapter(Adapter):
             )
         if method.build(self.shape) is not None:
             raise ValueError(f"{name} learns, block by block, which tokens to keep; use a method that does not learn")
+        if method.before:
+            raise ValueError(
+                f"{method} acts before a block, but this model's tokens are reduced after its encoder; use a "
+                "method that acts after attention, such as ToMe without before"
+            )
 
     def _check_needs(self, needs: frozenset[str]) -> None:
         missing = needs - {"attention", "attention_heads", "keys"}
