@@ -512,6 +512,22 @@ def test_a_stopped_run_goes_on(run, monkeypatch, tiny, sounds) -> None:
     assert not Path("c.json.partial.jsonl").exists()
 
 
+def test_a_settings_file_that_changed_is_begun_anew(run, monkeypatch, tiny, sounds) -> None:
+    words = ("compare", "--model", tiny, "--data", sounds, "--bench-seconds", 0, "--methods", "m.json")
+    words = (*words, "--keep-rates", "0.5", "--out", "c.json")
+    Path("m.json").write_text('{"method": "TopK", "keep_rate": 0.5, "score": "variation"}')
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "pareto", lambda rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*words)
+    Path("m.json").write_text('{"method": "TopK", "keep_rate": 0.5, "dropped": "merge"}')
+    code, _, err = run(*words)
+    assert code == 0, err
+    assert "begun with methods=" in err
+    (row,) = json.loads(Path("c.json").read_text())["rows"]
+    assert row["setting"]["dropped"] == "merge"
+
+
 def test_what_was_begun_with_another_model_is_begun_anew(run, monkeypatch, tiny, sounds, tmp_path: Path) -> None:
     small(hidden_size=32).save_pretrained(tmp_path / "other")
     words = ("compare", "--data", sounds, "--bench-seconds", 0, "--methods", "topk", "--keep-rates", "0.5")

@@ -118,7 +118,7 @@ def compare(
     passes = comparison.passes(chosen, rates, tuned, shares)
     state = None if out_file is None else out_file.with_name(f"{out_file.name}.partial.jsonl")
     with progress("") as bar, resumable(state) if state else nullcontext():
-        log = RowLog.of(state, loaded, clips, labels, tuned)
+        log = RowLog.of(state, loaded, clips, labels, chosen, tuned)
         heard = bar.add_task("Hearing clips", total=passes * len(rows))
         timing = bar.add_task("Timing settings", total=None, visible=False)
 

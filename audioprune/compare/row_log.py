@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import fingerprints
+from ..core.settings import describe
 from ..files import Row
+from ..methods.names import NamedMethod
 from ..state_file import StateFile
 from .settings import FineTuned, ReadClips
 
@@ -25,12 +27,19 @@ class RowLog(StateFile):
 
     @classmethod
     def of(
-        cls, path: Path | None, model: PreTrainedModel, clips: ReadClips, labels: Tensor, tuned: Mapping[str, FineTuned]
+        cls,
+        path: Path | None,
+        model: PreTrainedModel,
+        clips: ReadClips,
+        labels: Tensor,
+        methods: Mapping[str, NamedMethod],
+        tuned: Mapping[str, FineTuned],
     ) -> RowLog:
-        """The log of a comparison of these models on these clips; None as path keeps nothing."""
+        """The log of a comparison of these methods and models on these clips; None as path keeps nothing."""
         if path is None:
             return cls()
-        # As JSON gives it back.
+        # A settings file may have changed under the same name.
+        settings = json.dumps({name: [one.kind.__name__, one.settings] for name, one in methods.items()}, default=str)
         heard = json.dumps([[str(row.path.absolute()), row.start, row.end] for row in clips.rows])
         front = json.dumps(clips.front.settings, default=str)
         run = {
@@ -38,7 +47,10 @@ class RowLog(StateFile):
             "dtype": str(model.dtype),
             "clips": fingerprints.of_parts([heard.encode(), front.encode()]),
             "labels": fingerprints.of_numbers([labels]),
-            "fine_tuned": {name: fingerprints.of_weights(one.model) for name, one in tuned.items()},
+            "methods": fingerprints.of_parts([settings.encode()]),
+            "fine_tuned": {
+                name: [fingerprints.of_weights(one.model), describe(one.method)] for name, one in tuned.items()
+            },
         }
         return cls(path, run)
 
