@@ -34,9 +34,11 @@ from audioprune.training.evaluation_table import cells, clips_of, summarize
 from audioprune.training.losses import distillation_loss, label_loss
 from audioprune.training.model import build_model
 from audioprune.training.optim import factor, make_optimizer, make_scheduler, parameter_groups
+from audioprune.training.precision import precision_of
 from audioprune.training.recipe import Augment, Distill, LearningRate, Optimizer, Recipe, read_recipe
 from audioprune.training.regularize import DropPath, PatchMask, kept_patches, set_drop_path
 from audioprune.training.sweep import claim, folder_name, plan
+from audioprune.training.task import Task, record_task
 from audioprune.training.trainer import arguments, frozen_copy, last_checkpoint
 
 from .conftest import tone
@@ -855,6 +857,37 @@ def test_arguments(tmp_path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="precision is fp16"):
             arguments(make(tmp_path, "precision: fp16"), tmp_path, 0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_where_the_machine_computes_it(native: bool, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("audioprune.training.precision._computes_bf16", lambda: native)
+    recipe = make(tmp_path, "precision: auto")
+    assert precision_of(recipe) == ("bf16" if native else "fp32")
+    assert arguments(recipe, tmp_path, 0).bf16 == native
+    half = make(tmp_path, "precision: bf16")
+    if native:
+        assert arguments(half, tmp_path, 0).bf16
+    else:
+        with pytest.warns(UserWarning, match="has no instructions: .*--set precision=auto"):
+            assert arguments(half, tmp_path, 0).bf16
+
+
+def test_a_training_does_not_change_its_precision_on_another_machine(tmp_path, monkeypatch) -> None:
+    task = Task(make(tmp_path, "precision: auto"), ClipTable("esc10", (), LABELS), tmp_path / "out")
+    monkeypatch.setattr("audioprune.training.precision._computes_bf16", lambda: True)
+    record_task(task)
+    file = task.out / "task.json"
+    before = json.loads(file.read_text())
+    del before["precision"]
+    before["recipe"]["precision"] = "bf16"  # as an earlier version wrote it
+    for begun in (json.loads(file.read_text()), before):
+        file.write_text(json.dumps(begun))
+        record_task(task)
+        with monkeypatch.context() as other:
+            other.setattr("audioprune.training.precision._computes_bf16", lambda: False)
+            with pytest.raises(ValueError, match=r"begun with precision='bf16' \(not 'fp32'\)"):
+                record_task(task)
 
 
 # Sweeps.

@@ -23,6 +23,7 @@ from ..methods.learned import Learned
 from ..models.loading import load
 from .encoder_outputs import EncoderOutputs
 from .model import build_model, is_trained_for
+from .precision import precision_of
 from .recipe import Recipe
 from .regularize import PatchMask, set_drop_path
 from .schedule import ShrinkSchedule
@@ -209,6 +210,7 @@ def describe_run(task: Task, split: Split, trainer: RecipeTrainer) -> dict[str, 
         "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
         "init": None if task.init is None else str(task.init),
         "clips": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "precision": precision_of(task.recipe),
         "processes": trainer.args.world_size,
         "steps": trainer.state.global_step,
         "losses": [round(entry["loss"], 5) for entry in trainer.state.log_history if "loss" in entry],

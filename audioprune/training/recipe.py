@@ -120,6 +120,8 @@ class Recipe(Part):
         with the decoded clips; or the head and so many of the last blocks.
     method: pruning method, as in a settings file; its keep rate is the default of `--keep-rate`.
     batch_size: clips of one optimizer step, over all processes.
+    precision: "auto" is bf16 where the machine has instructions for it, and fp32 elsewhere: without them a CPU takes
+        seven times as long.
     best: which weights are kept: those of the last epoch, or of the best epoch on the validation clips. Test clips
         are never used for this. validation_share: share of the training clips for validation, if the data set has no
         validation clips.
@@ -148,7 +150,7 @@ class Recipe(Part):
     head_init_std: float | None = Field(None, gt=0)
     augment: Augment = Augment()
     distill: Distill | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     attention: Literal["sdpa", "eager"] = "sdpa"
     best: Literal["last", "validation"] = "last"
     validation_share: float = Field(0.0, ge=0, lt=1)

@@ -17,6 +17,7 @@ from ..files import check_same, write_json
 from ..models.loading import load_whisper_features
 from .dataset import SpectrogramDataset
 from .encoder_outputs import EncoderOutputs
+from .precision import precision_of
 from .recipe import Augment, Recipe
 
 TASK = "task.json"
@@ -102,6 +103,7 @@ def record_task(task: Task) -> None:
         "keep_rate": task.recipe.pruning(task.keep_rate).keep_rate,
         # Only the name, because the folder of a sweep may be moved.
         "init": None if task.init is None else Path(task.init).name,
+        "precision": precision_of(task.recipe),
     }
     file = task.out / TASK
     if not file.exists():
@@ -110,4 +112,5 @@ def record_task(task: Task) -> None:
     begun = json.loads(file.read_text())
     for one in (begun, settings):
         one["recipe"].pop("about", None)  # a description, which changes no training
+        one.setdefault("precision", one["recipe"].pop("precision", None))
     check_same(task.out, begun, settings, ValueError, "another folder", only_shared=True)

@@ -24,6 +24,7 @@ from ..core.pruning import Pruned, handle
 from .forward_record import ForwardRecord, loss_inputs, record_forward
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
+from .precision import check_precision, precision_of
 from .recipe import Recipe
 
 
@@ -154,16 +155,16 @@ def arguments(recipe: Recipe, out: Path, seed: int, processes: int = 1, **change
     """
     if recipe.batch_size % processes:
         raise ValueError(f"batch_size is {recipe.batch_size}; it must be a multiple of the {processes} processes")
-    if recipe.precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("precision is fp16, which needs a GPU; on a CPU use --set precision=bf16 or fp32")
+    check_precision(recipe)
+    precision = precision_of(recipe)
     settings: dict[str, Any] = {
         "output_dir": str(out),
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.batch_size // processes,
         "per_device_eval_batch_size": min(64, recipe.batch_size),
         "max_grad_norm": recipe.optimizer.max_grad_norm,
-        "bf16": recipe.precision == "bf16",
-        "fp16": recipe.precision == "fp16",
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
         "seed": seed,
         "data_seed": seed,
         "save_strategy": "epoch",
