@@ -92,3 +92,23 @@ def checks() -> list[list[str]]:
             cells = [f"{found['tokens']} × {found['batch_size']}", rate, *(f"{ratio:.2f}×" for ratio in speed_ups)]
             lines.append([*cells, f"{100 * found['time_of_checks'][rate]:.0f} %"])
     return lines
+
+
+def encoder_padding() -> tuple[list[str], list[list[str]]]:
+    """Header and rows: audio-language models with and without the padding of their encoder."""
+    rows = []
+    for row in json.loads((RESULTS / "encoder-padding.json").read_text())["rows"]:
+        low, high = row["faster_range"]
+        before, after = row["peak_mib"]
+        change = row["largest_change_of_a_logit"] / row["spread_of_logits"]
+        rows.append(
+            [
+                row["model"],
+                str(row["seconds"]),
+                f"{row['macs_ratio']:.2f}×",
+                f"{row['faster']:.2f}× ({low:.2f} to {high:.2f})",
+                f"{before:.0f} → {after:.0f}",
+                "0" if change == 0 else f"{change:.1e}",
+            ]
+        )
+    return ["", "seconds", "MACs, fewer", "faster", "memory, MiB", "largest change"], rows

@@ -390,6 +390,7 @@ PAGES = (
     "whisper.md",
     "whisper-measured.md",
     "methods/PaddingMerge.md",
+    "audio-language-models.md",
 )
 TABLES = {
     "calibrate": calibrated,
@@ -406,6 +407,7 @@ TABLES = {
         for model in encoder_tables.MODELS
     },
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
+    "encoder-padding": lambda: table(*performance.encoder_padding()),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),

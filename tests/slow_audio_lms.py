@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from audioprune import Method, SegmentwiseTopK
+from audioprune import Method, PaddingMerge, SegmentwiseTopK
 
 from .audio_lms import EOS, FAMILIES, HEADS, PAD, WINDOW, Prompt, ask, by_three
 from .reference import FORMS, Line, Seen
@@ -78,19 +78,7 @@ class Reading:
 def listen(model: Any, name: str, prompt: Prompt) -> tuple[Reading, list[Sound]]:
     """An unpruned model's language model is about to read this, and its encoder heard these sounds."""
     tower, attention = TOWERS[name], model.model.audio_tower.layers[-1].self_attn
-    attended, read = [], []
-    hooks = [
-        attention.register_forward_pre_hook(lambda m, args, kwargs: attended.append((args, kwargs)), with_kwargs=True),
-        model.model.language_model.register_forward_pre_hook(
-            lambda m, _, kwargs: read.append(kwargs), with_kwargs=True
-        ),
-    ]
-    model(**in_double(ask(name, [prompt])))
-    for hook in hooks:
-        hook.remove()
-    embeds = list(read[0]["inputs_embeds"][0])
-    given = read[0].get("position_ids")
-    positions = [[i] for i in range(len(embeds))] if given is None else given[:, 0].T.tolist()
+    reading, attended = _heard(model, name, prompt, attention)
     sounds = []
     if attended:
         args, kwargs = attended[0]
@@ -103,7 +91,82 @@ def listen(model: Any, name: str, prompt: Prompt) -> tuple[Reading, list[Sound]]
             places = list(range(place, place + FAMILIES[name].tokens(int(part))))
             place += len(places)
             sounds.append(_sound(tower, frames, places, int(part)))
-    return Reading(embeds, positions), sounds
+    return reading, sounds
+
+
+def _heard(model: Any, name: str, prompt: Prompt, module: nn.Module) -> tuple[Reading, list[tuple[tuple, dict]]]:
+    """What an unpruned model's language model is about to read, and the arguments of each call of a module."""
+    called: list[tuple[tuple, dict]] = []
+    read: list[dict] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args, kwargs: called.append((args, kwargs)), with_kwargs=True),
+        model.model.language_model.register_forward_pre_hook(
+            lambda m, _, kwargs: read.append(kwargs), with_kwargs=True
+        ),
+    ]
+    model(**in_double(ask(name, [prompt])))
+    for hook in hooks:
+        hook.remove()
+    embeds = list(read[0]["inputs_embeds"][0])
+    given = read[0].get("position_ids")
+    positions = [[i] for i in range(len(embeds))] if given is None else given[:, 0].T.tolist()
+    return Reading(embeds, positions), called
+
+
+def listen_merged(model: Any, name: str, prompt: Prompt, method: PaddingMerge) -> tuple[Reading, list[list[float]]]:
+    """As `listen`, if the padding of the encoder is merged before its first block, row by row: what is read, and the
+    attention that each token of each room received, over the voters of its room."""
+    tower, layers = TOWERS[name], model.model.audio_tower.layers
+    _, called = _heard(model, name, prompt, layers[0])
+    if not called:
+        return listen(model, name, prompt)[0], []
+    args, kwargs = called[0]
+    entering = args[0] if args else kwargs["hidden_states"]
+    rooms = [frames for part in prompt if isinstance(part, str) for frames in tower.rooms(int(part))]
+    outputs, scores = [], []
+    for hidden, voters in zip(entering, rooms, strict=True):
+        whole = math.ceil(voters / tower.pool) * tower.pool
+        merged, holder = _merged(list(hidden), whole, method)
+        rotary = kwargs.get("position_embeddings")
+        if rotary is not None:
+            rotary = tuple(part[:, merged.patches] for part in rotary)
+        mask = torch.tensor(merged.sizes, dtype=torch.float64).log()[None, None, None]
+        x = torch.stack(merged.tokens)[None]
+        for layer in layers:
+            attended: list[Tensor] = []
+            hook = layer.self_attn.register_forward_pre_hook(
+                lambda m, a, k, to=attended: to.append(k["hidden_states"]), with_kwargs=True
+            )
+            x = layer(x, attention_mask=mask, **({} if rotary is None else {"position_embeddings": rotary}))
+            hook.remove()
+        outputs.append(torch.stack([x[0, merged.patches.index(i)] for i in holder]))
+        frames = _Frames(layers[-1].self_attn, attended[0], {"position_embeddings": rotary})
+        query, key = frames.take(0, packed=False)
+        received = [0.0] * len(merged)
+        for head in range(HEADS):
+            for row in attention_map(query[head], key[head], len(merged), merged.sizes)[:voters]:
+                received = [total + share for total, share in zip(received, row, strict=True)]
+        scores.append(
+            [
+                sum(received[token * tower.pool : (token + 1) * tower.pool]) / (tower.pool * HEADS)
+                for token in range(tower.tokens(voters))
+            ]
+        )
+    hook = layers[-1].register_forward_hook(lambda m, a, output: torch.stack(outputs))
+    reading, _ = _heard(model, name, prompt, layers[0])
+    hook.remove()
+    return reading, scores
+
+
+def _merged(frames: list[Tensor], real: int, method: PaddingMerge) -> tuple[Line, list[int]]:
+    """The frames that stay, and the frame that holds each."""
+    line = Line(frames, list(range(len(frames))), [1.0] * len(frames))
+    seen = Seen(_Padded(len(frames), real=real), 0, None, [], [], [])
+    kept, left = FORMS[PaddingMerge](method, method.keep_rate, line, seen)
+    holder, ends = [], [sum(left.sizes[: i + 1]) for i in range(len(kept))]
+    for i in range(len(frames)):  # runs are neighbours, so their sizes tell which frames they hold
+        holder.append(kept[next(at for at, end in enumerate(ends) if i < end)])
+    return left, holder
 
 
 def in_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,10 +217,12 @@ def _sound(tower: Tower, frames: _Frames, places: list[int], mel: int) -> Sound:
     return Sound(places, scores, keys)
 
 
-def attention_map(query: Tensor, key: Tensor, heard: int) -> list[list[float]]:
-    """One head's N × N map, a row for each query; the keys after the first `heard` are masked."""
+def attention_map(query: Tensor, key: Tensor, heard: int, sizes: Sequence[float] = ()) -> list[list[float]]:
+    """One head's N × N map, a row for each query; the keys after the first `heard` are masked. sizes: how often each
+    key counts."""
     rows = []
-    for logits in (query @ key.T).tolist():
+    bias = torch.tensor(sizes or [1.0] * len(key), dtype=key.dtype).log()
+    for logits in (query @ key.T + bias).tolist():
         powers = [math.exp(logit - max(logits[:heard])) for logit in logits[:heard]]
         rows.append([power / sum(powers) for power in powers] + [0.0] * (len(logits) - heard))
     return rows
@@ -173,6 +238,19 @@ class _Moments:
 
     def place(self, patch: int) -> tuple[int, int]:
         return patch, 0
+
+
+@dataclass(frozen=True)
+class _Padded(_Moments):
+    """The frames of one row, the first `real` of which are no padding."""
+
+    real: int = 0
+
+    def padding(self) -> list[bool]:
+        return [i >= self.real for i in range(self.columns)]
+
+    def sinks(self) -> list[bool]:
+        return [False] * self.columns
 
 
 def reduce(method: Method, sound: Sound, embeds: Sequence[Tensor]) -> tuple[list[int], list[Tensor]]:

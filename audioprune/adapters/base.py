@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.tokens import Grid, MethodTraits, ModelShape, Reducer
 
@@ -46,6 +46,8 @@ class Adapter(ABC):
     encoder: Any
     special: int
     grid: Grid | None = None
+    sinks: Tensor | None = None
+    """Tokens that are attention sinks in silence, (tokens,) booleans; None if there are none, or nobody looked."""
 
     @classmethod
     @abstractmethod

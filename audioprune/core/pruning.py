@@ -16,7 +16,6 @@ from ..adapters import Adapter, find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
-from ..adapters.blocks.adapter import BlockAdapter
 from ..files import write_json
 from ..methods import METHODS, Method
 from ..methods.chain import Chain
@@ -87,7 +86,7 @@ class Pruned:
             if self.learned is not None:
                 parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
                 self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
-            if isinstance(adapter, BlockAdapter) and "sinks" in method.needs:
+            if "sinks" in method.needs:
                 adapter.sinks = find_sinks(adapter)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
         for module in (adapter.encoder, adapter.tower):
@@ -171,7 +170,7 @@ class Pruned:
 
         Raises `ValueError` for a method of somebody's own that is not listed in `audioprune.methods.METHODS`.
         """
-        for one in self.method.methods if isinstance(self.method, Chain) else [self.method]:
+        for one in self.method.methods:
             _check_listed(one)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -234,6 +234,9 @@ class MethodTraits(Protocol):
     learns: ClassVar[bool]
 
     @property
+    def methods(self) -> Sequence[MethodTraits]: ...
+
+    @property
     def layers(self) -> Sequence[int] | Literal["all"] | None: ...
 
     @property

@@ -122,6 +122,11 @@ class Method(ABC):
         """Where each method acts in a model of `depth` blocks, and its keep rate there."""
         return {Place(layer, not self.before): (self, rate) for layer, rate in self.schedule(depth).items()}
 
+    @property
+    def methods(self) -> Sequence[Method]:
+        """The methods of a chain; of any other method, itself."""
+        return (self,)
+
     def with_keep_rate(self, keep_rate: float | Sequence[float]) -> Self:
         """A copy with another keep rate."""
         return dataclasses.replace(self, keep_rate=keep_rate)

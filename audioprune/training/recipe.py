@@ -121,7 +121,7 @@ class Recipe(Part):
     method: pruning method, as in a settings file; its keep rate is the default of `--keep-rate`.
     batch_size: clips of one optimizer step, over all processes.
     precision: "auto" is bf16 where the machine has instructions for it, and fp32 elsewhere: without them a CPU takes
-        seven times as long.
+        eight times as long.
     best: which weights are kept: those of the last epoch, or of the best epoch on the validation clips. Test clips
         are never used for this. validation_share: share of the training clips for validation, if the data set has no
         validation clips.

@@ -16,6 +16,10 @@ from .attachment import PromptAttachment
 from .entries import ENTRIES, INNER, REFUSED_LMS, AudioLMEntry
 from .tap import TAP
 
+FLOOR = -1.5
+"""Log-mel energy of silence in Whisper's features, which these encoders hear."""
+WINDOW = 3000
+"""Log-mel frames of 30 s."""
 IMAGES = ("pixel_values", "pixel_values_videos", "image_pixel_values", "mm_encoder_outputs")
 """Arguments that put images into a prompt."""
 
@@ -54,11 +58,43 @@ class PromptAdapter(Adapter):
         return ModelShape(config.hidden_size, config.num_attention_heads, 1, 0, None)
 
     @property
+    def audio_tower(self) -> Any:
+        """The encoder of sounds; None if its attention cannot be reached."""
+        return None if self.entry.tower is None else self.encoder.get_submodule(self.entry.tower)
+
+    @property
     def last_attention(self) -> Any:
         """The encoder's last attention module; None if it cannot be recorded."""
-        if self.entry.tower is None:
-            return None
-        return getattr(self.encoder.get_submodule(self.entry.tower).layers[-1], self.entry.attention)
+        tower = self.audio_tower
+        return None if tower is None else getattr(tower.layers[-1], self.entry.attention)
+
+    @property
+    def pads(self) -> bool:
+        """Whether the encoder computes padding that may be skipped."""
+        return self.entry.tower is not None and not self.entry.packed
+
+    def skips_padding(self, merging: bool) -> bool:
+        """Whether the encoder's padding is skipped now: where it is masked, or a method merges it (`merging`).
+
+        In training, blocks may be left out (layer drop) or run again (gradient checkpointing): then padding that is
+        masked is computed, and to merge it raises `ValueError`.
+        """
+        tower = self.audio_tower
+        repeats = any(getattr(layer, "gradient_checkpointing", False) for layer in tower.layers)
+        if tower.training and (repeats or getattr(tower, "layerdrop", 0.0) > 0):
+            if merging:
+                raise ValueError(
+                    f"{type(self.encoder).__name__}: the padding of its encoder cannot be merged while its blocks are "
+                    "left out or run again in training; turn layer drop and gradient checkpointing off, or merge none"
+                )
+            return False
+        return merging or self.entry.masked
+
+    def silence(self) -> dict[str, Tensor]:
+        """Log-mel features of a window without sound, for the encoder."""
+        config, weight = self.audio_tower.config, self.audio_tower.conv1.weight
+        frames = 2 * getattr(config, "max_source_positions", WINDOW // 2)
+        return {"input_features": weight.new_full((1, config.num_mel_bins, frames), FLOOR)}
 
     @property
     def audio_token(self) -> int:
@@ -72,8 +108,29 @@ class PromptAdapter(Adapter):
         return None if self.entry.blank is None else self.entry.blank(self.encoder)
 
     def check_method(self, method: MethodTraits) -> None:
-        self._check_traits(method)
-        self._check_needs(method.needs)
+        merging = [one for one in method.methods if one.before and "padding" in one.needs]
+        if len(merging) > 1:
+            raise ValueError(f"{method}: the padding of this model's encoder is merged once; give one such method")
+        for one in method.methods:
+            if one in merging:
+                self._check_merging(one)
+            else:
+                self._check_traits(one)
+                self._check_needs(one.needs)
+
+    def _check_merging(self, method: MethodTraits) -> None:
+        """Raise `ValueError` if a method cannot merge the padding of this model's encoder."""
+        if not self.pads:
+            raise ValueError(
+                f"{method} merges padding, but the encoder of {type(self.encoder).__name__} "
+                + ("has none" if self.entry.packed else "cannot be entered")
+                + "; leave it out"
+            )
+        if method.layers not in ((0,), None):
+            raise ValueError(
+                f"layers is {method.layers!r}, but {type(method).__name__} acts before the first block of this model's "
+                "encoder; leave layers out"
+            )
 
     def _check_traits(self, method: MethodTraits) -> None:
         """Raise `ValueError` if the method cannot shorten an audio-language prompt."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...core.tokens import Reducer
+from ...core.tokens import Place, Reducer
 from ..base import Attachment
 from ..replacement import Replacement
+from .encoder_padding import EncoderCall, EncoderPadding
 from .generation import generate_shorter, take_embeddings
 from .shortening import PER_LAYER, Shortening, is_shortening, stop_at_language_model
+from .spans import real_frames
 from .tap import AttentionTap
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class PromptAttachment(Attachment):
     def __init__(self, adapter: PromptAdapter, reducer: Reducer) -> None:
         self.adapter, self.reducer = adapter, reducer
         self.tap = None if adapter.last_attention is None else AttentionTap(adapter.last_attention)
+        self.padding = EncoderPadding(adapter.audio_tower) if adapter.pads else None
         model, entry = adapter.encoder, adapter.entry
         if entry.merger is not None:
             self._hook = model.get_submodule(entry.merger).register_forward_hook(self._stop_after_merger)
@@ -54,6 +57,8 @@ class PromptAttachment(Attachment):
         self._hook.remove()
         if self.tap is not None:
             self.tap.remove()
+        if self.padding is not None:
+            self.padding.remove()
         for replacement in self._replacements:
             replacement.undo()
 
@@ -83,7 +88,8 @@ class PromptAttachment(Attachment):
         if inputs is not None:
             kwargs["input_ids"] = inputs
         if not self._shortens(kwargs, reducer):
-            self.adapter.check_cache(kwargs)
+            if reducer.prunes(Place(0)):
+                self.adapter.check_cache(kwargs)
             return own(None, generation_config, *args, **kwargs)
         with torch.no_grad():
             shorter = Shortening(self, reducer, kwargs).run()
@@ -96,6 +102,8 @@ class PromptAttachment(Attachment):
         kwargs = _by_name(own, args, kwargs)
         if self._shortens(kwargs, reducer):
             kwargs = Shortening(self, reducer, kwargs).run()
+        elif self._hears(kwargs):
+            return self._run_without_padding(self.own_forward, reducer, kwargs)
         if kwargs.get("inputs_embeds") is not None:
             # Some models accept only one of the two.
             kwargs = {name: value for name, value in kwargs.items() if name != "input_ids"}
@@ -110,13 +118,43 @@ class PromptAttachment(Attachment):
             return own(*args, **kwargs)
         arguments = _by_name(own, args, kwargs)
         if not self._shortens(arguments, reducer):  # usually: inside the whole model its inputs are short already
+            if self._hears(arguments) and not self._skips_already:
+                return self._run_without_padding(own, reducer, arguments)
             return own(*args, **kwargs)
         shorter = Shortening(self, reducer, arguments).run()
         return own(**{name: value for name, value in shorter.items() if name != "input_ids"})
 
+    def encoder_call(self, reducer: Reducer, real: Tensor | None) -> EncoderCall | None:
+        """The call of the encoder, with the padding that it may skip; None if it may skip none.
+
+        real: (rows,), frames of each row of features that are no padding; None if unknown."""
+        if self.padding is None or real is None:
+            return None
+        place = None if self.adapter.entry.masked else next(iter(reducer.before(0)), None)
+        if not self.adapter.skips_padding(merging=place is not None):
+            return None
+        return EncoderCall(reducer, real, place, self.adapter.sinks)
+
+    @torch.compiler.disable
+    def _run_without_padding(self, forward: Callable[..., Any], reducer: Reducer, inputs: dict[str, Any]) -> Any:
+        """Run a forward whose prompt stays whole. Not part of a compiled graph, because the sound decides what the
+        encoder computes."""
+        adapter, padding = self.adapter, self.padding
+        assert padding is not None
+        real = real_frames(adapter.encoder, adapter.entry, inputs, adapter.audio_token)
+        with padding.skipped(self.encoder_call(reducer, real)):
+            return forward(**inputs)
+
+    @property
+    def _skips_already(self) -> bool:
+        return self.padding is not None and self.padding.is_active
+
+    def _hears(self, kwargs: Mapping[str, Any]) -> bool:
+        return self.padding is not None and kwargs.get(self.adapter.entry.features) is not None
+
     def _shortens(self, kwargs: Mapping[str, Any], reducer: Reducer) -> bool:
         """Whether there is something to shorten, that is, a keep rate below 1 and sounds."""
-        return reducer.reduces and kwargs.get(self.adapter.entry.features) is not None
+        return reducer.prunes(Place(0)) and kwargs.get(self.adapter.entry.features) is not None
 
     def _stop_before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         stop_at_language_model(self, kwargs)

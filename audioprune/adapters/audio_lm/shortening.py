@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ...core import ops
 from ...core.stages import Stage
 from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, Tokens
 from ..observers import observers_of
+from .encoder_padding import EncoderCall
 from .prompts import Layout, find_runs
 from .spans import AudioBatch, AudioSpan
 
@@ -121,18 +123,21 @@ class Shortening:
         tap = self.attachment.tap if self.reducer.needs(Place(0)) else None
         runs = find_runs(self.inputs["input_ids"], adapter.audio_token)
         sounds = AudioBatch(adapter.encoder, entry, self.inputs, runs)
+        skipped = self.attachment.encoder_call(self.reducer, sounds.real)
         if tap is None:
-            call = self._language_model_call()
+            call = self._language_model_call(skipped)
             return call, sounds.clips(None, call["inputs_embeds"], adapter.blank)
         with tap.recording(None if entry.packed else sounds.voters, entry.masked) as record:
-            call = self._language_model_call()
+            call = self._language_model_call(skipped)
         return call, sounds.clips(record, call["inputs_embeds"], adapter.blank)
 
-    def _language_model_call(self) -> dict[str, Any]:
-        """Arguments with which the language model would be called."""
+    def _language_model_call(self, encoder_call: EncoderCall | None) -> dict[str, Any]:
+        """Arguments with which the language model would be called. encoder_call: the padding that is skipped."""
         before, _THREAD.current = _THREAD.current, self
+        padding = self.attachment.padding
         try:
-            self.attachment.own_forward(**self.inputs)
+            with nullcontext() if padding is None else padding.skipped(encoder_call):
+                self.attachment.own_forward(**self.inputs)
         except _LanguageModelCall as call:
             return call.arguments
         finally:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .entries import AudioLMEntry
-from .prompts import Run
+from .prompts import Run, find_runs
 from .tap import TapRecord
 
 
@@ -51,6 +51,11 @@ class AudioBatch:
         # The encoder halves the number of log-mel frames.
         self.rows = _rows_of(runs, self.tokens, (width + 1) // 2 // entry.pool if entry.windows else None)
         self.voters = self._trimmed(inputs[entry.features]) if entry.trims else self.frames
+
+    @property
+    def real(self) -> Tensor | None:
+        """Frames of the encoder's last block that are no padding, of whole tokens, (rows,); None if unknown."""
+        return None if self.frames is None else _of_whole_tokens(self.voters, self.entry.pool)
 
     def clips(self, record: TapRecord | None, embeds: Tensor, blank: Tensor | None) -> list[AudioSpan]:
         """The clips, with their attention and keys if these were recorded.
@@ -113,6 +118,20 @@ class AudioBatch:
         ends = self.frames.cumsum(0).tolist()
         spans = [slice(ends[i] - int(self.frames[i]), ends[i]) for i in rows]
         return [(received[:, span], keys[span]) for span in spans]
+
+
+def real_frames(model: Any, entry: AudioLMEntry, inputs: Mapping[str, Any], audio_token: int) -> Tensor | None:
+    """`AudioBatch.real` of a model's inputs. The prompt is read only if the inputs do not mark the padding.
+
+    Beams repeat each sound, but `generate` does not keep the sounds of a prompt together: they need not fit it here.
+    """
+    if entry.trims:
+        return AudioBatch(model, entry, inputs, find_runs(inputs["input_ids"], audio_token)).real
+    return None if entry.frames is None else _of_whole_tokens(entry.frames(model, inputs), entry.pool)
+
+
+def _of_whole_tokens(frames: Tensor, pool: int) -> Tensor:
+    return -(-frames // pool) * pool
 
 
 def _audible_frames(features: Tensor) -> Tensor:

@@ -35,18 +35,25 @@ class TapRecord:
         self.keys: list[Tensor] = []
 
     @torch.no_grad()
-    def add(self, query: Tensor, key: Tensor, scaling: float | None) -> None:
-        """Record one call. query, key: (rows, heads, frames, head_dim)."""
+    def add(self, query: Tensor, key: Tensor, scaling: float | None, mask: object) -> None:
+        """Record one call. query, key: (rows, heads, frames, head_dim). mask: as the attention gets it."""
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
         real = None
         if self._lengths is not None:
             real = torch.arange(key.shape[2], device=key.device) < self._lengths.to(key.device)[:, None]
-        self.received.append(summed_scores(query, key, scaling, real, self._masked))
+        # A tower that masks no padding has a mask only if stand-ins count for several frames (`encoder_padding`).
+        bias = mask if isinstance(mask, Tensor) and not self._masked else None
+        self.received.append(summed_scores(query, key, scaling, real, self._masked, bias))
         self.keys.append(key.mean(dim=1))
 
 
 def summed_scores(
-    query: Tensor, key: Tensor, scaling: float, real: Tensor | None = None, masked: bool = True
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    real: Tensor | None = None,
+    masked: bool = True,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute the attention received by each key in each head, summed over the queries: (rows, heads, frames).
 
@@ -56,10 +63,11 @@ def summed_scores(
         scaling: factor of the logits.
         real: (rows, frames), False for padding, whose queries do not count; None without padding.
         masked: whether padding also receives no attention.
+        bias: (rows, 1, 1, frames), added to the logits of the keys; or None.
     """
     if real is None:
         return score_keys(query, key, scaling) * key.shape[2]
-    mask = query.new_zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None] if masked else None
+    mask = query.new_zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None] if masked else bias
     voters = real.to(torch.promote_types(query.dtype, torch.float32))
     count = voters.sum(dim=1)[:, None, None]
     # In a row of padding only, no query votes, so the mean is NaN.
@@ -133,6 +141,6 @@ def tapped_attention(
     tap: AttentionTap = getattr(module, TAP)
     record = _THREAD.record
     if record is not None and record.tap is tap:
-        record.add(query, key, scaling)
+        record.add(query, key, scaling, attention_mask)
     own = ALL_ATTENTION_FUNCTIONS.get_interface(tap.implementation, tap.eager)
     return own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

@@ -36,8 +36,6 @@ class BlockAdapter(Adapter):
     """Whether a decoder reads every position of the output, and not a head a few."""
     pads: bool = False
     """Whether every clip is padded to one length, which is long, and the model does not mask the padding."""
-    sinks: Tensor | None = None
-    """Patches that become attention sinks, (patches,) booleans; None if there are none, or nobody looked."""
 
     @abstractmethod
     def patch_statistics(self, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
