@@ -79,8 +79,9 @@ def test_bench(run, folder: Path) -> None:
     assert code == 0, err
     rows = json.loads(out)["rows"]
     assert [row["tokens"] for row in rows] == [[50, 50], [50, 13]] * 2
-    # So small a model saves less by reading fewer tokens than it costs to score them: that is counted too.
-    assert rows[0]["macs_ratio"] == 1 > rows[1]["macs_ratio"] > 0.8
+    # Two seconds of a longer window: most of what is saved is the padding in the encoder.
+    assert rows[0]["macs_ratio"] == 1
+    assert rows[1]["macs_ratio"] > 4
 
 
 @pytest.mark.parametrize(
