@@ -40,7 +40,9 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import ATS as ATS
     from .methods import DPP as DPP
     from .methods import EVS as EVS
+    from .methods import LTBM as LTBM
     from .methods import METR as METR
+    from .methods import SAMAP as SAMAP
     from .methods import AToMe as AToMe
     from .methods import AveragePooling as AveragePooling
     from .methods import AViT as AViT
@@ -51,6 +53,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import FastAST as FastAST
     from .methods import Method as Method
     from .methods import PaddingMerge as PaddingMerge
+    from .methods import PeakSegments as PeakSegments
     from .methods import SegmentwiseTopK as SegmentwiseTopK
     from .methods import SPViT as SPViT
     from .methods import ToFu as ToFu

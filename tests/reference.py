@@ -21,6 +21,8 @@ from audioprune import (
     ATS,
     DPP,
     EVS,
+    LTBM,
+    SAMAP,
     AToMe,
     AveragePooling,
     AViT,
@@ -29,6 +31,7 @@ from audioprune import (
     FastAdaSP,
     Method,
     PaddingMerge,
+    PeakSegments,
     SPViT,
     ToFu,
     ToMe,
@@ -137,6 +140,26 @@ def _attention(name: str, seen: Seen, line: Line) -> list[float]:
     return [sum(m[row][first + i] for m in seen.maps for row in rows) / (heads * len(line)) for i in range(len(line))]
 
 
+def _of_each_head(seen: Seen, line: Line) -> list[list[float]]:
+    """Equation 2a for each head alone."""
+    first = seen.slow.special
+    rows = range(first, first + len(line))
+    return [[sum(m[row][first + i] for row in rows) / len(line) for i in range(len(line))] for m in seen.maps]
+
+
+def _selective(seen: Seen, line: Line) -> list[float]:
+    """Heads that attend to few tokens count for more."""
+    heads, weights = _of_each_head(seen, line), []
+    for head in heads:
+        shares = [score / sum(head) for score in head]
+        entropy = -sum(share * math.log(share) for share in shares if share > 0)
+        weights.append(max(1e-6, 1 - entropy / math.log(max(2, len(line)))))
+    return [
+        sum(weight * head[i] for weight, head in zip(weights, heads, strict=True)) / sum(weights)
+        for i in range(len(line))
+    ]
+
+
 def _units(seen: Seen) -> list[Tensor]:
     """Keys of length 1, of which a product is a cosine."""
     return [key / key.norm() for key in seen.keys[seen.slow.special :]]
@@ -188,6 +211,8 @@ def _top_k(method: TopK, rate: float, line: Line, seen: Seen) -> tuple[list[int]
 def _scores(method: TopK, line: Line, seen: Seen) -> list[float]:
     if method.score in ("attention", "cls"):
         return _attention(method.score, seen, line)
+    if method.score == "selective":
+        return _selective(seen, line)
     if method.score == "random":
         return pseudo_random(torch.tensor([line.patches]), method.seed, seen.layer)[0].tolist()
     every = seen.slow.statistic(method.score)
@@ -195,7 +220,8 @@ def _scores(method: TopK, line: Line, seen: Seen) -> list[float]:
 
 
 def _choose(method: TopK, k: int, scores: list[float], line: Line, slow: SlowModel) -> list[int]:
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    sign = -1 if method.order == "highest" else 1
+    order = sorted(range(len(scores)), key=lambda i: (sign * scores[i], i))
     segments = method.spend_in()
     if segments is None:
         return sorted(order[:k])
@@ -235,15 +261,26 @@ def _joined(line: Line, keep: list[int], target: dict[int, int], how: Callable[[
     return Line(tokens, [line.patches[i] for i in keep], [sum(line.sizes[i] for i in g) for g in groups.values()])
 
 
-def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
-    """Groups of tokens, at first each its own; in a pass each even group may go into an odd one."""
+def _to_me(method: ToMe | LTBM, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """Groups of tokens, at first each its own; in a pass each even group may go into an odd one. Under a window, the
+    nearest groups beyond it come after all pairs within."""
+    window = getattr(method, "window", None)
+    columns = [seen.slow.place(patch)[0] if patch >= 0 else -1 for patch in line.patches]
+
+    def likeness(cosine: float, one: list[int], other: list[int]) -> float:
+        apart = abs(columns[one[0]] - columns[other[0]])
+        return cosine if window is None or apart <= window else -1 - apart
+
     compared = line.tokens if method.metric == "hidden" else seen.keys[seen.slow.special :]
     keys, sizes, groups = list(compared), list(line.sizes), [[i] for i in range(len(line))]
     k = _left_of(method, rate, line, seen)
     while (n := len(groups)) > k:
         units, edges = [one / one.norm() for one in keys], []
         for source in range(0, n, 2):
-            cosine, into = max((float(units[source] @ units[odd]), -odd) for odd in range(1, n, 2))
+            cosine, into = max(
+                (likeness(float(units[source] @ units[odd]), groups[source], groups[odd]), -odd)
+                for odd in range(1, n, 2)
+            )
             edges.append((-cosine, source, -into))
         target = {source: into for _, source, into in sorted(edges)[: min(n - k, n // 2)]}
         members = {
@@ -260,7 +297,7 @@ def _to_me(method: ToMe, rate: float, line: Line, seen: Seen) -> tuple[list[int]
     return [line.patches[i] for i in keep], _joined(line, keep, into, how)
 
 
-def _left_of(method: ToMe | AToMe | FastAdaSP, rate: float, line: Line, seen: Seen) -> int:
+def _left_of(method: Method, rate: float, line: Line, seen: Seen) -> int:
     """By the clip: as many as the method would leave after this block if it were alone, or all if they are fewer."""
     if method.budget == "layer":
         return _budget(rate, len(line))
@@ -362,7 +399,24 @@ def _link_by_link(method: FastAdaSP, rate: float, line: Line, seen: Seen) -> tup
     n, k, compared = len(line), _left_of(method, rate, line, seen), _compared(method, line, seen).tokens
     rows = list(_in_time(line, seen).values())
     links = [(-_cosine(compared[a], compared[b]), r, b) for r, row in enumerate(rows) for a, b in pairwise(row)]
-    joined = {b for _, _, b in sorted(links)[: n - k]}
+    return _groups_by(line, rows, {b for _, _, b in sorted(links)[: n - k]})
+
+
+def _segment_by_segment(method: PeakSegments, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    """arXiv 2511.20973: boundaries at the highest peaks of dissimilarity, then at the greatest of the others."""
+    n, k, compared = len(line), _left_of(method, rate, line, seen), _compared(method, line, seen).tokens
+    rows = list(_in_time(line, seen).values())
+    links = []
+    for r, row in enumerate(rows):
+        unlike = [1 - _cosine(compared[a], compared[b]) for a, b in pairwise(row)]
+        for i, b in enumerate(row[1:]):
+            beside = unlike[max(0, i - 1) : i] + unlike[i + 1 : i + 2]
+            links.append((all(unlike[i] > other for other in beside), unlike[i], r, b))
+    return _groups_by(line, rows, {b for *_, b in sorted(links)[: n - k]})
+
+
+def _groups_by(line: Line, rows: list[list[int]], joined: set[int]) -> tuple[list[int], Line]:
+    """Runs in which each joined token belongs to the one before it."""
     groups: list[list[int]] = []
     for i in (i for row in rows for i in row):
         if i in joined:
@@ -370,6 +424,47 @@ def _link_by_link(method: FastAdaSP, rate: float, line: Line, seen: Seen) -> tup
         else:
             groups.append([i])
     return _averaged(line, groups)
+
+
+# SA-MAP: runs are merged, and then pruned
+
+
+def _merged_and_pruned(method: SAMAP, rate: float, line: Line, seen: Seen) -> tuple[list[int], Line]:
+    n, k = len(line), _budget(rate, len(line))
+    if k == n:
+        return list(line.patches), line
+    units = [token / token.norm() for token in line.tokens]
+    joins: list[tuple[float, int]] = []
+    rows = list(_in_time(line, seen).values())
+    for row in rows:
+        run = [row[0]]
+        for i in row[1:]:
+            likeness = sum(float(units[i] @ units[j]) for j in run) / len(run)
+            if likeness >= method.threshold:
+                run.append(i)
+                joins.append((-likeness, i))
+            else:
+                run = [i]
+    joined = {i for _, i in sorted(joins)[: n - k]}
+    runs: list[list[int]] = []
+    for i in (i for row in rows for i in row):
+        if i in joined:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    runs.sort(key=lambda run: run[0])
+    heads, received = _of_each_head(seen, line), _attention("attention", seen, line)
+    weight = [max(head[i] for head in heads) * line.sizes[i] for i in range(n)]
+    means = [sum(weight[i] * line.tokens[i] for i in run) / sum(weight[i] for i in run) for run in runs]
+    relevance = [sum(received[i] for i in run) / len(run) for run in runs]
+    cosine = _cosines(means)
+    kernel = [
+        [relevance[i] * (cosine[i][j] if i != j else 1.0) * relevance[j] for j in range(len(runs))]
+        for i in range(len(runs))
+    ]
+    chosen = sorted(most_determinant(kernel, relevance, k))
+    patches = [line.patches[runs[i][0]] for i in chosen]
+    return patches, Line([means[i] for i in chosen], patches, [sum(line.sizes[j] for j in runs[i]) for i in chosen])
 
 
 # UniformStride, EVS, DivPrune, DPP: a choice, and the fate of the rest
@@ -581,6 +676,9 @@ FORMS: dict[type[Method], Callable[..., tuple[list[int], Line]]] = {
     AveragePooling: _average,
     AToMe: _pair_by_pair,
     FastAdaSP: _link_by_link,
+    LTBM: _to_me,
+    PeakSegments: _segment_by_segment,
+    SAMAP: _merged_and_pruned,
     EVS: _changing,
     DivPrune: _far_apart,
     DPP: _determinantal,

@@ -60,11 +60,12 @@ TOWERS = {
 @dataclass(frozen=True)
 class Sound:
     """A clip: where its placeholders are in the prompt, and of each token that is no padding the attention that it
-    received and its key."""
+    received, its key, and the attention that it received in each head."""
 
     places: list[int]
     scores: list[float]
     keys: list[Tensor]
+    heads: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -200,21 +201,24 @@ class _Frames:
 
 
 def _sound(tower: Tower, frames: _Frames, places: list[int], mel: int) -> Sound:
-    scores: list[float] = []
+    heads: list[list[float]] = [[] for _ in range(HEADS)]
     keys: list[Tensor] = []
     rooms = tower.rooms(mel)
     for voters in rooms:
         query, key = frames.take(voters, tower.packed)
         n = key.shape[1]
-        received = [0.0] * n
         for head in range(HEADS):
+            received = [0.0] * n
             for row in attention_map(query[head], key[head], voters if tower.masked else n)[:voters]:
                 received = [total + share for total, share in zip(received, row, strict=True)]
+            for token in range(tower.tokens(voters)):
+                own = range(token * tower.pool, (token + 1) * tower.pool)
+                heads[head].append(sum(received[i] for i in own) / (tower.pool * sum(rooms)))
         for token in range(tower.tokens(voters)):
             own = range(token * tower.pool, (token + 1) * tower.pool)
-            scores.append(sum(received[i] for i in own) / (tower.pool * HEADS * sum(rooms)))
             keys.append(sum(key[head, i] for head in range(HEADS) for i in own) / (HEADS * tower.pool))
-    return Sound(places, scores, keys)
+    scores = [sum(each) / HEADS for each in zip(*heads, strict=True)]
+    return Sound(places, scores, keys, heads)
 
 
 def attention_map(query: Tensor, key: Tensor, heard: int, sizes: Sequence[float] = ()) -> list[list[float]]:
@@ -258,7 +262,7 @@ def reduce(method: Method, sound: Sound, embeds: Sequence[Tensor]) -> tuple[list
     n, rate = len(sound.scores), method.schedule(1)[0]
     if isinstance(method, SegmentwiseTopK) and method.segments is None:
         method = dataclasses.replace(method, segments=math.ceil(rate * n))
-    seen = Seen(_Moments(n), 0, None, [[sound.scores] * n], sound.keys, [])
+    seen = Seen(_Moments(n), 0, None, [[head] * n for head in sound.heads], sound.keys, [])
     form = next(form for kind, form in FORMS.items() if isinstance(method, kind))
     line = Line([embeds[place] for place in sound.places[:n]], list(range(n)), [1.0] * n)
     kept, left = form(method, rate, line, seen)

@@ -53,6 +53,13 @@ METHODS: dict[str, ap.Method] = {
     "atome-keys": ap.AToMe(0.25, metric="keys"),
     "fastadasp": ap.FastAdaSP(0.25),
     "fastadasp-keys": ap.FastAdaSP(0.25, metric="keys"),
+    "ltbm": ap.LTBM(0.25, window=2),
+    "ltbm-global": ap.LTBM(0.25, window=None),
+    "ltbm-keys": ap.LTBM(0.5, metric="keys"),
+    "peaks": ap.PeakSegments(0.25),
+    "samap": ap.SAMAP(0.25, threshold=0.3),
+    "selective": ap.TopK(0.25, score="selective"),
+    "bottomk": ap.TopK(0.25, order="lowest"),
 }
 MERGED = ap.TopK(0.25, dropped="merge")
 BY_ATTENTION = {"topk", "topk-merged", "segmentwise", "segmentwise-merged", "segments", "segments-merged", "visionzip"}

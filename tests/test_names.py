@@ -70,6 +70,47 @@ def test_calibration_reads_its_former_words() -> None:
     assert families(12, True, ["discard", "fuse", "merge"]) == families(12, True, ["topk", "topk+fuse", "topk+merge"])
 
 
+@pytest.mark.parametrize(
+    ("word", "method", "spelled"),
+    [
+        ("segmentwise+segments=10", ap.SegmentwiseTopK(0.5, segments=10), None),
+        ("visionzip+contextual=0.18", ap.VisionZip(0.5, contextual=0.18), None),
+        (
+            "SegmentwiseTopK+segments=10+merge",
+            ap.SegmentwiseTopK(0.5, segments=10, dropped="merge"),
+            "segmentwise+merge+segments=10",
+        ),
+        ("ltbm+window=null", ap.LTBM(0.5, window=None), None),
+        ("tome+passes=2+metric=hidden", ap.ToMe(0.5, passes=2, metric="hidden"), None),
+        ("bottomk", ap.TopK(0.5, order="lowest"), None),
+        ("tome+layers=all", ap.ToMe(0.5, layers="all"), None),
+    ],
+)
+def test_any_setting_is_a_modifier_with_its_value(word: str, method: ap.Method, spelled: str | None) -> None:
+    found = named(word)
+    assert found.at(0.5) == method
+    assert found.word == (spelled or word)
+    assert named(found.word) == found
+    assert parse_methods([word]) == {found.word: found}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("topk+width=3", "TopK has no setting 'width'; it has layers, score"),
+        ("topk+keep_rate=0.5", "has no setting 'keep_rate'"),
+        ("topk+segments=0", "segments is 0"),
+        ("topk+segments=many", "segments is 'many'"),
+        ("topk+segments=3+segments=4", "two of its choices are for the same setting"),
+        ("ltbm+window=-1", "window is -1; it is a number of time columns"),
+        ("samap+threshold=2", "threshold is 2; it is a cosine"),
+    ],
+)
+def test_settings_that_cannot_be(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        named(word)
+
+
 def test_random_scores_have_seeds() -> None:
     assert [method.seed for method in named("random+merge").seeds(0.5)] == [0, 1, 2, 3, 4]
     assert named("topk").seeds(0.5) == [ap.TopK(0.5)]

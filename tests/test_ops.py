@@ -318,6 +318,68 @@ def test_the_most_similar_links_make_runs(seed: int, n: int, data: st.DataObject
         assert found[clip].tolist() == numbered(runs)
 
 
+@given(seeds, st.integers(1, 20), st.data())
+def test_segments_end_at_peaks_first(seed: int, n: int, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, n))
+    k = data.draw(st.integers(rows, n))
+    x, _, _ = drawn(seed, n)
+    row = in_rows(seed, n, rows)
+    found = neighbours.segment_runs(x, row, k)
+    for clip in range(2):
+        links = {i: 1 - cosine(x[clip, i], x[clip, i + 1]) for i in range(n - 1) if row[clip, i] == row[clip, i + 1]}
+        peaks = {i for i, d in links.items() if all(d > links[j] for j in (i - 1, i + 1) if j in links)}
+        joined = sorted(links, key=lambda i: (i in peaks, links[i]))[: n - k]
+        runs: list[list[int]] = []
+        for i in range(n):
+            if i - 1 in joined:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        assert found[clip].tolist() == numbered(runs)
+
+
+@given(seeds, st.integers(1, 20), st.integers(1, 4), st.floats(-1, 1))
+def test_a_token_is_compared_with_the_whole_run_before_it(seed: int, n: int, rows: int, threshold: float) -> None:
+    x, _, _ = drawn(seed, n)
+    row = in_rows(seed, n, min(rows, n))
+    unit = torch.nn.functional.normalize(x.double(), dim=-1)
+    found = neighbours.run_similarity(unit, row, threshold)
+    assert found.shape == (2, n - 1)
+    for clip in range(2):
+        run = [0]
+        for i in range(1, n):
+            if row[clip, i] != row[clip, i - 1]:
+                assert found[clip, i - 1] == float("-inf")
+                run = [i]
+                continue
+            mean = sum(float(unit[clip, i] @ unit[clip, j]) for j in run) / len(run)
+            assert float(found[clip, i - 1]) == pytest.approx(mean, abs=1e-12)
+            run = [*run, i] if float(found[clip, i - 1]) >= threshold else [i]
+
+
+@given(seeds, st.integers(2, 20), st.integers(0, 20), st.data())
+def test_pairs_under_a_window(seed: int, n: int, window: int, data: st.DataObject) -> None:
+    """A pair beyond the window is merged only if no pair within it is left; of those the nearest."""
+    r = data.draw(st.integers(1, n // 2))
+    x, _, _ = drawn(seed, n)
+    column = torch.randint(0, 12, (2, n), generator=torch.Generator().manual_seed(seed)).sort(dim=1).values
+    kept, dropped, target = ops.bipartite_match(x, r, column, window)
+    for clip in range(2):
+        edges = []
+        for i in range(0, n, 2):
+            apart = {j: abs(int(column[clip, i] - column[clip, j])) for j in range(1, n, 2)}
+            near = [j for j in apart if apart[j] <= window]
+            if near:
+                best = max(near, key=lambda j: (cosine(x[clip, i], x[clip, j]), -j))
+                edges.append((0, -cosine(x[clip, i], x[clip, best]), i, best))
+            else:
+                best = min(apart, key=lambda j: (apart[j], j))
+                edges.append((1, apart[best], i, best))
+        chosen = {i: best for _, _, i, best in sorted(edges)[:r]}
+        assert dropped[clip].tolist() == sorted(chosen)
+        assert kept[clip].gather(0, target[clip]).tolist() == [chosen[i] for i in sorted(chosen)]
+
+
 @given(seeds, st.integers(1, 24), st.data())
 def test_pairs_merge_until_k_are_left(seed: int, n: int, data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, n))

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from . import ops
 
+BELOW_ALL = 4.0
+"""More than two cosines can differ by."""
+
 
 def time_order(row: Tensor, column: Tensor, columns: int) -> Tensor:
     """Positions along time, one frequency row after the other, (batch, n) → (batch, n). With a single row: in time.
@@ -55,8 +58,42 @@ def linked_runs(x: Tensor, row: Tensor, k: int) -> Tensor:
     x: (batch, n, dim), row: (batch, n), both in time order; k is at least the number of rows. Returns (batch, n), from
     0 to k − 1, ascending.
     """
-    linked = ops.top_k(neighbour_cosine(x, row), x.shape[1] - k)
+    return _joined_by(neighbour_cosine(x, row), row, k)
+
+
+def segment_runs(x: Tensor, row: Tensor, k: int) -> Tensor:
+    """As `linked_runs`, but a boundary lies where a peak of dissimilarity is: a link that is less similar than the
+    links beside it in its row. Other links are boundaries only if there are too few peaks.
+    """
+    similarity = neighbour_cosine(x, row)
+    # Beyond the ends of a row nothing is dissimilar.
+    beside = torch.nn.functional.pad(similarity, (1, 1), value=float("inf"))
+    beside = torch.where(beside.isneginf(), float("inf"), beside)
+    is_peak = (similarity < beside[:, :-2]) & (similarity < beside[:, 2:])
+    return _joined_by(torch.where(is_peak, similarity - BELOW_ALL, similarity), row, k)
+
+
+def _joined_by(similarity: Tensor, row: Tensor, k: int) -> Tensor:
+    """Runs if the n − k most similar of the links, (batch, n − 1), join their tokens."""
+    linked = ops.top_k(similarity, row.shape[1] - k)
     return torch.ones_like(row).scatter(1, linked + 1, 0).cumsum(dim=1) - 1
+
+
+def run_similarity(unit: Tensor, row: Tensor, threshold: float) -> Tensor:
+    """Mean cosine of each token but the first with the run before it, (batch, n − 1); −inf at the start of a row.
+
+    A token belongs to that run if its mean cosine is at least the threshold; else it begins the next (SA-MAP).
+    unit: (batch, n, dim), of length 1, row: (batch, n), both in time order.
+    """
+    total, count, found = unit[:, 0], torch.ones_like(unit[:, 0, :1]), []
+    for i in range(1, unit.shape[1]):
+        new_row = row[:, i] != row[:, i - 1]
+        similarity = ((unit[:, i] * total).sum(dim=1) / count[:, 0]).masked_fill(new_row, float("-inf"))
+        joins = (similarity >= threshold)[:, None]
+        total = torch.where(joins, total + unit[:, i], unit[:, i])
+        count = torch.where(joins, count + 1, 1.0)
+        found.append(similarity)
+    return torch.stack(found, dim=1) if found else unit[:, 1:, 0]
 
 
 def paired_runs(x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:

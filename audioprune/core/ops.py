@@ -109,40 +109,54 @@ def merge_keeping_norm(x: Tensor, size: Tensor, kept: Tensor, dropped: Tensor, t
     return (wide(mean) * factor[..., None]).to(x.dtype), total
 
 
-def bipartite_match(keys: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+def bipartite_match(
+    keys: Tensor, r: int, column: Tensor | None = None, window: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Bipartite soft matching (Token Merging, arXiv 2210.09461, §3): each even token proposes to the odd one of
     highest key cosine, and the r best of these pairs are to be merged.
 
     keys: (batch, n, dim), r at most n // 2 → kept (batch, n − r), dropped (batch, r), both ascending, and the target
     (batch, r) of each dropped one as an index into kept.
+    window: greatest distance of a pair, in time columns (`column`, (batch, n)); None for any. Where an even token has
+    no odd one so near, it proposes to the nearest, and only if r pairs are not to be had otherwise.
     """
     n = keys.shape[1]
     if r == 0:  # a single token has no other to propose to
         kept = torch.arange(n, device=keys.device).expand(keys.shape[0], -1)
         return kept, kept[:, :0], kept[:, :0]
     unit = torch.nn.functional.normalize(wide(keys), dim=-1)
-    best, partner = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(dim=2)
+    similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    if window is not None:
+        assert column is not None
+        apart = (column[:, ::2, None] - column[:, None, 1::2]).abs()
+        # A cosine is at least -1.
+        similarity = torch.where(apart <= window, similarity, -1.0 - apart.to(similarity.dtype))
+    best, partner = similarity.max(dim=2)
     even = top_k(best, r)
     dropped = 2 * even
     kept = complement(dropped, n)
     return kept, dropped, place_in(kept, 2 * partner.gather(1, even) + 1, n)
 
 
-def bipartite_passes(keys: Tensor, size: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def bipartite_passes(
+    keys: Tensor, size: Tensor | None, k: int, column: Tensor | None = None, window: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `bipartite_match`, until k of the n tokens are left: each pass matches what the one before has left, at most
     half of it goes, and the keys of what was merged are size-weighted means.
 
     keys: (batch, n, dim); size: (batch, n), None if all are 1 → kept (batch, k), dropped (batch, n − k), target.
+    column, window: as in `bipartite_match`; what was merged has the column of the token that stays.
     """
     n = keys.shape[1]
     if n - k <= n // 2:
-        return bipartite_match(keys, n - k)
+        return bipartite_match(keys, n - k, column, window)
     size = torch.ones_like(keys[..., 0], dtype=torch.float32) if size is None else size
     places = torch.arange(n, device=keys.device).expand(keys.shape[0], -1)
     kept = holder = places
     while keys.shape[1] > k:
         r = min(keys.shape[1] - k, keys.shape[1] // 2)
-        stays, goes, target = bipartite_match(keys, r)
+        stays, goes, target = bipartite_match(keys, r, column, window)
+        column = None if column is None else column.gather(1, stays)
         holder = destination(stays, goes, target).gather(1, holder)
         kept = kept.gather(1, stays)
         keys, size = merge(keys, size, stays, goes, target)

@@ -13,6 +13,7 @@ from . import names
 if TYPE_CHECKING:  # for type checkers and editors
     from .adjacent import AToMe as AToMe
     from .adjacent import FastAdaSP as FastAdaSP
+    from .adjacent import PeakSegments as PeakSegments
     from .ats import ATS as ATS
     from .avit import AViT as AViT
     from .base import Method as Method
@@ -25,8 +26,10 @@ if TYPE_CHECKING:  # for type checkers and editors
     from .evs import EVS as EVS
     from .learned import LearnedMethod as LearnedMethod
     from .learned import UntrainedError as UntrainedError
+    from .ltbm import LTBM as LTBM
     from .metr import METR as METR
     from .padding import PaddingMerge as PaddingMerge
+    from .samap import SAMAP as SAMAP
     from .spvit import SPViT as SPViT
     from .tofu import ToFu as ToFu
     from .tome import FastAST as FastAST

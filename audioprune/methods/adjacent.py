@@ -134,3 +134,17 @@ class FastAdaSP(AdjacentMerging):
 
     def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
         return neighbours.linked_runs(x, row, k)
+
+
+@dataclass(frozen=True)
+class PeakSegments(AdjacentMerging):
+    """Segments between peaks of dissimilarity become their size-weighted means.
+
+    Unsupervised segmentation (Bhati et al., arXiv 2511.20973): the dissimilarity of neighbours, 1 − cosine, has a peak
+    where it is greater than before and after. There a segment ends. The paper takes all peaks. Here K decides: the
+    K − 1 highest peaks and, if there are fewer, the highest dissimilarities that are no peaks. (Its other form, plain
+    pooling, is `AveragePooling`. The paper fine-tunes the language model with either.)
+    """
+
+    def runs(self, x: Tensor, size: Tensor, row: Tensor, k: int, rows: int) -> Tensor:
+        return neighbours.segment_runs(x, row, k)

@@ -1,7 +1,8 @@
 """One table of words ↔ methods, for every command, help text, page and file name.
 
 A word is the name of a method and, if wanted, modifiers: "topk", "topk+merge", "segmentwise+merge", "tome+unweighted".
-A modifier is one of the choices that the method offers by name (a score, a fate, a metric), or "unweighted".
+A modifier is one of the choices that the method offers by name (a score, a fate, a metric), or "unweighted", or any
+other setting with its value: "segmentwise+segments=10", "visionzip+contextual=0.18".
 
 The table imports no PyTorch, so that `--help` can show it at once.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +55,9 @@ TABLE = (
     Entry("dpp", "diversity", "DPP"),
     Entry("atome", "adjacent", "AToMe"),
     Entry("fastadasp", "adjacent", "FastAdaSP"),
+    Entry("ltbm", "ltbm", "LTBM"),
+    Entry("peaks", "adjacent", "PeakSegments"),
+    Entry("samap", "samap", "SAMAP"),
     Entry("padding", "padding", "PaddingMerge"),
     Entry("uniform", "baselines", "UniformStride"),
     Entry("pooling", "baselines", "AveragePooling"),
@@ -63,7 +68,7 @@ TABLE = (
 )
 """All methods. A new method is one file and one line here."""
 
-SCORES = ("attention", "cls", "intensity", "variation", "random")
+SCORES = ("attention", "cls", "intensity", "variation", "random", "selective")
 """Scores of `TopK`. A new score is one function in `scores.py` and its name here."""
 FATES = ("discard", "fuse", "merge")
 """Fates of the tokens that `TopK` drops."""
@@ -71,7 +76,12 @@ FATES = ("discard", "fuse", "merge")
 SEARCHED = ("topk", "topk+fuse", "topk+merge", "tome")
 """What a calibration searches by default: the fates of `TopK`, and similar tokens merged."""
 
-SHORTCUTS = {"random": "topk+random", "intensity": "topk+intensity", "variation": "topk+variation"}
+SHORTCUTS = {
+    "bottomk": "topk+lowest",
+    "random": "topk+random",
+    "intensity": "topk+intensity",
+    "variation": "topk+variation",
+}
 """Words for a score alone, as tables call these baselines."""
 FORMER = {
     "topk-cls": "topk+cls",
@@ -117,7 +127,10 @@ class NamedMethod:
         return [self.at(keep_rate, seed=seed, **more) for seed in SEEDS]
 
     def plus(self, modifier: str) -> NamedMethod:
-        """The method with one more modifier. Raises `ValueError` if it has no such choice."""
+        """The method with one more modifier. Raises `ValueError` if it has no such choice or setting."""
+        if "=" in modifier:
+            name, value = _setting(self.kind, modifier, self.word)
+            return NamedMethod(f"{self.word}+{modifier}", self.kind, {**self.settings, name: value}, self.keep_rate)
         known = modifiers(self.kind)
         if modifier not in known:
             choices = f"it has {', '.join(f'+{name}' for name in known)}" if known else "it has none"
@@ -140,6 +153,19 @@ def modifiers(kind: type[Method]) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def _setting(kind: type[Method], modifier: str, word: str) -> tuple[str, Any]:
+    """Name and value of a modifier "NAME=VALUE". The value is JSON, or a word."""
+    name, _, text = modifier.partition("=")
+    known = [f.name for f in fields(kind) if f.name not in ("keep_rate", "methods")]
+    if name not in known:
+        raise ValueError(f"{word}+{modifier}: {kind.__name__} has no setting {name!r}; it has {', '.join(known)}")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return name, tuple(value) if isinstance(value, list) else value
+
+
 def named(word: str) -> NamedMethod:
     """The method that a word stands for.
 
@@ -155,7 +181,12 @@ def named(word: str) -> NamedMethod:
         method = method.plus(modifier)
     if len(method.settings) < len(given):
         raise ValueError(f"{word}: two of its choices are for the same setting; name one of them")
-    return NamedMethod(word_of(method.at(1.0)), method.kind, method.settings, _own_rate(method.kind))
+    method.at(1.0)  # raises for a value that cannot be right
+    plain = NamedMethod(entry.word, method.kind)
+    for modifier in given:
+        plain = plain if "=" in modifier else plain.plus(modifier)
+    spelled = "".join(f"+{modifier}" for modifier in given if "=" in modifier)
+    return NamedMethod(word_of(plain.at(1.0)) + spelled, method.kind, method.settings, _own_rate(method.kind))
 
 
 def _own_rate(kind: type[Method]) -> float | None:

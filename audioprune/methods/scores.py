@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..core import ops
@@ -23,6 +25,8 @@ class Score:
     is_share: bool = False
 
 
+LEAST_SELECTIVE = 1e-6
+"""Weight of a head that attends to all tokens alike, before weights are made to sum to 1."""
 SCORES: dict[str, Score] = {}
 """Name → score. `names.SCORES` lists them without PyTorch."""
 
@@ -71,3 +75,22 @@ def variation(evidence: Evidence, seed: int) -> Tensor:
 def random(evidence: Evidence, seed: int) -> Tensor:
     """The baseline that every score must beat: a draw per patch and layer, the same for every clip of a seed."""
     return ops.pseudo_random(evidence.patch, seed, evidence.layer)
+
+
+@score("attention_heads", is_share=True)
+def selective(evidence: Evidence, seed: int) -> Tensor:
+    """Attention received, each head weighted by how selective it is: 1 less the entropy of its shares over log(n).
+
+    After HeadRouter (He et al., arXiv 2604.23717), whose text we know in part. There, heads of the language model are
+    weighted by profiles for semantic and for acoustic tasks, mixed by how selective the heads are for a sound. Here
+    the heads are the encoder's, and no profile is known.
+    """
+    heads = evidence.attention_heads
+    assert heads is not None
+    share = ops.wide(heads)
+    share = share / share.sum(dim=2, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+    entropy = -torch.special.xlogy(share, share).sum(dim=2)
+    # A rounded entropy may be a little more than log(n).
+    selectivity = (1 - entropy / math.log(max(2, heads.shape[2]))).clamp_min(LEAST_SELECTIVE)
+    weight = selectivity / selectivity.sum(dim=1, keepdim=True)
+    return (weight[:, :, None] * heads).sum(dim=1)

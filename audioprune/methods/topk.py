@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
-from .base import Method
+from .base import LATER, Method
 from .fates import FATES
 from .scores import SCORES
 from .spending import segmentwise, whole
@@ -21,20 +21,23 @@ class TopK(Method):
 
     Token Pruning in Audio Transformers (Lee & Lee, arXiv 2504.01690, §3.1). The defaults are the paper's.
 
-    score: "attention" received (eq. 2a), "cls" attention (eq. 2b), "intensity", "variation" of the patch, or "random".
+    score: "attention" received (eq. 2a), "cls" attention (eq. 2b), "intensity", "variation" of the patch, "random", or
+        "selective" (attention received, of selective heads above all).
+    order: "highest" scores stay, or the "lowest": Bottom-K, a baseline of arXiv 2511.14293.
     segments: None spends the budget on the whole clip; a number S gives each of S time segments ⌊K/S⌋ tokens.
     dropped: "discard", "fuse" into one token (EViT), or "merge" into the nearest kept token, with sizes carried on.
     seed: of the random score.
     proportional: whether later attention counts a merged token as often as it stands for patches.
     """
 
-    choices: ClassVar = {"score": SCORES, "dropped": FATES}
+    choices: ClassVar = {"score": SCORES, "dropped": FATES, "order": ("highest", "lowest")}
 
     score: str = "attention"
     segments: int | None = None
     dropped: str = "discard"
     seed: int = 0
     proportional: bool = True
+    order: str = field(default="highest", metadata={LATER: True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +71,7 @@ class TopK(Method):
         score, k = SCORES[self.score], ops.budget(keep_rate, tokens.count)
         scores = score.compute(evidence, self.seed)
         segments = self.spend_in(evidence.default_segments)
-        ranked = scores.detach()
+        ranked = scores.detach() if self.order == "highest" else -scores.detach()
         kept = whole(ranked, k) if segments is None else segmentwise(ranked, evidence, k, segments)
         weights = scores if score.is_share else _even(tokens, tokens.count - k)
         if k == tokens.count:
@@ -87,7 +90,8 @@ class SegmentwiseTopK(TopK):
     """Segmentwise Top-K: the ⌊K/S⌋ best tokens of each of S time segments (Gibier et al., arXiv 2511.14293).
 
     The named form of `TopK(segments=S)`: `segments=None` means 8 in a classifier and S = K, one token in each segment,
-    in an audio-language model.
+    in an audio-language model. Figure 1 of the paper shows S = K. A secondary source says that its tables have S = 10,
+    and that S was varied from 2 to 15; we could not see them.
     """
 
     def spend_in(self, default: int = 8) -> int:
