@@ -210,6 +210,8 @@ def test_exactly_k_tokens_of_each_clip_survive(name: str, method: str) -> None:
         assert all(patch in group for patch, group in zip(kept[clip], sources, strict=True))
         if discards:
             assert sources == [[patch] for patch in kept[clip]]
+        elif isinstance(METHODS[method], ap.SAMAP):  # it merges, and then forgets
+            assert sum(map(len, sources)) == len({patch for group in sources for patch in group}) <= n
         else:
             assert sorted(patch for group in sources for patch in group) == list(range(n))
 
@@ -501,7 +503,7 @@ def test_bfloat16(name: str) -> None:
 @torch.no_grad()
 @each_family
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_attention_is_looked_at_and_not_changed(name: str, attention: str) -> None:
+def test_attention_is_looked_at_and_stays_what_it_was(name: str, attention: str) -> None:
     model, inputs = build(name), ask(name, prompts(name))
     model.set_attn_implementation(attention)
     tower, said = model.model.audio_tower, []
@@ -510,7 +512,10 @@ def test_attention_is_looked_at_and_not_changed(name: str, attention: str) -> No
     with ap.prune(model, ap.TopK(0.25)), ap.trace(model) as record:
         model(**inputs)
     hook.remove()
-    assert torch.equal(*said)
+    if attention == "eager":
+        assert torch.equal(*said)
+    else:  # without padding, one softmax gives both the output and the scores
+        assert torch.allclose(*said, rtol=0, atol=1e-5)
     with ap.prune(model_of(name), ap.TopK(0.25)), ap.trace(model_of(name)) as other:
         model_of(name)(**inputs)
     assert torch.allclose(record.scores[0], other.scores[0], atol=1e-6)

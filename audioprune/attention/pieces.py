@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 CELLS = 2**19
-"""Entries of attention maps that are computed at once: 2 MiB in float32, which fits into a CPU's cache."""
+"""Entries of each attention map that are computed at once on a device, and in a graph."""
+CELLS_OF_THREAD = 2**17
+"""Entries of attention maps that a CPU's thread computes at once: 512 KiB in float32, which fits into its cache."""
 
 
 def score_dtype(x: Tensor) -> torch.dtype:
@@ -25,7 +27,7 @@ def attend_and_score(
     special: int,
     voters: Tensor | None = None,
     dropout: float = 0.0,
-    cells: int = CELLS,
+    cells: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention and attention received, in one pass over the queries.
 
@@ -38,7 +40,7 @@ def attend_and_score(
         special: number of leading tokens that neither vote nor are scored.
         voters: (batch, N − special), 0 for queries whose attention does not count, or None.
         dropout: dropout of the attention.
-        cells: approximate number of entries of the map in a piece.
+        cells: approximate number of entries of the map in a piece; None for what is fast.
 
     Returns the context (batch, heads, N, head_dim), empty without values, and the attention received by each patch in
     each head (batch, heads, N − special).
@@ -49,7 +51,7 @@ def attend_and_score(
     # A graph has a node for every piece, so the number of pieces must not depend on the batch.
     by_rows = torch.compiler.is_compiling() or query.device.type != "cpu"
     if by_rows:
-        context, received = _attend_to_rows(query, key, value, scaling, mask, counted, dropout, cells)
+        context, received = _attend_to_rows(query, key, value, scaling, mask, counted, dropout, cells or CELLS)
     else:
         patch_votes = None if voters is None else counted
         context, received = attend_to_heads(query, key, value, scaling, mask, special, patch_votes, dropout, cells)
@@ -96,7 +98,7 @@ def attend_to_heads(
     special: int | None = None,
     votes: Tensor | None = None,
     dropout: float = 0.0,
-    cells: int = CELLS,
+    cells: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention in pieces of some heads and, for long clips, of some of their queries, with `cells` entries in all.
 
@@ -104,6 +106,8 @@ def attend_to_heads(
     `_attend_to_rows`, except special: number of leading queries that do not vote, None for no scores (they are then 0);
     and votes: None if all other queries have the same weight."""
     batch, heads, n, dim = query.shape
+    if cells is None:
+        cells = CELLS_OF_THREAD * torch.get_num_threads()
     if torch.is_grad_enabled():  # a backward pass keeps the whole map anyway
         cells = batch * heads * n * n
     rows = max(1, min(n, cells // n))

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from . import kernels
-from .pieces import CELLS, attend_and_score, attend_by_policy, attend_to_heads, score_dtype
+from .pieces import attend_and_score, attend_by_policy, attend_to_heads, score_dtype
 
 NAME = "audioprune"
 """Name of the function in transformers' `AttentionInterface`."""
@@ -169,7 +169,7 @@ def score_keys(
     scaling: float,
     mask: Tensor | None = None,
     voters: Tensor | None = None,
-    cells: int = CELLS,
+    cells: int | None = None,
 ) -> Tensor:
     """Compute the attention received by each key in each head, without a context. Memory grows with N, not N².
 
@@ -179,13 +179,24 @@ def score_keys(
         scaling: factor of the logits.
         mask: additive, broadcastable to (batch, heads, N, N), or None.
         voters: (batch, N), 0 for queries whose attention does not count, or None.
-        cells: approximate number of entries of the map in a piece.
+        cells: approximate number of entries of the map in a piece; None for what is fast.
 
     Returns the mean over the queries that vote, (batch, heads, N), without gradient. It is NaN if no query votes.
     """
     if kernels.available(query, mask):
         return kernels.attend_and_score(query, key, None, scaling, mask, 0, voters)[1]
     return attend_and_score(query, key, None, scaling, mask, 0, voters, cells=cells)[1]
+
+
+def attend_with_scores(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attention without a mask, and the attention received by each key in each head, with one softmax for both.
+
+    query, key, value: (batch, heads, N, head_dim). Returns the context, of the same shape, and the mean over the
+    queries, (batch, heads, N).
+    """
+    if kernels.available(query):
+        return kernels.attend_and_score(query, key, value, scaling, None, 0, None)
+    return attend_and_score(query, key, value, scaling, None, 0)
 
 
 def received_attention(weights: Tensor, special: int, voters: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recording of attention received and keys in a tower's last attention, without changing its output."""
+"""Recording of attention received and keys in a tower's last attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...attention.scoring import eager_of, score_keys
+from ...attention.scoring import attend_with_scores, eager_of, score_keys
 
 NAME = "audioprune_tapped"
 """Name of the function in transformers' `AttentionInterface`."""
@@ -34,17 +34,30 @@ class TapRecord:
         self.received: list[Tensor] = []
         self.keys: list[Tensor] = []
 
-    @torch.no_grad()
-    def add(self, query: Tensor, key: Tensor, scaling: float | None, mask: object) -> None:
-        """Record one call. query, key: (rows, heads, frames, head_dim). mask: as the attention gets it."""
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, mask: object
+    ) -> tuple[Tensor, None] | None:
+        """Record one call, with the arguments of the attention.
+
+        query, key, value: (rows, heads, frames, head_dim). Returns the attention's result if it was computed on the
+        way, with one softmax for both; else None.
+        """
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        real = None
-        if self._lengths is not None:
-            real = torch.arange(key.shape[2], device=key.device) < self._lengths.to(key.device)[:, None]
+        real, frames = None, key.shape[2]
+        if self._lengths is not None and bool((self._lengths < frames).any()):
+            real = torch.arange(frames, device=key.device) < self._lengths.to(key.device)[:, None]
+        self.keys.append(key.detach().mean(dim=1))
+        # Without padding, a tower's own mask hides nothing. In training the model's own attention must run.
+        hides = real is not None or (mask is not None and self._lengths is None)
+        if self.tap.implementation == "sdpa" and not hides and not torch.is_grad_enabled():
+            context, received = attend_with_scores(query, key, value, scaling)
+            self.received.append(received * frames)
+            return context.transpose(1, 2).contiguous(), None
         # A tower that masks no padding has a mask only if stand-ins count for several frames (`encoder_padding`).
         bias = mask if isinstance(mask, Tensor) and not self._masked else None
-        self.received.append(summed_scores(query, key, scaling, real, self._masked, bias))
-        self.keys.append(key.mean(dim=1))
+        with torch.no_grad():
+            self.received.append(summed_scores(query, key, scaling, real, self._masked, bias))
+        return None
 
 
 def summed_scores(
@@ -66,7 +79,7 @@ def summed_scores(
         bias: (rows, 1, 1, frames), added to the logits of the keys; or None.
     """
     if real is None:
-        return score_keys(query, key, scaling) * key.shape[2]
+        return score_keys(query, key, scaling, bias) * key.shape[2]
     mask = query.new_zeros(real.shape).masked_fill(~real, float("-inf"))[:, None, None] if masked else bias
     voters = real.to(torch.promote_types(query.dtype, torch.float32))
     count = voters.sum(dim=1)[:, None, None]
@@ -86,8 +99,9 @@ _THREAD = _ThreadState()
 class AttentionTap:
     """A tap on an attention module, active inside `recording`.
 
-    The module's output does not change: it still uses the model's own attention. In addition, `score_keys` multiplies
-    queries and keys again, piece by piece or in a kernel, so that the map of all pairs is never in memory.
+    Without padding and gradients, one pass gives the module's output and the scores: the output is that of SDPA, to
+    rounding. Else the model's own attention runs, and `score_keys` multiplies queries and keys again. Both work piece
+    by piece or in a kernel, so that the map of all pairs is never in memory.
     """
 
     def __init__(self, module: Any) -> None:
@@ -137,10 +151,12 @@ def tapped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Record queries and keys, then run the model's own attention. It has transformers' attention signature."""
+    """Record queries and keys, and attend. It has transformers' attention signature."""
     tap: AttentionTap = getattr(module, TAP)
     record = _THREAD.record
     if record is not None and record.tap is tap:
-        record.add(query, key, scaling, attention_mask)
+        computed = record.attend(query, key, value, scaling, attention_mask)
+        if computed is not None:
+            return computed
     own = ALL_ATTENTION_FUNCTIONS.get_interface(tap.implementation, tap.eager)
     return own(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
