@@ -55,15 +55,18 @@ def found(runs: list[dict[str, Any]], name: str, share: float) -> list[tuple[dic
     ]
 
 
-def cells(runs: list[dict[str, Any]], name: str, share: float) -> list[str]:
-    """Agreement, and accuracy less the unpruned model's, each as mean ± standard deviation over folds or seeds."""
+def cells(runs: list[dict[str, Any]], name: str, share: float, n: int) -> list[str]:
+    """Agreement, and accuracy less the unpruned model's, each as mean ± standard deviation over folds or seeds.
+
+    n: folds of the line; fewer are told."""
     rows = found(runs, name, share)
     if not rows:
         return ["–", "–"]
     loss = [row["score"]["mean"] - unpruned["score"] for row, unpruned in rows]
-    first = rows[0][0]["setting"]
+    first = rows[-1][0]["setting"]
     early = "¹" if isinstance(first, dict) and first.get("layers") == [0] and first["method"] != "PaddingMerge" else ""
-    return [mean([row["agreement"]["mean"] for row, _ in rows]) + early, mean(loss, sign="+")]
+    fewer = f" ({len(rows)})" if len(rows) < n else ""
+    return [mean([row["agreement"]["mean"] for row, _ in rows]) + early + fewer, mean(loss, sign="+")]
 
 
 def every_method(data: str, model: str) -> tuple[list[str], list[list[str]]]:
@@ -76,14 +79,11 @@ def every_method(data: str, model: str) -> tuple[list[str], list[list[str]]]:
         rows = [found(runs, name, share) for share in SHARES]
         return [-statistics.fmean(row["agreement"]["mean"] for row, _ in some) if some else 0.0 for some in rows]
 
-    rows = [
-        [
-            NAMES.get(name, name),
-            str(max(len(found(runs, name, share)) for share in SHARES)),
-            *(cell for share in SHARES for cell in cells(runs, name, share)),
-        ]
-        for name in sorted(known, key=best)
-    ]
+    rows = []
+    for name in sorted(known, key=best):
+        n = max(len(found(runs, name, share)) for share in SHARES)
+        figures = (cell for share in SHARES for cell in cells(runs, name, share, n))
+        rows.append([NAMES.get(name, name), str(n), *figures])
     header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
     return ["", "n", *header], rows
 
