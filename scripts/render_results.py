@@ -403,7 +403,8 @@ TABLES = {
     "overview": overview,
     "encoders-overview": lambda: table(*encoder_tables.overview()),
     **{
-        f"encoders-esc10-{model}": lambda model=model: table(*encoder_tables.every_method("esc10", model))
+        f"encoders-{data}-{model}": lambda data=data, model=model: table(*encoder_tables.every_method(data, model))
+        for data in ("esc10", "commands")
         for model in encoder_tables.MODELS
     },
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
