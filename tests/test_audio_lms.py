@@ -13,7 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+)
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import audioprune as ap
 from audioprune.adapters.audio_lm.adapter import PromptAdapter
@@ -794,6 +802,22 @@ def test_sinks_in_silence_stay_apart(name: str) -> None:
             adapter.sinks = torch.arange(40) == 30
             model(**inputs)
     assert counted[1] > counted[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_under_an_attention_that_takes_no_bias(name: str) -> None:
+    AttentionInterface.register("someone's", ALL_ATTENTION_FUNCTIONS["sdpa"])
+    AttentionMaskInterface.register("someone's", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model, inputs = exact(name), exactly(name, SHORT)
+    whole = model(**inputs).logits
+    model.model.audio_tower.set_attn_implementation("someone's")
+    with ap.prune(model, STAND_INS):
+        if name in PADDED[3:]:
+            with pytest.raises(ValueError, match="cannot count merged padding .* use one of sdpa, eager"):
+                model(**inputs)
+        else:
+            assert torch.allclose(model(**inputs).logits, whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", PADDED)

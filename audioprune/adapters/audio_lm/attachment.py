@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .adapter import PromptAdapter
 
 
+TAKES_BIAS = ("sdpa", "eager")
+"""Attentions that add a mask of numbers to the logits."""
+
+
 class PromptAttachment(Attachment):
     """Changes in an audio-language model, and the way to undo them.
 
@@ -131,6 +135,11 @@ class PromptAttachment(Attachment):
         if self.padding is None or real is None:
             return None
         place = None if self.adapter.entry.masked else next(iter(reducer.before(0)), None)
+        if place is not None and self.tap is not None and self.tap.implementation not in TAKES_BIAS:
+            raise ValueError(
+                f"the attention {self.tap.implementation!r} cannot count merged padding as often as it stands for "
+                f"frames; use one of {', '.join(TAKES_BIAS)} (set_attn_implementation), or do not merge it"
+            )
         if not self.adapter.skips_padding(merging=place is not None):
             return None
         return EncoderCall(reducer, real, place, self.adapter.sinks)
