@@ -20,7 +20,7 @@ import audioprune as ap
 from audioprune import METR, FastAST, LogMel
 from audioprune.audio.extractor import AudioMAEFeatureExtractor
 from audioprune.core.settings import read_method
-from audioprune.methods import DPP, DivPrune, Method
+from audioprune.methods import DPP, SAMAP, DivPrune, Method
 from audioprune.models.ast import ASTMeanPooledForAudioClassification
 from audioprune.onnx import agreement, translation
 from audioprune.onnx import export as exporting
@@ -37,7 +37,7 @@ pytest.importorskip("onnxruntime")
 TWO_BLOCKS = {"num_hidden_layers": 2}
 """Writing takes seconds for every block; in two stages the second finds what the first carries on."""
 
-GREEDY = (DivPrune, DPP)
+GREEDY = (DivPrune, DPP, SAMAP)
 PAIRS = (
     ("topk", "tome-every-block"),
     ("topk-cls", "fused"),
@@ -46,6 +46,7 @@ PAIRS = (
     ("segmentwise", "tofu"),
     ("evit", "pooled"),
     ("uniform", "evs"),
+    ("ltbm-passes", "peaks-keys-unsized"),
 )
 """Settings that differ in their operators, one in each of two blocks; the second finds what the first carries on."""
 ALONE = ("atome-keys-unsized", "visionzip-cls", "dynamicvit")

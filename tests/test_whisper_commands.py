@@ -156,8 +156,8 @@ class Scripted:
     def __call__(self, waveforms, max_new_tokens=None) -> list[str]:
         pruned = ap.handle(self.model)
         self.model.get_encoder()(torch.zeros(len(waveforms), 16, 128))
-        inner = 0 if pruned is None else len(getattr(pruned.method, "methods", ()))
-        rate = 1.0 if not inner else pruned.method.methods[1].keep_rate
+        methods = () if pruned is None else pruned.method.methods
+        rate = methods[1].keep_rate if len(methods) > 1 else 1.0
         said = " ".join(["word"] * 9)
         return [
             said + (" other" if pruned is not None and self.changed(rate, len(one)) else " word") for one in waveforms

@@ -22,6 +22,9 @@ FORMER = {"discard": "topk", "fuse": "topk+fuse", "merge": "topk+merge"}
 OPEN = ("score", "metric")
 """Choices of a method that are searched unless its word names one. Its fate is as the word says."""
 
+UNSEARCHED = ("selective",)
+"""Choices that must be named: nobody has measured yet that they are worth the time."""
+
 
 def families(depth: int, has_cls: bool, chosen: Sequence[str] = SEARCHED) -> list[Method]:
     """Every family of settings for a model of `depth` blocks: methods whose keep rate is left to the search.
@@ -53,7 +56,8 @@ def _variants(method: NamedMethod, depth: int, has_cls: bool) -> Iterator[Method
     choices: dict[str, Sequence[Any]] = {"layers": places(depth)}
     for name in OPEN:
         if name in method.kind.choices and name not in method.settings:
-            choices[name] = [one for one in method.kind.choices[name] if has_cls or one != "cls"]
+            left_out = UNSEARCHED if has_cls else ("cls", *UNSEARCHED)
+            choices[name] = [one for one in method.kind.choices[name] if one not in left_out]
     if "segments" in settings:
         choices["segments"] = (None, SEGMENTS)
     for values in itertools.product(*choices.values()):
