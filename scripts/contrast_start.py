@@ -79,7 +79,9 @@ def as_ast(source: AudioMAEForPreTraining) -> ASTForAudioClassification:
     """
     given = source.config
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_length")
-    settings: dict[str, Any] = {name: getattr(given, name) for name in (*shape, "num_mel_bins", "layer_norm_eps")}
+    settings: dict[str, Any] = {
+        name: getattr(given, name) for name in (*shape, "num_mel_bins", "layer_norm_eps", "initializer_range")
+    }
     settings |= {"patch_size": given.patch_size, "time_stride": given.patch_size, "frequency_stride": given.patch_size}
     model = ASTForAudioClassification(ASTConfig(**settings))
     encoder, state = model.audio_spectrogram_transformer, source.state_dict()

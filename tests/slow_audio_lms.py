@@ -57,6 +57,10 @@ TOWERS = {
 }
 
 
+THREE_AXES = ("qwen2_5_omni", "qwen3_omni")
+"""Their positions are counted along three axes, by themselves; elsewhere `generate` counts them."""
+
+
 @dataclass(frozen=True)
 class Sound:
     """A clip: where its placeholders are in the prompt, and of each token that is no padding the attention that it
@@ -172,6 +176,14 @@ def _merged(frames: list[Tensor], real: int, method: PaddingMerge) -> tuple[Line
 
 def in_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
+
+
+def exactly(name: str, asked: Sequence[Prompt], side: str = "left") -> dict[str, Tensor]:
+    """In float64 and, since what rotates queries and keys is in float32 all the same, at the same positions."""
+    inputs = in_double(ask(name, asked, side))
+    if name not in THREE_AXES:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
+    return inputs
 
 
 class _Frames:

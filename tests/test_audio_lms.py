@@ -14,24 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     DynamicCache,
     GenerationConfig,
     LogitsProcessorList,
 )
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import audioprune as ap
-from audioprune.adapters.audio_lm.adapter import PromptAdapter
 from audioprune.adapters.audio_lm.prompts import Layout, Run, find_runs
 from audioprune.adapters.audio_lm.tap import summed_scores
 
 from .audio_lms import AUDIO, EOS, FAMILIES, WORDS, Prompt, ask, build, exact, no_mask
 from .families import ast
 from .kinds import one_of_each_kind
-from .slow_audio_lms import TOWERS, answer, attention_map, in_double, listen, listen_merged, logits, shortened
+from .slow_audio_lms import (
+    THREE_AXES,
+    TOWERS,
+    answer,
+    attention_map,
+    exactly,
+    in_double,
+    listen,
+    logits,
+    shortened,
+)
 
 METHODS: dict[str, ap.Method] = {
     "topk": ap.TopK(0.25),
@@ -72,8 +77,6 @@ METHODS: dict[str, ap.Method] = {
 MERGED = ap.TopK(0.25, dropped="merge")
 BY_ATTENTION = {"topk", "topk-merged", "segmentwise", "segmentwise-merged", "segments", "segments-merged", "visionzip"}
 """Methods whose traces show attention received."""
-THREE_AXES = ("qwen2_5_omni", "qwen3_omni")
-"""Their positions are counted along three axes, by themselves; elsewhere `generate` counts them."""
 WINDOWED = ("audio_flamingo3", "music_flamingo", "voxtral", "glm_asr")
 """Their clips may be longer than what the encoder takes at once."""
 
@@ -106,14 +109,6 @@ exact_model_of = functools.cache(exact)
 @torch.no_grad()
 def heard(name: str) -> list:
     return [listen(exact_model_of(name), name, prompt) for prompt in prompts(name)]
-
-
-def exactly(name: str, asked: Sequence[Prompt], side: str = "left") -> dict[str, Tensor]:
-    """In float64 and, since what rotates queries and keys is in float32 all the same, at the same positions."""
-    inputs = in_double(ask(name, asked, side))
-    if name not in THREE_AXES:
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp_min(0)
-    return inputs
 
 
 def labels_of(inputs: dict[str, Tensor]) -> Tensor:
@@ -699,171 +694,6 @@ def test_a_model_inside_another_module() -> None:
         assert handle.adapter.encoder is inner
         assert inner(**inputs).logits.shape[1] < inputs["input_ids"].shape[1]
     assert "generate" not in inner.__dict__
-
-
-# Padding in the encoder
-
-PADDED = ("qwen2_audio", "audio_flamingo3", "music_flamingo", "voxtral", "glm_asr")
-"""Their encoder has padding; the last two do not mask it."""
-STAND_INS = ap.PaddingMerge(0.25, margin=2)
-SHORT: list[Prompt] = [[10, 8, "47", 9, 11], [13, 8, "33", 9, "12", 14], [15, 16]]
-
-
-def frames_computed(model: Any) -> tuple[list[int], Any]:
-    """Frames that come into the encoder's last block, call by call, and the hook that counts them."""
-    counted: list[int] = []
-
-    def count(block: nn.Module, args: tuple, kwargs: dict) -> None:
-        counted.append((args[0] if args else kwargs["hidden_states"]).shape[1])
-
-    block = model.model.audio_tower.layers[-1].self_attn
-    return counted, block.register_forward_pre_hook(count, with_kwargs=True)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", PADDED[:3])
-def test_padding_that_is_masked_is_not_computed(name: str, attention: str) -> None:
-    model = exact_model_of(name)
-    model.model.audio_tower.set_attn_implementation(attention)
-    inputs = exactly(name, SHORT)
-    whole, words = model(**inputs).logits, model.generate(**inputs, max_new_tokens=4, num_beams=2)
-    hidden = model.model(**inputs).last_hidden_state
-    counted, hook = frames_computed(model)
-    with ap.prune(model, ap.PaddingMerge()), hook:
-        assert torch.allclose(model(**inputs).logits, whole, rtol=0, atol=1e-12)
-        assert torch.equal(model.generate(**inputs, max_new_tokens=4, num_beams=2), words)
-        assert torch.allclose(model.model(**inputs).last_hidden_state, hidden, rtol=0, atol=1e-12)
-    assert counted == [24] * 3  # of 40
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", PADDED[:3])
-@pytest.mark.parametrize("method", ["segmentwise", "topk-merged"])
-def test_a_pruned_prompt_does_not_compute_masked_padding(name: str, method: str) -> None:
-    model, inputs = exact_model_of(name), exactly(name, SHORT)
-    counted, hook = frames_computed(model)
-    with hook:
-        with ap.prune(model, METHODS[method]):
-            found = model(**inputs).logits
-        with ap.prune(model, [ap.PaddingMerge(), METHODS[method]]):
-            again = model(**inputs).logits
-    assert counted == [24] * 2
-    assert torch.equal(found, again)
-    slow = [shortened(*listen(model, name, prompt), METHODS[method], "renumber")[0] for prompt in SHORT]
-    for row, reading in zip(found, slow, strict=True):
-        assert torch.allclose(row[-len(reading.embeds) :], logits(model, reading), rtol=0, atol=1e-8)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", PADDED[3:])
-def test_stand_ins_for_padding_that_is_not_masked(name: str, attention: str) -> None:
-    model = exact_model_of(name)
-    model.model.audio_tower.set_attn_implementation(attention)
-    inputs = exactly(name, SHORT)
-    with ap.prune(model, STAND_INS):
-        found = model(**inputs).logits
-        counted, hook = frames_computed(model)
-        with hook:
-            model.generate(**inputs, max_new_tokens=2)
-    assert len(counted) == 1
-    assert counted[0] < 40
-    for row, prompt in zip(found, SHORT, strict=True):
-        reading, _ = listen_merged(model, name, prompt, STAND_INS)
-        assert torch.allclose(row[-len(reading.embeds) :], logits(model, reading), rtol=0, atol=1e-8)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", PADDED[3:])
-def test_attention_received_beside_stand_ins(name: str) -> None:
-    """Padding counts as often as it did, and does not vote."""
-    model = exact_model_of(name)
-    with ap.prune(model, [STAND_INS, ap.SegmentwiseTopK(0.5)]), ap.trace(model) as record:
-        model(**exactly(name, SHORT))
-    rooms = [scores for prompt in SHORT for scores in listen_merged(model, name, prompt, STAND_INS)[1]]
-    voters = [frames for n in (47, 33, 12) for frames in TOWERS[name].rooms(n)]
-    for found, scores, count in zip(record.scores[0], rooms, voters, strict=True):
-        expected = torch.tensor(scores, dtype=torch.float64) / count
-        assert torch.allclose(found[: len(scores)], expected, rtol=0, atol=1e-9)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", PADDED[3:])
-def test_sinks_in_silence_stay_apart(name: str) -> None:
-    """A frame that all others attend to in silence is no part of a run."""
-    model, inputs = exact_model_of(name), exactly(name, SHORT)
-    with ap.prune(model, STAND_INS) as handle:
-        adapter = handle.adapter
-        assert isinstance(adapter, PromptAdapter)
-        counted, hook = frames_computed(model)
-        with hook:
-            model(**inputs)
-            adapter.sinks = torch.arange(40) == 30
-            model(**inputs)
-    assert counted[1] > counted[0]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", PADDED)
-def test_padding_under_an_attention_that_takes_no_bias(name: str) -> None:
-    AttentionInterface.register("someone's", ALL_ATTENTION_FUNCTIONS["sdpa"])
-    AttentionMaskInterface.register("someone's", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    model, inputs = exact(name), exactly(name, SHORT)
-    whole = model(**inputs).logits
-    model.model.audio_tower.set_attn_implementation("someone's")
-    with ap.prune(model, STAND_INS):
-        if name in PADDED[3:]:
-            with pytest.raises(ValueError, match="cannot count merged padding .* use one of sdpa, eager"):
-                model(**inputs)
-        else:
-            assert torch.allclose(model(**inputs).logits, whole, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", PADDED)
-def test_padding_while_a_model_is_trained(name: str) -> None:
-    """Layer drop and gradient checkpointing leave masked padding alone; stand-ins are refused."""
-    model, inputs = exact(name).train(), exactly(name, SHORT)
-    whole = model(**inputs).logits
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    counted, hook = frames_computed(model)
-    with ap.prune(model, STAND_INS), hook:
-        if name in PADDED[3:]:
-            with pytest.raises(ValueError, match="cannot be merged while its blocks are left out or run again"):
-                model(**inputs)
-            return
-        found = model(**inputs).logits
-        assert torch.allclose(found, whole, rtol=0, atol=1e-12)
-        found.sum().backward()
-    assert set(counted) == {40}
-
-
-@pytest.mark.parametrize("name", PADDED)
-def test_gradients_without_padding(name: str) -> None:
-    model, inputs = exact(name), exactly(name, SHORT)
-    first = model.model.audio_tower.layers[0].self_attn.q_proj.weight
-    model(**inputs).logits.sum().backward()
-    whole, first.grad = first.grad, None
-    with ap.prune(model, STAND_INS):
-        model(**inputs).logits.sum().backward()
-    assert first.grad is not None
-    assert torch.isfinite(first.grad).all()
-    if name in PADDED[:3]:
-        assert torch.allclose(first.grad, whole, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("name", "method", "reason"),
-    [
-        ("qwen3_asr", ap.PaddingMerge(), "merges padding, but the encoder of Qwen3ASR.* has none; leave it out"),
-        ("voxtral", ap.PaddingMerge(layers=(0, 1)), "acts before the first block"),
-        ("voxtral", [ap.PaddingMerge(), ap.PaddingMerge(0.1)], "merged once; give one such method"),
-        ("voxtral", [ap.PaddingMerge(), ap.EViT(0.5)], "adds one token"),
-    ],
-)
-def test_padding_that_cannot_be_merged(name: str, method: Any, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        ap.prune(model_of(name), method)
 
 
 # What cannot be served

@@ -298,6 +298,17 @@ def test_time_order_goes_along_the_rows(seed: int, columns: int, rows: int, data
         assert found == sorted(range(n), key=lambda i: (r[i], c[i]))
 
 
+def joined_runs(n: int, joined: list[int]) -> list[list[int]]:
+    """Runs of n tokens if each of these links joins its token and the next."""
+    runs: list[list[int]] = []
+    for i in range(n):
+        if i - 1 in joined:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return runs
+
+
 @given(seeds, st.integers(1, 20), st.data())
 def test_the_most_similar_links_make_runs(seed: int, n: int, data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, n))
@@ -308,12 +319,7 @@ def test_the_most_similar_links_make_runs(seed: int, n: int, data: st.DataObject
     for clip in range(2):
         links = [i for i in range(n - 1) if row[clip, i] == row[clip, i + 1]]
         joined = sorted(links, key=lambda i: -cosine(x[clip, i], x[clip, i + 1]))[: n - k]
-        runs: list[list[int]] = []
-        for i in range(n):
-            if i - 1 in joined:
-                runs[-1].append(i)
-            else:
-                runs.append([i])
+        runs = joined_runs(n, joined)
         assert len(runs) == k
         assert found[clip].tolist() == numbered(runs)
 
@@ -329,13 +335,7 @@ def test_segments_end_at_peaks_first(seed: int, n: int, data: st.DataObject) -> 
         links = {i: 1 - cosine(x[clip, i], x[clip, i + 1]) for i in range(n - 1) if row[clip, i] == row[clip, i + 1]}
         peaks = {i for i, d in links.items() if all(d > links[j] for j in (i - 1, i + 1) if j in links)}
         joined = sorted(links, key=lambda i: (i in peaks, links[i]))[: n - k]
-        runs: list[list[int]] = []
-        for i in range(n):
-            if i - 1 in joined:
-                runs[-1].append(i)
-            else:
-                runs.append([i])
-        assert found[clip].tolist() == numbered(runs)
+        assert found[clip].tolist() == numbered(joined_runs(n, joined))
 
 
 @given(seeds, st.integers(1, 20), st.integers(1, 4), st.floats(-1, 1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import BUDGETS, LATER, Method
-from .fates import join, join_ragged
+from .fates import join_ragged, merged_into
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,12 @@ class AdjacentMerging(Method):
 
     def reduce(self, tokens: Tokens, evidence: Evidence, keep_rate: float) -> Reduction:
         n, k = tokens.count, self.left(tokens.count, evidence, keep_rate)
-        # No token is better than another here: what a trace shows is that each counts as often as it was merged.
-        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if k == n:
-            return Reduction(tokens, torch.arange(n, device=scores.device).expand_as(tokens.patch), scores)
+            nothing = tokens.patch[:, :0]
+            return merged_into(tokens, torch.arange(n, device=nothing.device).expand_as(tokens.patch), nothing, nothing)
         self._check(n, k, evidence)
         order = neighbours.time_order(evidence.row, evidence.column, evidence.columns)
-        kept, dropped, target = neighbours.run_targets(order, self._runs(tokens, evidence, order, k), k)
-        return Reduction(join(tokens, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target))
+        return merged_into(tokens, *neighbours.run_targets(order, self._runs(tokens, evidence, order, k), k))
 
     def _check(self, n: int, k: int, evidence: Evidence) -> None:
         if k < (rows := _rows(evidence)):

@@ -12,7 +12,7 @@ from ..core import ops
 from ..core.tokens import Evidence, Tokens
 from .fates import FATES
 from .scores import SCORES
-from .selection import Selection
+from .selection import Selection, in_order_of_choice
 
 FLOOR = 1e-6
 """Relevance of a clip's least relevant token, as in CDPruner."""
@@ -30,7 +30,7 @@ class DivPrune(Selection):
     sequential: ClassVar[bool] = True
 
     def select(self, tokens: Tokens, evidence: Evidence, k: int) -> tuple[Tensor, Tensor]:
-        return _chosen(ops.farthest_points(tokens.hidden.detach(), k), tokens.count)
+        return in_order_of_choice(ops.farthest_points(tokens.hidden.detach(), k), tokens.count)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DPP(Selection):
         if self.score == "attention":
             relevance = _relevance(SCORES["attention"].compute(evidence, 0).detach()).to(cosines.dtype)
         kernel = relevance[:, :, None] * cosines * relevance[:, None, :]
-        return _chosen(ops.greedy_dpp(kernel, relevance, k), tokens.count)
+        return in_order_of_choice(ops.greedy_dpp(kernel, relevance, k), tokens.count)
 
 
 def _relevance(scores: Tensor) -> Tensor:
@@ -72,10 +72,3 @@ def _relevance(scores: Tensor) -> Tensor:
     scores = ops.wide(scores)
     above = scores - scores.amin(dim=1, keepdim=True)
     return (above / above.amax(dim=1, keepdim=True).clamp_min(torch.finfo(above.dtype).tiny)).clamp_min(FLOOR)
-
-
-def _chosen(order: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """From the order of choice, (batch, k): the positions, ascending, and scores (batch, n) that tell the order."""
-    k = order.shape[1]
-    rank = torch.arange(k, 0, -1, device=order.device, dtype=torch.float32).expand_as(order)
-    return order.sort(dim=1).values, rank.new_zeros(order.shape[0], n).scatter(1, order, rank)

@@ -93,6 +93,20 @@ def join(
     return Tokens(hidden, tokens.patch.gather(1, kept), size)
 
 
+def merged_into(
+    tokens: Tokens, kept: Tensor, dropped: Tensor, target: Tensor, how: Callable[..., Tokens] = join
+) -> Reduction:
+    """What is left where each dropped token goes into its target. how: makes the tokens, with the arguments of `join`.
+
+    kept, dropped, target: as `ops.bipartite_match` has them.
+    """
+    # No token is better than another here: what a trace shows is that each counts as often as it was merged.
+    scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
+    if dropped.shape[1] == 0:
+        return Reduction(tokens, kept, scores)
+    return Reduction(how(tokens, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target))
+
+
 def join_ragged(tokens: Tokens, stays: Tensor, holder: Tensor, scores: Tensor, share: float) -> Reduction:
     """Tokens stay, and their sizes grow by those of the tokens that join them; rows may differ in length.
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
-from .fates import join
+from .fates import merged_into
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,5 @@ class LTBM(Method):
         compared = tokens.hidden if self.metric == "hidden" else evidence.keys
         assert compared is not None
         k = ops.budget(keep_rate, tokens.count)
-        kept, dropped, target = ops.bipartite_passes(compared.detach(), tokens.size, k, evidence.column, self.window)
-        # No token is better than another here: what a trace shows is that each counts as often as it was merged.
-        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
-        if k == tokens.count:
-            return Reduction(tokens, kept, scores)
-        destination = ops.destination(kept, dropped, target)
-        return Reduction(join(tokens, kept, dropped, target), kept, scores, destination)
+        match = ops.bipartite_passes(compared.detach(), tokens.size, k, evidence.column, self.window)
+        return merged_into(tokens, *match)

@@ -13,7 +13,7 @@ import difflib
 import importlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -177,16 +177,14 @@ def named(word: str) -> NamedMethod:
         return NamedMethod(RECOMMENDED, kind_of(_entry("tome")), {"layers": "all", "metric": "hidden"}, fits_work=True)
     entry, given = _entry(_base(word)), _expanded(word).split("+")[1:]
     method = NamedMethod(entry.word, kind_of(entry))
-    for modifier in given:
+    for modifier in sorted(given, key=lambda modifier: "=" in modifier):
+        if "=" in modifier and "=" not in method.word:
+            method = replace(method, word=word_of(method.at(1.0)))
         method = method.plus(modifier)
     if len(method.settings) < len(given):
         raise ValueError(f"{word}: two of its choices are for the same setting; name one of them")
-    method.at(1.0)  # raises for a value that cannot be right
-    plain = NamedMethod(entry.word, method.kind)
-    for modifier in given:
-        plain = plain if "=" in modifier else plain.plus(modifier)
-    spelled = "".join(f"+{modifier}" for modifier in given if "=" in modifier)
-    return NamedMethod(word_of(plain.at(1.0)) + spelled, method.kind, method.settings, _own_rate(method.kind))
+    made = method.at(1.0)  # raises for a value that cannot be right
+    return replace(method, word=method.word if "=" in method.word else word_of(made), keep_rate=_own_rate(method.kind))
 
 
 def _own_rate(kind: type[Method]) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import neighbours, ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from .base import Method
+from .selection import in_order_of_choice
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,17 @@ class SAMAP(Method):
         assert evidence.attention is not None
         assert evidence.attention_heads is not None
         n, k = tokens.count, ops.budget(keep_rate, tokens.count)
-        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
         if k == n:
-            return Reduction(tokens, torch.arange(n, device=scores.device).expand_as(tokens.patch), scores)
+            alone = torch.arange(n, device=tokens.patch.device).expand_as(tokens.patch)
+            return Reduction(tokens, alone, torch.zeros_like(alone, dtype=torch.float32))
         holder = _holders(tokens.hidden.detach(), evidence, k, self.threshold)
         merged, size = _merged(tokens, evidence.attention_heads.detach().amax(dim=1), holder)
         relevance = _relevance(ops.wide(evidence.attention.detach()), holder)
         order = ops.greedy_dpp(_kernel(merged.detach(), relevance), relevance, k)
-        kept = order.sort(dim=1).values
-        rank = torch.arange(k, 0, -1, device=order.device, dtype=scores.dtype).expand_as(order)
+        kept, scores = in_order_of_choice(order, n)
         left = Tokens(ops.gather_tokens(merged, kept), tokens.patch.gather(1, kept), size.gather(1, kept))
         destination = torch.full_like(holder, -1).scatter(1, kept, torch.arange(k, device=kept.device).expand_as(kept))
-        return Reduction(left, kept, scores.scatter(1, order, rank), destination.gather(1, holder))
+        return Reduction(left, kept, scores, destination.gather(1, holder))
 
 
 def _holders(hidden: Tensor, evidence: Evidence, k: int, threshold: float) -> Tensor:

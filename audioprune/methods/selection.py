@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..core import ops
@@ -43,3 +44,10 @@ class Selection(Method):
             return Reduction(tokens, kept, scores)
         left, destination = FATES[self.dropped].apply(tokens, evidence, kept, scores)
         return Reduction(left, kept, scores, destination)
+
+
+def in_order_of_choice(order: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """From the order of choice, (batch, k): the positions, ascending, and scores (batch, n) that tell the order."""
+    k = order.shape[1]
+    rank = torch.arange(k, 0, -1, device=order.device, dtype=torch.float32).expand_as(order)
+    return order.sort(dim=1).values, rank.new_zeros(order.shape[0], n).scatter(1, order, rank)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import ops
 from ..core.tokens import Evidence, LossInputs, Reduction, Tokens
 from .base import BUDGETS, LATER, Method
-from .fates import join
+from .fates import join, merged_into
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,8 @@ class ToMe(Method):
         compared = tokens.hidden if self.metric == "hidden" else evidence.keys
         assert compared is not None
         k = self.left(tokens.count, evidence, keep_rate)
-        kept, dropped, target = ops.bipartite_passes(compared.detach(), tokens.size, k)
-        # No token is better than another here: what a trace shows is that each counts as often as it was merged.
-        scores = torch.zeros_like(tokens.patch, dtype=torch.float32)
-        if k == tokens.count:
-            return Reduction(tokens, kept, scores)
-        return Reduction(
-            self.merge(tokens, evidence, kept, dropped, target), kept, scores, ops.destination(kept, dropped, target)
-        )
+        match = ops.bipartite_passes(compared.detach(), tokens.size, k)
+        return merged_into(tokens, *match, how=lambda tokens, *match: self.merge(tokens, evidence, *match))
 
     def merge(self, tokens: Tokens, evidence: Evidence, kept: Tensor, dropped: Tensor, target: Tensor) -> Tokens:
         """Each dropped token goes into its target."""

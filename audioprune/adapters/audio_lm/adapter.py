@@ -186,11 +186,15 @@ class PromptAdapter(Adapter):
             raise ValueError(
                 f"attention_mask has shape {tuple(mask.shape)}; it must be (batch, length) while the model is pruned"
             )
-        if kwargs.get("input_ids") is None:
-            raise ValueError("input_ids are missing; give them, because they show where the sounds are in the prompt")
+        self.check_ids(kwargs)
         self.check_cache(kwargs)
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             raise ValueError("logits_to_keep: positions in the prompt change while it is pruned; give a number")
+
+    def check_ids(self, kwargs: dict[str, Any]) -> None:
+        """Raise `ValueError` without the ids of the prompt."""
+        if kwargs.get("input_ids") is None:
+            raise ValueError("input_ids are missing; give them, because they show where the sounds are in the prompt")
 
     def check_cache(self, kwargs: dict[str, Any]) -> None:
         """Raise `ValueError` if a prompt with sounds comes with the cache of an earlier turn."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...core.tokens import Place, Reducer
+from ...core.tokens import Reducer
 from ..base import Attachment
 from ..replacement import Replacement
 from .encoder_padding import EncoderCall, EncoderPadding
 from .generation import generate_shorter, take_embeddings
 from .shortening import PER_LAYER, Shortening, is_shortening, stop_at_language_model
-from .spans import real_frames
+from .spans import PROMPT, real_frames
 from .tap import AttentionTap
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PromptAttachment(Attachment):
         if inputs is not None:
             kwargs["input_ids"] = inputs
         if not self._shortens(kwargs, reducer):
-            if reducer.prunes(Place(0)):
+            if reducer.prunes(PROMPT):
                 self.adapter.check_cache(kwargs)
             return own(None, generation_config, *args, **kwargs)
         with torch.no_grad():
@@ -150,6 +150,8 @@ class PromptAttachment(Attachment):
         encoder computes."""
         adapter, padding = self.adapter, self.padding
         assert padding is not None
+        if adapter.entry.trims:
+            adapter.check_ids(inputs)
         real = real_frames(adapter.encoder, adapter.entry, inputs, adapter.audio_token)
         with padding.skipped(self.encoder_call(reducer, real)):
             return forward(**inputs)
@@ -163,7 +165,7 @@ class PromptAttachment(Attachment):
 
     def _shortens(self, kwargs: Mapping[str, Any], reducer: Reducer) -> bool:
         """Whether there is something to shorten, that is, a keep rate below 1 and sounds."""
-        return reducer.prunes(Place(0)) and kwargs.get(self.adapter.entry.features) is not None
+        return reducer.prunes(PROMPT) and kwargs.get(self.adapter.entry.features) is not None
 
     def _stop_before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         stop_at_language_model(self, kwargs)

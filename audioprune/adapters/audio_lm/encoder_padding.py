@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...core.tokens import Evidence, Place, Reducer, Reduction, Tokens
+from ...core.tokens import Place, Reducer, Reduction
+from .spans import in_time
 
 HIDDEN, MASK, ROTARY = "hidden_states", "attention_mask", "position_embeddings"
 """Arguments of a block, the first two in this order."""
@@ -121,29 +122,14 @@ class EncoderCall:
 
     def _merged(self, place: Place, hidden: Tensor) -> Shorter | None:
         rows, n = hidden.shape[:2]
-        frame = torch.arange(n, device=hidden.device).expand(rows, -1)
-        padding = frame >= self.real.to(frame.device)[:, None]
+        padding = torch.arange(n, device=hidden.device).expand(rows, -1) >= self.real.to(hidden.device)[:, None]
         if not bool(padding.any()):
             return None
         sinks = torch.zeros_like(padding)
         if self.sinks is not None:
             known = self.sinks[:n].to(sinks.device)
             sinks[:, : len(known)] = known
-        evidence = Evidence(
-            layer=place.layer,
-            depth=1,
-            patch=frame,
-            column=frame,
-            columns=n,
-            row=torch.zeros_like(frame),
-            patches=n,
-            special=hidden[:, :0],
-            after=place.after,
-            turn=place.turn,
-            padding=padding,
-            sinks=sinks,
-        )
-        return Merged(self.reducer.reduce(Tokens(hidden, frame), evidence))
+        return Merged(self.reducer.reduce(*in_time(hidden, place, padding=padding, sinks=sinks)))
 
 
 class _ThreadState(threading.local):
@@ -186,8 +172,8 @@ class EncoderPadding:
 
     @property
     def _call(self) -> EncoderCall | None:
-        mine = _THREAD.current is not None and _THREAD.current[0] is self
-        return _THREAD.current[1] if mine and _THREAD.current else None
+        padding, call = _THREAD.current or (None, None)
+        return call if padding is self else None
 
     def _enter(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         call = self._call

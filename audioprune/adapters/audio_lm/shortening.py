@@ -17,7 +17,7 @@ from ...core.tokens import NO_PATCH, Evidence, Grid, Place, Reducer, Reduction, 
 from ..observers import observers_of
 from .encoder_padding import EncoderCall
 from .prompts import Layout, find_runs
-from .spans import AudioBatch, AudioSpan
+from .spans import PROMPT, AudioBatch, AudioSpan, in_time
 
 if TYPE_CHECKING:
     from .attachment import PromptAttachment
@@ -120,7 +120,7 @@ class Shortening:
     def _encode(self) -> tuple[dict[str, Any], list[AudioSpan]]:
         """Run the model up to its language model. Returns the arguments of that call, and the clips."""
         adapter, entry = self.adapter, self.adapter.entry
-        tap = self.attachment.tap if self.reducer.needs(Place(0)) else None
+        tap = self.attachment.tap if self.reducer.needs(PROMPT) else None
         runs = find_runs(self.inputs["input_ids"], adapter.audio_token)
         sounds = AudioBatch(adapter.encoder, entry, self.inputs, runs)
         skipped = self.attachment.encoder_call(self.reducer, sounds.real)
@@ -172,28 +172,17 @@ class Shortening:
 
     def _method_inputs(self, hidden: Tensor, clips: Sequence[AudioSpan]) -> tuple[Tokens, Evidence]:
         """Inputs of the method for clips of the same length. hidden: (clips, n, width)."""
-        batch, n = hidden.shape[:2]
-        time = torch.arange(n, device=hidden.device).expand(batch, -1)
         heads = _stack([clip.attention for clip in clips], hidden.device)
         keys = _stack([clip.keys for clip in clips], hidden.device)
-        needs = self.reducer.needs(Place(0))
-        evidence = Evidence(
-            layer=0,
-            depth=1,
-            patch=time,
-            column=time,
-            columns=n,
-            row=torch.zeros_like(time),
-            patches=n,
-            special=hidden[:, :0],
-            default_segments=n,
+        needs = self.reducer.needs(PROMPT)
+        return in_time(
+            hidden,
             training=self.adapter.encoder.training,
             attention=heads.mean(dim=1) if heads is not None and "attention" in needs else None,
             attention_heads=heads if "attention_heads" in needs else None,
             # If the attention cannot be reached, tokens are compared by their embeddings.
             keys=(hidden.detach() if keys is None else keys) if "keys" in needs else None,
         )
-        return Tokens(hidden, time), evidence
 
     def _record(self, clips: list[AudioSpan], reductions: list[tuple[Reduction, int]]) -> PromptPass:
         destination = None
@@ -209,7 +198,7 @@ class Shortening:
         grid = Grid(max(clip.count for clip in clips), 1, frequency_major=False)
         model, bounds = self.adapter.encoder, self.adapter.entry.bounds
         assert bounds is not None
-        return PromptPass(grid, {Place(0): stage}, [bounds(model, clip.count) for clip in clips])
+        return PromptPass(grid, {PROMPT: stage}, [bounds(model, clip.count) for clip in clips])
 
 
 def _destination(reduction: Reduction) -> Tensor:

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.tokens import Evidence, Place, Tokens
 from .entries import AudioLMEntry
 from .prompts import Run, find_runs
 from .tap import TapRecord
+
+PROMPT = Place(0)
+"""Where the tokens of a prompt are reduced."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,30 @@ class AudioBatch:
         ends = self.frames.cumsum(0).tolist()
         spans = [slice(ends[i] - int(self.frames[i]), ends[i]) for i in rows]
         return [(received[:, span], keys[span]) for span in spans]
+
+
+def in_time(hidden: Tensor, place: Place = PROMPT, **more: Any) -> tuple[Tokens, Evidence]:
+    """Inputs of a method for tokens that are moments of a clip.
+
+    hidden: (rows, n, width). more: further fields of `Evidence`.
+    """
+    rows, n = hidden.shape[:2]
+    time = torch.arange(n, device=hidden.device).expand(rows, -1)
+    evidence = Evidence(
+        layer=place.layer,
+        after=place.after,
+        turn=place.turn,
+        depth=1,
+        patch=time,
+        column=time,
+        columns=n,
+        row=torch.zeros_like(time),
+        patches=n,
+        special=hidden[:, :0],
+        default_segments=n,
+        **more,
+    )
+    return Tokens(hidden, time), evidence
 
 
 def real_frames(model: Any, entry: AudioLMEntry, inputs: Mapping[str, Any], audio_token: int) -> Tensor | None:
