@@ -5,11 +5,11 @@
 #     scripts/contrast.sh train DATA RUNS      # it can be resumed
 #     scripts/contrast.sh test DATA RUNS       # runs `audioprune analyze` for each arm
 #
-# DATA holds esc10/, fsdd/, commands/ and speech/. Environment: SEEDS, RATES of pruning, and WIDTH for a wider network
-# (384 is the width of ViT-Small).
+# DATA holds esc10/, fsdd/, commands/ and speech/. Environment: SEEDS, RATES of pruning, STARTS (two processes can share
+# the work), and WIDTH for a wider network (384 is the width of ViT-Small).
 set -euo pipefail
 job=$1 data=$2 runs=$3
-here=$(dirname "$0") seeds=${SEEDS:-0,1,2} rates=${RATES:-0.5}
+here=$(dirname "$0") seeds=${SEEDS:-0,1,2} rates=${RATES:-0.5} starts=${STARTS:-untrained,pretrained}
 shape=()
 if [ -n "${WIDTH:-}" ]; then
     range=$(python -c "print(0.9 * $WIDTH**-0.5)")
@@ -20,9 +20,9 @@ fi
 prepare() {
     [ -f "$runs/sounds/manifest.csv" ] || python "$here/contrast_start.py" sounds "$data" "$runs/sounds"
     [ -f "$runs/untrained/config.json" ] || python "$here/contrast_start.py" untrained "$runs/untrained" "${shape[@]}"
-    audioprune pretrain --recipe "$here/contrast/pretrain.yaml" --data "$runs/sounds" --data-name manifest \
+    [[ $starts != *pretrained* ]] || audioprune pretrain --recipe "$here/contrast/pretrain.yaml" --data "$runs/sounds" --data-name manifest \
         --init "$runs/untrained" "${shape[@]}" --out "$runs/pretrained"
-    for start in untrained pretrained; do
+    for start in ${starts//,/ }; do
         [ -f "$runs/$start-ast/config.json" ] ||
             python "$here/contrast_start.py" ast "$runs/$start" "$runs/$start-ast"
     done
@@ -38,7 +38,7 @@ train() {  # arguments: recipe, init, family, seed, out, further options
 train_all() {
     local seed start family score rate arm
     for seed in ${seeds//,/ }; do
-        for start in untrained pretrained; do
+        for start in ${starts//,/ }; do
             for family in ast ast-mp; do
                 arm=$runs/$start-$family/seed$seed
                 train unpruned "$runs/$start-ast" $family "$seed" "$arm/unpruned"
@@ -56,7 +56,7 @@ train_all() {
 test_all() {
     local seed start family score rate arm models
     for seed in ${seeds//,/ }; do
-        for start in untrained pretrained; do
+        for start in ${starts//,/ }; do
             for family in ast ast-mp; do
                 arm=$runs/$start-$family/seed$seed
                 for score in attention cls; do
