@@ -20,12 +20,16 @@ fi
 prepare() {
     [ -f "$runs/sounds/manifest.csv" ] || python "$here/contrast_start.py" sounds "$data" "$runs/sounds"
     [ -f "$runs/untrained/config.json" ] || python "$here/contrast_start.py" untrained "$runs/untrained" "${shape[@]}"
-    [[ $starts != *pretrained* ]] || audioprune pretrain --recipe "$here/contrast/pretrain.yaml" --data "$runs/sounds" --data-name manifest \
-        --init "$runs/untrained" "${shape[@]}" --out "$runs/pretrained"
+    [[ $starts != *pretrained* ]] || pretrain
     for start in ${starts//,/ }; do
         [ -f "$runs/$start-ast/config.json" ] ||
             python "$here/contrast_start.py" ast "$runs/$start" "$runs/$start-ast"
     done
+}
+
+pretrain() {
+    audioprune pretrain --recipe "$here/contrast/pretrain.yaml" --data "$runs/sounds" --data-name manifest \
+        --init "$runs/untrained" "${shape[@]}" --out "$runs/pretrained"
 }
 
 train() {  # arguments: recipe, init, family, seed, out, further options

@@ -2,8 +2,8 @@
 
     python scripts/decoder_selection.py --model openai/whisper-tiny.en --manifest speech/manifest.csv --out runs/decoder
 
-To the decoder, the encoder's output is what a sound is to an audio-language model. First, the padding is merged, so that
-a rate is a share of the clip's tokens and of the few that stand for the padding. Then one method acts after the
+To the decoder, the encoder's output is what a sound is to an audio-language model. First, the padding is merged, so
+that a rate is a share of the clip's tokens and of the few that stand for the padding. Then one method acts after the
 attention of the last block, at each rate. The decoder counts a token as often as it stands for positions; with
 --unsized it counts each once. The rows go on where they ended. The result is that of `audioprune eval-asr`.
 
