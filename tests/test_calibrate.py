@@ -29,9 +29,10 @@ from audioprune.calibration.run import confirming
 from audioprune.calibration.space import families, kind, ladder, mean_share
 from audioprune.compare.agreement import divergence
 from audioprune.compare.benchmark import machine
-from audioprune.core.recommend import recommended_at
+from audioprune.core.recommend import padded_at, recommended_at
 from audioprune.core.settings import describe, read_method
 from audioprune.methods import DynamicViT
+from audioprune.methods.chain import Chain
 
 from .conftest import tone
 from .families import FAMILIES, SPECTROGRAM, ast, audiomae, inputs_for, wav2vec2
@@ -299,6 +300,17 @@ def test_families_of_every_choice() -> None:
         families(12, True, ["magic"])
 
 
+def test_padding_is_merged_first_where_a_model_pads() -> None:
+    family = families(4, has_cls=False, pads=True)[0]
+    assert family == padded_at(1.0)
+    assert family in families(4, False, ["recommended"], pads=True)
+    assert family not in families(4, False, ["topk"], pads=True)
+    steps = ladder(family, 4)
+    assert len(steps) > 10
+    assert steps == [padded_at(method.keep_rate[0]) for method in steps]
+    assert [method.keep_rate for method in steps] == sorted({method.keep_rate for method in steps}, reverse=True)
+
+
 def test_shallow_models_have_no_settings_twice() -> None:
     for depth in (1, 2, 4):
         stages = [tuple(family.schedule(depth)) for family in families(depth, True, ["tome"])]
@@ -331,7 +343,10 @@ def test_settings_files_are_families_too(tmp_path: Path) -> None:
 def test_predicted_work_is_about_what_is_counted(name: str) -> None:
     model, inputs = FAMILIES[name]().eval(), inputs_for(name)
     costs = Costs(model, ClipSet(inputs, model.main_input_name), range(3), 2)
-    for method in (ap.TopK(1.0), ap.TopK(0.5), ap.TopK(0.4, "all", dropped="fuse"), recommended_at(0.7)):
+    methods = [ap.TopK(1.0), ap.TopK(0.5), ap.TopK(0.4, "all", dropped="fuse"), recommended_at(0.7)]
+    if name == "whisper":
+        methods += [padded_at(0.7), Chain.of([ap.PaddingMerge(), ap.TopK(0.5, layers=[1])])]
+    for method in methods:
         assert costs.predicted_macs(method) == pytest.approx(costs.macs(method), rel=0.06)
 
 
@@ -449,7 +464,7 @@ def test_every_kind_of_model(by_work, name: str) -> None:
     for i, batch in enumerate(clips):
         for x in batch.values():
             x += 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
-    found = quick(model, clips, max_disagreement=0.3, methods=("tome",))
+    found = quick(model, clips, max_disagreement=0.3, methods=("recommended", "tome"))
     assert ap.handle(model) is None
     assert model.training
     assert found.about["clips"] == 24

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..adapters.blocks.adapter import BlockAdapter
 from ..methods import Method
 from .costs import Costs
 from .disagreement import ClipSet, Disagreement, Hearing
@@ -40,10 +41,10 @@ class ModelCalibrator:
         self.heard: dict[Method, Disagreement] = {}
         """Every setting of the search, on the most clips that it was heard on."""
 
-    def enter(self, methods: Sequence[str], has_cls: bool, seconds: float) -> None:
+    def enter(self, methods: Sequence[str], adapter: BlockAdapter, seconds: float) -> None:
         """Settle what is searched, and time its kinds. seconds: of timing each finalist."""
         self._seconds = seconds
-        for family in families(self._costs.depth, has_cls, methods):
+        for family in families(self._costs.depth, adapter.has_cls, methods, pads=adapter.pads):
             steps = ladder(family, self._costs.depth)
             if steps:
                 self._ladders[family] = steps

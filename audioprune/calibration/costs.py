@@ -13,6 +13,7 @@ from ..adapters.blocks.adapter import find_blocks
 from ..compare.benchmark import in_turn
 from ..core.cost import macs
 from ..core.pruning import handle, prune
+from ..core.tokens import Place
 from ..core.trace import trace
 from ..methods import Method, TopK
 from .disagreement import ClipSet
@@ -134,11 +135,13 @@ class Costs:
     def _blocks(self, method: Method) -> float:
         """Multiply-accumulates of the blocks: projections and attention over the tokens that enter, and the MLP over
         those that stay."""
-        stages = method.schedule(self.depth)
-        counts = iter(method.counts(self._patches, self.depth)[1:])
+        places = method.stages(self.depth)
+        left = dict(zip(places, method.counts(self._patches, self.depth)[1:], strict=True))
         total, n = 0.0, self._patches
         for block in range(self.depth):
-            entering, n = n, next(counts) if block in stages else n
+            # The last of several that act before the block.
+            entering = next((left[place] for place in reversed(left) if place.layer == block and not place.after), n)
+            n = left.get(Place(block), entering)
             before, after = entering + self._special, n + self._special
             total += self._width * (4 * self._width * before + 2 * before**2 + 2 * self._inner * after)
         return total

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, WhisperForConditionalGeneration
 from .. import fingerprints
 from ..adapters import find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
+from ..adapters.blocks.adapter import find_blocks
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle
 from ..core.settings import describe
@@ -93,7 +94,7 @@ def calibrate(
         ledger = _ledger(state, model, found, run)
         try:
             trial = ModelCalibrator(model, found, order, searching, batch_size, ledger, stage)
-            trial.enter(methods, find_adapter(model).has_cls, bench_seconds)
+            trial.enter(methods, find_blocks(model), bench_seconds)
             if speed_up is not None:
                 choice = choose.at_speed(trial, speed_up)
             else:

@@ -9,8 +9,10 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
+from ..core.recommend import padded_at
 from ..core.settings import parse_method, settings_path
 from ..methods import Method, TopK
+from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, SEARCHED, NamedMethod, named
 
 LEVELS = tuple(round(0.95 * 0.93**step, 3) for step in range(36))
@@ -26,15 +28,20 @@ UNSEARCHED = ("selective",)
 """Choices that must be named: nobody has measured yet that they are worth the time."""
 
 
-def families(depth: int, has_cls: bool, chosen: Sequence[str] = SEARCHED) -> list[Method]:
+def families(depth: int, has_cls: bool, chosen: Sequence[str] = SEARCHED, *, pads: bool = False) -> list[Method]:
     """Every family of settings for a model of `depth` blocks: methods whose keep rate is left to the search.
 
     Args:
         has_cls: whether attention from a CLS token is there to rank by.
         chosen: words of methods that need no training, JSON files, and folders with a `pruning.json`.
+        pads: whether the model pads every clip. Then "recommended" merges the padding first, and is searched by
+            default.
 
     The recommended family is first. Raises `ValueError` for another word.
     """
+    if pads and tuple(chosen) == SEARCHED:
+        chosen = (RECOMMENDED, *SEARCHED)
+    best = padded_at(1.0) if pads else named(RECOMMENDED).at(1.0)
     found: list[Method] = []
     for word in chosen:
         method = parse_method(FORMER.get(word, word))
@@ -43,11 +50,10 @@ def families(depth: int, has_cls: bool, chosen: Sequence[str] = SEARCHED) -> lis
             rate = method.keep_rate if isinstance(method.keep_rate, Sequence) else 1.0
             found.append(method.at(rate or 1.0))
         elif method.fits_work:
-            found.append(method.at(1.0))
+            found.append(best)
         else:
             found += _variants(method, depth, has_cls)
-    first = named(RECOMMENDED).at(1.0)
-    return list(dict.fromkeys(sorted(found, key=lambda method: method != first)))
+    return list(dict.fromkeys(sorted(found, key=lambda method: method != best)))
 
 
 def _variants(method: NamedMethod, depth: int, has_cls: bool) -> Iterator[Method]:
@@ -83,15 +89,20 @@ def kind(family: Method) -> str:
 
 def ladder(family: Method, depth: int) -> list[Method]:
     """A family's settings from the mildest to the harshest, about 7 % fewer tokens a step, as far as it goes."""
-    if isinstance(family.keep_rate, Sequence):
+    if isinstance(family.keep_rate, Sequence) and not _shares_one_rate(family):
         return [family]
     found = []
     for rate in _rates(tuple(family.schedule(depth)), depth):
         try:
-            found.append(family.with_keep_rate(rate))
+            found.append(family.with_keep_rate([rate] * len(family.methods) if isinstance(family, Chain) else rate))
         except ValueError:  # merging in pairs has an end
             break
     return found
+
+
+def _shares_one_rate(family: Method) -> bool:
+    """Whether it is a chain whose methods all leave a clip's budget of tokens, so that they have one rate."""
+    return isinstance(family, Chain) and all(method.budget == "clip" for method in family.methods)
 
 
 @lru_cache
