@@ -5,11 +5,12 @@
 #     scripts/contrast.sh train DATA RUNS      # it can be resumed
 #     scripts/contrast.sh test DATA RUNS       # runs `audioprune analyze` for each arm
 #
-# DATA holds esc10/, fsdd/, commands/ and speech/. Environment: SEEDS, RATES of pruning, STARTS (two processes can share
-# the work), and WIDTH for a wider network (384 is the width of ViT-Small).
+# DATA holds esc10/, fsdd/, commands/ and speech/. Environment: SEEDS, RATES of pruning, STARTS and FAMILIES (several
+# processes can share the work), and WIDTH for a wider network (384 is the width of ViT-Small).
 set -euo pipefail
 job=$1 data=$2 runs=$3
 here=$(dirname "$0") seeds=${SEEDS:-0,1,2} rates=${RATES:-0.5} starts=${STARTS:-untrained,pretrained}
+families=${FAMILIES:-ast,ast-mp}
 shape=()
 if [ -n "${WIDTH:-}" ]; then
     range=$(python -c "print(0.9 * $WIDTH**-0.5)")
@@ -43,7 +44,7 @@ train_all() {
     local seed start family score rate arm
     for seed in ${seeds//,/ }; do
         for start in ${starts//,/ }; do
-            for family in ast ast-mp; do
+            for family in ${families//,/ }; do
                 arm=$runs/$start-$family/seed$seed
                 train unpruned "$runs/$start-ast" $family "$seed" "$arm/unpruned"
                 for score in attention cls; do
@@ -61,7 +62,7 @@ test_all() {
     local seed start family score rate arm models
     for seed in ${seeds//,/ }; do
         for start in ${starts//,/ }; do
-            for family in ast ast-mp; do
+            for family in ${families//,/ }; do
                 arm=$runs/$start-$family/seed$seed
                 for score in attention cls; do
                     models=(--model "1.0=$arm/unpruned")
