@@ -146,21 +146,28 @@ def jobs(folder: Path, whisper: str | None) -> list[Job]:
     return made
 
 
+def execute(job: Job, folder: Path, seconds: float | None = None) -> int:
+    """Run a command to its end, or kill it after so many seconds; its exit code."""
+    process = job.start(folder)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, Any]:
     """Run a command unharmed, and again with kills; what it says at the end, and whether both made the same."""
     begun = time.monotonic()
-    code = job.start(folder / "whole").wait()
+    code = execute(job, folder / "whole")
     seconds = time.monotonic() - begun
-    moments: list[float] = []
-    for _ in range(kills):
-        process = job.start(folder / "killed")
-        moments.append(drawn.uniform(0.05, 1.0) * seconds)
-        try:
-            process.wait(moments[-1])
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    last = job.start(folder / "killed").wait()
+    moments = [drawn.uniform(0.05, 1.0) * seconds for _ in range(kills)]
+    for moment in moments:
+        execute(job, folder / "killed", moment)
+    last = execute(job, folder / "killed")
     same = code == last and job.read(folder / "whole" / job.out) == job.read(folder / "killed" / job.out)
     said = (folder / "killed" / "said.txt").read_text(errors="replace")
     return {
