@@ -11,10 +11,10 @@ ALL := $(VENV)/.installed
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-# What the main job needs; pip shows how far it is.
+# What the main job needs, with the decoders of phones' recordings; pip shows how far it is.
 $(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	$(PIP) -e '.[media]'
 	@touch $@
 
 # And all that tests, linters and the documentation need, into the same place.

@@ -86,7 +86,16 @@ def versions(extras: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
 def sounds() -> dict[str, Any]:
     """Formats of sounds that can be decoded."""
     decoded = {name: soundfile.check_format(*names) for name, names in FORMATS.items()}
-    return {"libsndfile": soundfile.__libsndfile_version__, "decoded": decoded}
+    return {"libsndfile": soundfile.__libsndfile_version__, "decoded": decoded, "ffmpeg": _ffmpeg()}
+
+
+def _ffmpeg() -> str | None:
+    """Version of the FFmpeg that decodes the other formats; None without the extra media."""
+    try:
+        import av
+    except ImportError:
+        return None
+    return av.ffmpeg_version_info
 
 
 def speed(device: str, seconds: float = 0.25) -> dict[str, float]:

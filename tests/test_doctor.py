@@ -45,7 +45,7 @@ def found_here(**changes: object) -> dict:
             "instructions": ["avx2"],
             "devices": [],
         },
-        "sounds": {"libsndfile": "1.2.2", "decoded": {"wav": True, "mp3": True}},
+        "sounds": {"libsndfile": "1.2.2", "decoded": {"wav": True, "mp3": True}, "ffmpeg": "8.1"},
         "hub": {"cache": "hub", "models": 2, "offline": False},
         "extras": {"app": {"missing": [], "remedy": None}},
         "kernels": {"works": False, "why": "Triton is not installed"},
@@ -80,8 +80,12 @@ def test_the_last_line_says_what_to_do(run, monkeypatch) -> None:
         ({"speed": {"cpu": {"bfloat16": 0.4}}}, "no oneDNN, by which weights are packed: --no-pack"),
         ({"speed": {"cpu": {"bfloat16": 0.4, "packed": 1.0}}}, "no gain here"),
         (
-            {"sounds": {"libsndfile": "1.0", "decoded": {"wav": True, "mp3": False}}},
+            {"sounds": {"libsndfile": "1.0", "decoded": {"wav": True, "mp3": False}, "ffmpeg": "8.1"}},
             "not mp3: pip install -U soundfile",
+        ),
+        (
+            {"sounds": {"libsndfile": "1.0", "decoded": {"wav": True}, "ffmpeg": None}},
+            "mp4, mov and mkv: not decoded: pip install 'audioprune[media]'",
         ),
         ({"hub": {"cache": "hub", "models": 0, "offline": True}}, "HF_HUB_OFFLINE is set"),
         ({"kernels": {"works": True, "why": None}}, "used on CUDA"),

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import soundfile
-
 from ..audio.files import SAMPLE_RATE, Clip
 
 
-def remarks(path: Path, clip: Clip, window: float) -> tuple[str, ...]:
+def remarks(clip: Clip, window: float) -> tuple[str, ...]:
     """Sentences on a sound's length, loudness and format. window: length of the model's input in seconds."""
-    sentences = [_silence(clip), _length(clip, window), *_format(path)]
+    sentences = [_silence(clip), _length(clip, window), *_format(clip)]
     return tuple(sentence for sentence in sentences if sentence)
 
 
 def _silence(clip: Clip) -> str:
     if not clip.is_silent:
         return ""
-    part = "The part that was heard" if clip.seconds > clip.heard_seconds + 0.01 else "This sound"
+    part = "The part that was heard" if clip.is_cut else "This sound"
     return f"{part} is silent: the model still has to name a label, and its answer means nothing."
 
 
 def _length(clip: Clip, window: float) -> str:
-    if clip.seconds > clip.heard_seconds + 0.01:
+    if clip.is_cut:
         return (
             f"Heard: the first {clip.heard_seconds:.1f} s of {clip.seconds:.1f} s, which is all that the model takes."
         )
@@ -32,12 +28,12 @@ def _length(clip: Clip, window: float) -> str:
     return ""
 
 
-def _format(path: Path) -> list[str]:
-    info = soundfile.info(path)
-    sentences = [f"{info.channels} channels; the model gets their mean."] if info.channels > 1 else []
-    if info.samplerate < SAMPLE_RATE:
+def _format(clip: Clip) -> list[str]:
+    channels, rate = clip.channels or 1, clip.file_rate or SAMPLE_RATE
+    sentences = [f"{channels} channels; the model gets their mean."] if channels > 1 else []
+    if rate < SAMPLE_RATE:
         sentences.append(
-            f"Sampled at {info.samplerate / 1000:g} kHz: the sound has nothing above {info.samplerate / 2000:g} kHz, "
+            f"Sampled at {rate / 1000:g} kHz: the sound has nothing above {rate / 2000:g} kHz, "
             f"but the model was trained with {SAMPLE_RATE / 1000:g} kHz."
         )
     return sentences

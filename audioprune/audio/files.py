@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 import soxr
+
+from .native import AudioError, read_native
 
 Sound = TypeVar("Sound")
 Decoded = TypeVar("Decoded")
@@ -27,13 +28,16 @@ SILENCE = 1e-4
 MIN_SECONDS = 0.025
 """One Kaldi analysis frame. A shorter sound has no spectrogram."""
 
+LEAST_RATE = 1000
+"""Least rate of a sound in hertz. A lower one is of a damaged header, and would make a short sound hours long."""
+
 MOST_PEAK = 64.0
 """Greatest accepted sample of a sound in [-1, 1]: 36 dB over full scale. Whole numbers that were converted to floats
 without scaling are far above."""
 
 
-class AudioError(ValueError):
-    """A sound that cannot be used. The message names the file and the remedy."""
+CODEC_PADDING = 0.1
+"""Most seconds that codecs add to a sound: a file that is longer by less is of the length that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,15 @@ class Clip:
     """A decoded sound.
 
     `waveform`: (samples,) float32 in [-1, 1], mono at `sample_rate` hertz;
-    `seconds`: length of the whole file, which may be longer than `waveform`.
+    `seconds`: length of the whole file, which may be longer than `waveform`;
+    `channels`, `file_rate`: of the file, in hertz, if they are known.
     """
 
     waveform: np.ndarray
     seconds: float
     sample_rate: int = SAMPLE_RATE
+    channels: int | None = None
+    file_rate: int | None = None
 
     @property
     def heard_seconds(self) -> float:
@@ -54,21 +61,33 @@ class Clip:
         return len(self.waveform) / self.sample_rate
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the file has more sound than `waveform`, apart from what a codec added."""
+        return is_cut(self.seconds, self.heard_seconds)
+
+    @property
     def is_silent(self) -> bool:
         """Whether the sound is inaudible. A model still has to name a label for it."""
         return float(np.abs(self.waveform - self.waveform.mean()).max()) <= SILENCE
 
 
+def is_cut(seconds: float, heard_seconds: float) -> bool:
+    """Whether a file has more sound than was heard, apart from what a codec added."""
+    return seconds > heard_seconds + CODEC_PADDING
+
+
 def load_audio(
     path: str | Path, *, max_seconds: float | None = None, sample_rate: int = SAMPLE_RATE, start_seconds: float = 0.0
 ) -> Clip:
-    """Decode WAV, FLAC, OGG, MP3 … into a mono waveform.
+    """Decode WAV, FLAC, OGG, MP3 … into a mono waveform; with the extra `media` also M4A, WMA, WebM, AMR, AC-3 …, and
+    the sound of MP4, MOV and other videos.
 
     Channels are averaged, and the rate is converted with soxr's high quality. Only `max_seconds` from `start_seconds`
     on are decoded, so a two-hour recording costs only its first window.
 
-    Raises `AudioError` if the file is missing, empty, not audio, or shorter than `MIN_SECONDS`, or contains NaN or
-    infinite samples. Raises `TypeError` if the input is not a path.
+    Raises `AudioError` if the file is missing, empty, not audio, protected, or shorter than `MIN_SECONDS`, ends before
+    `start_seconds`, contains NaN or infinite samples, or needs the extra `media`. Raises `TypeError` if the input is
+    not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"expected the path of one sound, got {type(path).__name__}; load several one by one")
@@ -100,24 +119,24 @@ def decode(
     """Decode a path or a binary file object, like `load_audio`.
 
     Args:
-        source: any input of soundfile.
+        source: a path or a binary file object.
         name: name of the sound in messages.
         max_seconds: only so much is decoded; None decodes everything.
         sample_rate: rate of the waveform in hertz.
         start_seconds: where decoding begins; `AudioError` if the sound ends before.
 
-    Raises `AudioError` if the source is not audio, is shorter than `MIN_SECONDS`, or contains NaN or infinite samples.
+    Raises `AudioError` as `load_audio` does.
     """
-    try:
-        with soundfile.SoundFile(source) as file:
-            rate, seconds = file.samplerate, file.frames / file.samplerate
-            frames = -1 if max_seconds is None else math.ceil(max_seconds * rate)
-            if start_seconds:
-                file.seek(min(round(start_seconds * rate), file.frames))
-            samples = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        raise undecodable(name, error) from error
-    return Clip(to_mono(samples, rate, name=name, sample_rate=sample_rate), seconds, sample_rate)
+    sound = read_native(source, name, start_seconds, max_seconds)
+    if start_seconds and not len(sound.samples):
+        raise AudioError(
+            f"{name}: the clip starts at {start_seconds} s, but the file ends at {sound.seconds:.2f} s; correct the "
+            "start"
+        )
+    if start_seconds:
+        name = f"{name} from {start_seconds} s"
+    waveform = to_mono(sound.samples, sound.rate, name=name, sample_rate=sample_rate)
+    return Clip(waveform, sound.seconds, sample_rate, sound.channels, sound.rate)
 
 
 def decode_ahead(
@@ -162,14 +181,6 @@ def decode_ahead(
                 future.cancel()
 
 
-def undecodable(name: str | Path, error: Exception) -> AudioError:
-    """Error for a file that libsndfile cannot decode, with its reason."""
-    reason = str(getattr(error, "error_string", error)).strip().removeprefix("Error : ").rstrip(".")
-    return AudioError(
-        f"{name}: cannot be decoded as audio ({reason}); convert it to WAV or FLAC, or copy it again if it is damaged"
-    )
-
-
 def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Average the channels of a sound and resample it to `sample_rate`.
 
@@ -193,7 +204,8 @@ def to_mono(samples: np.ndarray, rate: int, *, name: str = "waveform", sample_ra
 
 
 def check_sound(name: str, samples: int, rate: float, peak: float = 0.0) -> None:
-    """Raise `AudioError` if a sound is empty, shorter than `MIN_SECONDS`, not finite, or far outside [-1, 1].
+    """Raise `AudioError` if a sound is empty, shorter than `MIN_SECONDS`, of a rate below `LEAST_RATE`, not finite, or
+    far outside [-1, 1].
 
     Args:
         name: name of the sound in messages.
@@ -205,6 +217,8 @@ def check_sound(name: str, samples: int, rate: float, peak: float = 0.0) -> None
         raise AudioError(f"{name}: contains no samples; record or copy it again")
     if not math.isfinite(peak):
         raise AudioError(f"{name}: contains NaN or infinite samples; repair or re-export it")
+    if rate < LEAST_RATE:
+        raise AudioError(f"{name}: its rate is {rate:g} Hz, but sounds have {LEAST_RATE} Hz or more; export it again")
     if samples < MIN_SECONDS * rate:
         length, needed = round(samples / rate * 1000, 1), MIN_SECONDS * 1000
         raise AudioError(f"{name}: {length:g} ms is too short; a spectrogram needs {needed:g} ms")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..audio.extensions import EXTENSIONS
+from ..audio.folder import search
 
 if TYPE_CHECKING:
     from ..audio.files import Clip
@@ -30,10 +30,11 @@ def key(sound: Path | Sound) -> str:
 
 
 def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
-    """Sound files, each once, and files in folders that were skipped because of their names.
+    """Sound files, each once, and what was left out of folders: hidden files and folders, and files that are no sounds
+    by their names.
 
-    A folder is searched with its subfolders, and sorted. A file that is named explicitly is always used. Raises
-    `FileNotFoundError` if a source does not exist.
+    A folder is searched with its subfolders, also linked ones, and sorted. A file that is named explicitly is always
+    used. Raises `FileNotFoundError` if a source does not exist.
     """
     clips: dict[str, Path] = {}
     skipped: list[Path] = []
@@ -43,8 +44,8 @@ def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         if not source.is_dir():
             clips.setdefault(os.path.abspath(source), source)
             continue
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            if path.suffix.lower() in EXTENSIONS:
+        for path, is_sound in sorted(search(source)):
+            if is_sound:
                 clips.setdefault(os.path.abspath(path), path)
             else:
                 skipped.append(path)

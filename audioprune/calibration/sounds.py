@@ -53,7 +53,7 @@ def read_sounds(paths: Sequence[Path], front: FrontEnd, advance: Callable[[], An
         else:
             known.add(key)
             rows.append(front(torch.from_numpy(clip.waveform).to(front.device)).cpu())
-            if clip.seconds > clip.heard_seconds + 0.01:
+            if clip.is_cut:
                 sounds.cut.append(path)
     sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, *front.shape)
     return sounds

@@ -103,6 +103,7 @@ def _options(
 
 
 EXTRAS = {
+    "media": ("av",),
     "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
     "lm": ("pycocoevalcap",),
     "asr": ("jiwer",),

@@ -18,7 +18,7 @@ from . import options as o
 from . import training_options as t
 from .calibrate_words import calibrate_words, check_words, words_table
 from .console import err, out, progress, resumable
-from .tag import count
+from .tag import count, note_left_out
 
 if TYPE_CHECKING:
     from ..calibration import Calibration, WordCalibration
@@ -170,8 +170,7 @@ def _draw(clips: list[Path], limit: int, seed: int) -> list[Path]:
         raise FileNotFoundError(
             f"no sound files in {', '.join(map(str, clips))}; in folders they are found by their names (.wav, .mp3 …)"
         )
-    if passed:
-        err.print(f"Passing over {len(passed)} files that are no sounds by their names")
+    note_left_out(passed)
     if len(found) <= limit:
         return found
     err.print(f"{limit} of {count(len(found))} are heard, drawn at random (--limit)")

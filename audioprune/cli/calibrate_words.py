@@ -73,7 +73,7 @@ def _read(clips: Sequence[Path], window: float) -> list[Any]:
             err.print(str(error), style="red", soft_wrap=True)
             continue
         silent += sound.is_silent
-        cut += sound.seconds > sound.heard_seconds + 0.01
+        cut += sound.is_cut
         if not sound.is_silent:
             waveforms.append(sound.waveform)
     if silent:

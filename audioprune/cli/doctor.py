@@ -71,7 +71,10 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[bool | None, str, str]]:
     lacking = [name for name, can in decoded.items() if not can]
     without = f"; not {', '.join(lacking)}: pip install -U soundfile" if lacking else ""
     able = ", ".join(name for name, can in decoded.items() if can)
-    yield not lacking, "sounds", f"{able} by libsndfile {found['sounds']['libsndfile']}{without}; no ffmpeg is needed"
+    yield not lacking, "sounds", f"{able} by libsndfile {found['sounds']['libsndfile']}{without}"
+    ffmpeg = found["sounds"]["ffmpeg"]
+    by = "not decoded: pip install 'audioprune[media]'" if ffmpeg is None else f"by FFmpeg {ffmpeg}"
+    yield ffmpeg is not None, "other sounds", f"m4a, wma, webm, amr, ac3 …, and the sound of mp4, mov and mkv: {by}"
     hub = found["hub"]
     reach = "HF_HUB_OFFLINE is set: only models that are here" if hub["offline"] else "others are downloaded when named"
     yield None, "hub", f"{hub['models']} models in {hub['cache']}; {reach}"

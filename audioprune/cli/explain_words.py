@@ -34,7 +34,7 @@ def explain_words(clip: Path, model: str, chosen: Any, target: Path, device: str
         bar.advance(task)
         save(figure(found, title=f"{clip.name} · {method}"), target)
         bar.advance(task)
-    if sound.seconds > sound.heard_seconds + 0.01:
+    if sound.is_cut:
         err.print(f"note: only the first {sound.heard_seconds:g} s of {clip} are explained", soft_wrap=True)
     if as_json:
         row = {

@@ -96,9 +96,7 @@ def tag(
         raise FileNotFoundError(
             f"no sound files in {', '.join(map(str, sources))}; in folders they are found by their names (.wav, .mp3 …)"
         )
-    if passed:
-        names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
-        err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
+    note_left_out(passed)
     words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
     asked = asked_for(model, method, **words, top=top, dtype=dtype, version=__version__)
     place = device if engine == "local" else "cpu"
@@ -134,25 +132,27 @@ def tag(
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
         elif pack:
             o.pack_on_cpu(loaded)
-        written, before, failures = _tag(tagger, clips, log, front.max_seconds, as_json)
-    _finish(written, before, failures, result_file)
+        done, before, failures = _tag(tagger, clips, log, front.max_seconds, as_json)
+    _finish(done, before, failures, result_file)
 
 
 def _tag(
     tagger: Any, clips: Sequence[Path | Sound], log: Log | None, window: float, as_json: bool
 ) -> tuple[int, int, int]:
-    """Tag what has no row yet, and show it. How many clips were done, had been before, and failed."""
+    """Tag what has no row yet, and show it. How many clips have labels now, had them before, and failed."""
+    from ..audio.files import is_cut
     from ..bulk.run import run
 
     todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
-    truncated = silent = 0
+    truncated = silent = done = 0
     with progress("clips") as bar:
         task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
 
         def report(row: dict[str, Any]) -> None:
-            nonlocal truncated, silent
+            nonlocal truncated, silent, done
+            done += "error" not in row
             silent += row.get("silent", False)
-            truncated += row.get("seconds", 0) > row.get("heard_seconds", 0) + 0.01
+            truncated += "error" not in row and is_cut(row["seconds"], row["heard_seconds"])
             if as_json:
                 print(json.dumps(row), flush=True)
             elif log is None:
@@ -160,12 +160,12 @@ def _tag(
                 (bar.console if err.is_terminal and out.is_terminal else out).print(_line(row), soft_wrap=True)
             bar.advance(task)
 
-        written, failures = run(tagger, clips, log, report)
+        _, failures = run(tagger, clips, log, report)
     if truncated:
         err.print(f"{count(truncated)} longer than the model's window: the first {window:.2f} s heard of each")
     if silent:
         err.print(f"{count(silent)} silent: the model has to name something all the same, and it means nothing")
-    return written, len(clips) - todo, failures
+    return done, len(clips) - done - failures, failures
 
 
 def _check_engine(engine: str, workers: int | None, address: str | None) -> None:
@@ -186,6 +186,15 @@ def _line(row: dict[str, Any]) -> Text:
     return Text.assemble(printable(os.path.relpath(row["path"])), "  ", (labels, "bold"))
 
 
+def note_left_out(paths: Sequence[Path]) -> None:
+    """Say which files of folders are left out."""
+    if paths:
+        names = ", ".join(printable(path.name) for path in paths[:3]) + (" …" if len(paths) > 3 else "")
+        err.print(
+            f"Passing over {len(paths)} files that are hidden, or no sounds by their names: {names}", soft_wrap=True
+        )
+
+
 def count(clips: int) -> str:
     return f"{clips} clip" if clips == 1 else f"{clips} clips"
 
@@ -198,14 +207,18 @@ def printable(text: str) -> str:
 def _finish_if_done(log: Log, clips: Sequence[Path | Sound], result_file: Path | None) -> None:
     """Leave if every clip has a row."""
     if all(log.is_done(clip) for clip in clips):
-        _finish(0, len(clips), log.failures(clips), result_file)
+        failures = log.failures(clips)
+        _finish(0, len(clips) - failures, failures, result_file)
 
 
-def _finish(written: int, before: int, failures: int, result_file: Path | None) -> NoReturn:
-    """Say what was done and leave, with exit code 1 where clips failed."""
+def _finish(done: int, before: int, failures: int, result_file: Path | None) -> NoReturn:
+    """Say what was done and leave, with exit code 1 where clips failed.
+
+    done: clips with labels of this run. before: clips with labels of earlier runs. failures: all clips with errors.
+    """
     where = "" if result_file is None else f" → {result_file}"
     earlier = f", {before} were done before" if before else ""
-    err.print(f"{count(written)} done{earlier}{where}")
+    err.print(f"{count(done)} done{earlier}{where}")
     if failures:
         again = ", and a row that is deleted is tried again" if result_file and result_file.suffix == ".jsonl" else ""
         err.print(f"{count(failures)} failed; each row has its error{again}", style="red")

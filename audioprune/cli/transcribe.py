@@ -13,7 +13,7 @@ from .. import __version__
 from ..methods import names
 from . import options as o
 from .console import err, progress
-from .tag import ALWAYS_THERE
+from .tag import ALWAYS_THERE, note_left_out
 from .transcribe_report import Totals, finish, finish_if_done, show
 
 if TYPE_CHECKING:
@@ -133,11 +133,12 @@ def transcribe(
         raise ValueError("--format is for --out: give a folder for the files")
     output = None if result is None else choose_output(result, form)
     times = _times(timestamps, output)
-    sounds = find_clips(sources)[0]
+    sounds, left_out = find_clips(sources)
     if not sounds:
         raise FileNotFoundError(
             f"no sound files in {', '.join(map(str, sources))}; in folders they are found by their names (.wav, .mp3 …)"
         )
+    note_left_out(left_out)
     words = {"keep_rate": keep_rate, "language": language, "task": task, "timestamps": times, "beams": beams}
     asked = asked_for(model, method, **words, dtype=dtype, compare=compare, version=__version__)
     with ExitStack() as stack:
@@ -176,14 +177,14 @@ def transcribe(
             o.pack_on_cpu(loaded)
         transcriber = Transcriber(Recognizer(loaded, parts, options), chosen, compare, batch_size)
         err.print("Not pruned" if chosen is None else f"Pruned by {chosen}", soft_wrap=True)
-        written, before, failures = _transcribe(transcriber, sounds, log, as_json)
-    finish(written, before, failures, output)
+        done, before, failures = _transcribe(transcriber, sounds, log, as_json)
+    finish(done, before, failures, output)
 
 
 def _transcribe(
     transcriber: Transcriber, sounds: list[Path], log: ResultLog | None, as_json: bool
 ) -> tuple[int, int, int]:
-    """Transcribe what has no row yet, and show it. How many files were done, had been before, and failed."""
+    """Transcribe what has no row yet, and show it. How many files have a text now, had one before, and failed."""
     from ..bulk.run import run
 
     todo = len(sounds) if log is None else sum(not log.is_done(sound) for sound in sounds)
@@ -203,10 +204,10 @@ def _transcribe(
             share(0)
 
         transcriber.progress = share
-        written, failures = run(transcriber, sounds, log, report)
+        _, failures = run(transcriber, sounds, log, report)
     for line in totals.lines():
         err.print(line, soft_wrap=True)
-    return written, before, failures
+    return totals.good, len(sounds) - totals.good - failures, failures
 
 
 def _set_threads(threads: int | None) -> None:

@@ -101,14 +101,18 @@ def files(number: int) -> str:
 def finish_if_done(log: ResultLog, sounds: list[Path], output: Output | None) -> None:
     """Leave if every sound has a row."""
     if all(log.is_done(sound) for sound in sounds):
-        finish(0, len(sounds), log.failures(sounds), output)
+        failures = log.failures(sounds)
+        finish(0, len(sounds) - failures, failures, output)
 
 
-def finish(written: int, before: int, failures: int, output: Output | None) -> NoReturn:
-    """Say what was done and leave, with exit code 1 where files failed."""
+def finish(done: int, before: int, failures: int, output: Output | None) -> NoReturn:
+    """Say what was done and leave, with exit code 1 where files failed.
+
+    done: files with a text of this run. before: files with a text of earlier runs. failures: all files with errors.
+    """
     where = "" if output is None else f" → {output.path}"
     earlier = f", {before} were done before" if before else ""
-    err.print(f"{files(written)} done{earlier}{where}", soft_wrap=True)
+    err.print(f"{files(done)} done{earlier}{where}", soft_wrap=True)
     if failures:
         again = "" if output is None else f", and a row that is deleted from {output.journal} is tried again"
         err.print(f"{files(failures)} failed; each row has its error{again}", style="red", soft_wrap=True)

@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
-from ..audio.files import AudioError, load_audio, to_mono, undecodable
+from ..audio.files import AudioError, load_audio
 from ..audio.front_end import FrontEnd
 from ..files import DRAFT, draft
 from .table import ClipRow, DataError, report
@@ -186,18 +185,4 @@ def _load(path: Path, dimensions: int) -> np.ndarray | None:
 def _decode(row: ClipRow, max_seconds: float) -> np.ndarray:
     """Decode the slice of a row: (samples,) float32. Raises `AudioError`."""
     seconds = max_seconds if row.end is None else min(max_seconds, row.end - row.start)
-    if row.start == 0:
-        return load_audio(row.path, max_seconds=seconds).waveform
-    try:
-        with soundfile.SoundFile(os.fsencode(row.path) if os.name == "posix" else row.path) as file:
-            rate, first = file.samplerate, round(row.start * file.samplerate)
-            if first >= file.frames:
-                raise AudioError(
-                    f"{row.path}: the clip starts at {row.start} s, but the file ends at {file.frames / rate:.2f} s; "
-                    "correct the list"
-                )
-            file.seek(first)
-            samples = file.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError) as error:
-        raise undecodable(row.path, error) from error
-    return to_mono(samples, rate, name=f"{row.path} from {row.start} s")
+    return load_audio(row.path, max_seconds=seconds, start_seconds=row.start).waveform

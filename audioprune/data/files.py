@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..audio.extensions import EXTENSIONS
+from ..audio.folder import is_visible, search
 from .table import DataError
 
 
@@ -64,27 +64,12 @@ def integer(text: str, what: str) -> int:
 
 def subfolders(folder: Path) -> list[Path]:
     """Visible folders directly in `folder`, sorted."""
-    return sorted(folder / entry.name for entry in os.scandir(folder) if entry.is_dir() and _visible(entry.name))
+    return sorted(folder / entry.name for entry in os.scandir(folder) if entry.is_dir() and is_visible(entry.name))
 
 
 def sounds(folder: Path, *, deep: bool = True) -> Iterator[Path]:
     """Visible files with the suffix of a sound, sorted within each folder. deep: whether to include subfolders."""
-    visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        # A link to a parent folder would lead to an endless loop.
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if _visible(name)) if deep else []
-        for name in sorted(names):
-            if _visible(name) and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield Path(place, name)
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
+    return (path for path, is_sound in search(folder, deep=deep) if is_sound)
 
 
 def has_sounds(folder: Path) -> bool:

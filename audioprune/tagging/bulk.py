@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..audio.folder import is_visible
 from ..bulk.asked import Asked
 from ..bulk.log import Log, ResultLog, begun
 from ..bulk.sounds import Sound, find_clips, key
@@ -40,7 +41,9 @@ def find_sounds(sources: Iterable[str | Path], result: Path | None = None) -> tu
 def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list[Path]]:
     clips, others = find_clips([source])
     candidates = others if source.is_dir() else clips
-    tables = [path for path in candidates if path.suffix.lower() == PARQUET]
+    tables = [
+        path for path in candidates if path.suffix.lower() == PARQUET and (is_visible(path.name) or path in clips)
+    ]
     if not tables or (source.is_dir() and clips):
         return clips, others
     from .parquet_sounds import sounds_in

@@ -162,6 +162,7 @@ class Transcriber:
         language, computed, start, heard = None, 0.0, 0.0, False
         while seconds - start >= MIN_SECONDS:
             clip = _read(sound, start, PIECE_SECONDS)
+            seconds = min(seconds, clip.seconds)  # what was decoded to its end is counted
             end = start + clip.heard_seconds
             is_last = seconds - end < MIN_SECONDS
             if clip.is_silent:
