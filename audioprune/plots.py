@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .audio.features import HOP, WINDOW, LogMel, mel_frequencies
+from .audio.features import HOP, mel_frequencies, picture_of
 from .audio.files import SAMPLE_RATE
 from .core.trace import Trace
 
@@ -26,7 +26,7 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
     stages, four are drawn.
 
     Args:
-        log_mel: (frames, mels), the model's input.
+        log_mel: (frames, mels), what the model heard.
         trace: trace of this clip (a batch of one).
         title: title of the figure.
         clip_seconds: end of the sound, where padding begins.
@@ -70,9 +70,10 @@ def _draw_tokens(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
     drawn = average_tokens(log_mel, np.where(sizes > 1, holder, -1))
     _spectrogram(axes, drawn, (log_mel.min(), log_mel.max()))
     _veil(axes, holder < 0, log_mel.shape)
+    parts = "patches" if frequency > 1 else "positions"
     if sizes.max() > 1:
-        return f"{time * frequency} patches in {tokens} tokens"
-    return f"{tokens} of {time * frequency} patches kept"
+        return f"{time * frequency} {parts} in {tokens} tokens"
+    return f"{tokens} of {time * frequency} {parts} kept"
 
 
 def average_tokens(log_mel: np.ndarray, holder: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def _draw_scores(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
         return f"scores of the {known.size} candidates"
     sizes = trace.size_map(stage)[0].cpu().numpy().astype(float)
     _heat_map(axes, np.where(sizes > 0, sizes, np.nan), log_mel.shape)
-    return "patches in each token"
+    return "patches in each token" if trace.grid[1] > 1 else "positions in each token"
 
 
 def check_suffix(path: Path) -> Path:
@@ -188,7 +189,7 @@ def moments_figure(waveform: np.ndarray, trace: Trace | None, *, title: str = ""
     figure = Figure(figsize=(11, 7.2 if scored else 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(3 if scored else 2, 1, sharex=True)
-    log_mel = LogMel(max(1, 1 + (len(waveform) - WINDOW) // HOP), 0.0, 0.5)([waveform])[0].numpy()
+    log_mel = picture_of(waveform)
     kept = np.empty((0, 2)) if trace is None else trace.seconds().numpy()
     panels[0].plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, linewidth=0.4, color="0.25")
     for start, end in _join_spans(kept):

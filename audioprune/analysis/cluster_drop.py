@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import ops
 from ..core.tokens import Evidence, Reduction, Tokens
 from ..methods import Method
+from ..methods.base import block_at
 from ..methods.fates import keep_ragged
 from .batches import FULL, AnalysisBatch, metric_name
 from .observe import BARELY
@@ -98,7 +99,7 @@ def removals(boundaries: Sequence[float]) -> tuple[Removal, ...]:
 
 def blocks_of(depth: int) -> tuple[int, ...]:
     """Blocks (0-based) after whose attention clusters are removed: the first, and one at each quarter of the depth."""
-    return tuple(sorted({block for i in range(4) if (block := round(depth * i / 4)) < depth}))
+    return tuple(sorted({block for i in range(4) if (block := block_at(depth, i, 4)) < depth}))
 
 
 class ClusterDrop:

@@ -55,7 +55,7 @@ class Comparison:
         pruned: prediction with pruning.
         notes: remarks about the sound.
         measured: name of the device of the measurement.
-        log_mel: (frames, mels), input of the model.
+        log_mel: (frames, mels), what the model heard.
         heard_seconds: seconds of sound in it, without padding.
         record: trace of the pruned forward.
     """
@@ -113,7 +113,7 @@ def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECO
         pruned=Prediction(labels, _tokens(record, patches, depth), macs, fast),
         notes=remarks(clip, tagger.front.max_seconds),
         measured=_device_name(model.device),
-        log_mel=tagger.front([clip.waveform])[0].float().cpu().numpy(),
+        log_mel=tagger.front.picture(clip.waveform),
         heard_seconds=clip.heard_seconds,
         record=record,
     )

@@ -28,6 +28,8 @@ def picture(comparison: Comparison, stage: int) -> tuple[bytes, str]:
             _spectrogram(axes, comparison.log_mel)
             time, frequency = comparison.record.grid
             caption = f"The whole input: {time * frequency} patches, {time} in time × {frequency} in frequency"
+            if frequency == 1:
+                caption = f"The whole input: {time} positions in time"
         else:
             kept = _draw_tokens(axes, comparison.log_mel, comparison.record, stage - 1)
             place = comparison.record.place(stage - 1)

@@ -122,6 +122,9 @@ class LogMel(FrontEnd):
     def device(self) -> torch.device:
         return self.window.device
 
+    def picture(self, waveform: np.ndarray) -> np.ndarray:
+        return self([waveform])[0].float().cpu().numpy()
+
     def extra_repr(self) -> str:
         return f"max_length={self.max_length}, mean={self.mean}, std={self.std}, padding={self.padding!r}"
 
@@ -187,6 +190,15 @@ def _mel_filters(num_mel_bins: int) -> np.ndarray:
             triangularize_in_mel_space=True,
         )
     return filters
+
+
+def picture_of(waveform: np.ndarray, seconds: float | None = None) -> np.ndarray:
+    """Log-mel spectrogram of a waveform to draw, (frames, mels), without normalisation.
+
+    waveform: (samples,), 16 kHz. seconds: length of the picture, padded with the clip's minimum; its own by default.
+    """
+    samples = len(waveform) if seconds is None else round(seconds * SAMPLE_RATE)
+    return LogMel(max(1, 1 + (samples - WINDOW) // HOP), 0.0, 0.5).picture(waveform)
 
 
 def mel_frequencies(num_mel_bins: int = 128, low: float = 20.0, high: float = SAMPLE_RATE / 2) -> np.ndarray:

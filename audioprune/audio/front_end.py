@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .waveforms import Sound, batch_of
 
 
 class FrontEnd(nn.Module, ABC):
-    """A module from waveforms to log-mel features of a fixed shape."""
+    """A module from waveforms to what a model takes: features of a fixed shape, or waveforms again."""
 
     @property
     @abstractmethod
@@ -23,8 +23,8 @@ class FrontEnd(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, int]:
-        """Shape of one clip's features."""
+    def shape(self) -> tuple[int, int] | None:
+        """Shape of one clip's features; None if it depends on the clip's length."""
 
     @property
     @abstractmethod
@@ -35,6 +35,15 @@ class FrontEnd(nn.Module, ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where the features are made."""
+
+    @abstractmethod
+    def picture(self, waveform: np.ndarray) -> np.ndarray:
+        """Log-mel spectrogram of what the model hears of a clip, padding included, to draw: (frames, mels)."""
+
+    def batches(self, waveforms: Sequence[np.ndarray]) -> list[list[int]]:
+        """Numbers of the clips that can be one batch. Clips of different lengths are several batches for a model that
+        would hear their padding, so that each answer is that of the clip alone."""
+        return [list(range(len(waveforms)))] if self.shape else group_by([len(one) for one in waveforms])
 
     @abstractmethod
     def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -66,3 +75,11 @@ class FrontEnd(nn.Module, ABC):
         batch, true = batch_of(waveforms, lengths, sampling_rate=sampling_rate)
         with torch.autocast(self.device.type, enabled=False):
             return self.features(batch.to(self.device), true.to(self.device))
+
+
+def group_by(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Places of equal keys together, in the order of the first of each."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())

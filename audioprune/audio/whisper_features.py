@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
+from .features import picture_of
 from .files import SAMPLE_RATE
 from .front_end import FrontEnd
 
@@ -44,6 +46,9 @@ class WhisperFeatures(FrontEnd):
     @property
     def device(self) -> torch.device:
         return self.place.device
+
+    def picture(self, waveform: np.ndarray) -> np.ndarray:
+        return picture_of(waveform, self.max_seconds)
 
     def extra_repr(self) -> str:
         return f"num_mel_bins={self.shape[0]}, frames={self.shape[1]}"

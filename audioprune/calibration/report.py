@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.settings import RECORD, describe
+from ..core.settings import RECORD, describe, file_settings
 from ..files import write_json
 from ..methods import Method
 from .bounds import CONFIDENCE, clips_needed, upper_bound
@@ -57,7 +57,7 @@ class Calibration:
         """
         if self.method is None:
             raise ValueError("no setting was found, so there is none to save; " + self.sentences[-1])
-        settings = describe(self.method)
+        settings = file_settings(self.method)
         if settings.get("weights"):
             settings["weights"] = str(Path(settings["weights"]).resolve())
         write_json(Path(path), {**settings, RECORD: {**more, **self.record}})

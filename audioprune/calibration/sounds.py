@@ -1,4 +1,4 @@
-"""Sound files to the spectrograms of a calibration, and what had to be left out."""
+"""Sound files to the features of a calibration, and what had to be left out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ AHEAD = 16
 
 @dataclass
 class CalibrationSounds:
-    """spectrograms: (clips, frames, mels) of what can be used. failed: errors of files that cannot be decoded. silent:
+    """features: of what can be used, (1, …) each, as the model takes them. failed: errors of files that cannot be decoded. silent:
     files in which nobody hears anything, on which a model's answer tells nothing. copies: files that hold the very
     sound of another. cut: files longer than the model hears, of which the beginning is heard.
     """
 
-    spectrograms: Tensor
+    features: list[Tensor] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     silent: list[Path] = field(default_factory=list)
     copies: list[Path] = field(default_factory=list)
@@ -34,11 +34,11 @@ class CalibrationSounds:
 
 
 def read_sounds(paths: Sequence[Path], front: FrontEnd, advance: Callable[[], Any] = lambda: None) -> CalibrationSounds:
-    """Decode files and make their spectrograms, on the CPU. `advance` is called after each.
+    """Decode files and make their features, on the CPU. `advance` is called after each.
 
     A sound that is there twice must not count twice: copies are told by their samples, of what the model hears.
     """
-    sounds, rows, known = CalibrationSounds(torch.empty(0)), list[Tensor](), set[str]()
+    sounds, known = CalibrationSounds(), set[str]()
     load = partial(load_audio, max_seconds=front.max_seconds)
     for path, clip in decode_ahead(paths, load, ahead=AHEAD):
         advance()
@@ -52,8 +52,7 @@ def read_sounds(paths: Sequence[Path], front: FrontEnd, advance: Callable[[], An
             sounds.copies.append(path)
         else:
             known.add(key)
-            rows.append(front(torch.from_numpy(clip.waveform).to(front.device)).cpu())
+            sounds.features.append(front(torch.from_numpy(clip.waveform).to(front.device)).cpu())
             if clip.is_cut:
                 sounds.cut.append(path)
-    sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, *front.shape)
     return sounds

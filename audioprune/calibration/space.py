@@ -12,6 +12,7 @@ from typing import Any
 from ..core.recommend import padded_at
 from ..core.settings import parse_method, settings_path
 from ..methods import Method, TopK
+from ..methods.base import block_at
 from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, SEARCHED, NamedMethod, named
 
@@ -73,7 +74,7 @@ def _variants(method: NamedMethod, depth: int, has_cls: bool) -> Iterator[Method
 def places(depth: int) -> list[Any]:
     """`layers` to try: the default; a few early blocks; the first third; all."""
     early, front = (
-        tuple(sorted({min(depth - 1, round(depth * i / 12)) for i in twelfths})) for twelfths in ((1, 4, 7), (0, 2, 4))
+        tuple(sorted({min(depth - 1, block_at(depth, i, 12)) for i in twelfths})) for twelfths in ((1, 4, 7), (0, 2, 4))
     )
     found: dict[tuple[int, ...], Any] = {}
     for layers in (None, early, front, "all"):
@@ -83,7 +84,7 @@ def places(depth: int) -> list[Any]:
 
 def kind(family: Method) -> str:
     """What costs about the same time at the same number of tokens: where and how, whatever the score."""
-    layers = family.layers if isinstance(family.layers, str | None) else ",".join(map(str, family.layers))
+    layers = family.layers if family.layers in (None, "all") else ",".join(map(str, family.layers))
     return f"{type(family).__name__} {getattr(family, 'dropped', '')} @ {layers or 'default'}"
 
 

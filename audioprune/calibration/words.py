@@ -17,7 +17,7 @@ from ..audio.files import SAMPLE_RATE
 from ..compare.benchmark import machine
 from ..core.pruning import AlreadyPrunedError, handle, prune
 from ..core.recommend import decoded_at
-from ..core.settings import RECORD, describe
+from ..core.settings import RECORD, describe, file_settings
 from ..files import Row, write_json
 from ..methods import Method
 from ..transcribing.speech_model import SpeechModel
@@ -65,7 +65,7 @@ class WordCalibration:
         """
         if self.method is None:
             raise ValueError("no setting was found, so there is none to save; " + self.sentences[-1])
-        write_json(Path(path), {**describe(self.method), RECORD: {**more, **self.record}})
+        write_json(Path(path), {**file_settings(self.method), RECORD: {**more, **self.record}})
         return Path(path)
 
     def as_dict(self) -> Row:

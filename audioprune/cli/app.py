@@ -60,7 +60,7 @@ def app(
         from ..tagging.tagger import Tagger
 
     def open_model(source: str) -> Tagger:
-        loaded, front = o.open_spectrogram_model(source, device, dtype)
+        loaded, front = o.open_model(source, device, dtype)
         return Tagger(loaded, front)
 
     port = free_port(host, port)

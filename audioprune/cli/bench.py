@@ -47,8 +47,12 @@ def bench(
     layers: o.LayersOption = None,
     clip_seconds: Annotated[
         float,
-        typer.Option(min=0.1, help="For an audio-language model or a Whisper with its decoder: seconds of the sound."),
-    ] = 10.0,
+        typer.Option(
+            min=0.1,
+            help="Seconds of the sound, for a model that takes any length: one over waveforms, an audio-language model "
+            "or a Whisper with its decoder.",
+        ),
+    ] = o.TYPICAL_SECONDS,
     seconds: Annotated[
         float, typer.Option("--seconds", "--bench-seconds", min=0.05, help="Seconds to measure each cell for.")
     ] = 2.0,
@@ -85,7 +89,7 @@ def bench(
     elif transcribes:
         measured = _transcription(model, device, dtype, pack, clip_seconds)
     else:
-        measured = _forward(model, device, dtype, pack)
+        measured = _forward(model, device, dtype, pack, clip_seconds)
     rows: list[dict[str, Any]] = []
     with progress("settings") as bar:
         task = bar.add_task("Measuring", total=len(sizes) * len(methods))
@@ -134,14 +138,17 @@ def _methods(model: str, method: str | None, keep_rates: str | None, choices: tu
     return [o.build_method(method or "topk", str(rate), *choices) for rate in unique]
 
 
-def _forward(model: str, device: str, dtype: str, pack: bool) -> Callable[..., list[dict[str, Any]]]:
+def _forward(
+    model: str, device: str, dtype: str, pack: bool, clip_seconds: float
+) -> Callable[..., list[dict[str, Any]]]:
     """What measures a classifier's forward."""
+    from ..audio.files import SAMPLE_RATE
     from ..compare.benchmark import measure
 
     loaded, _ = o.open_model(model, device, dtype)
     if pack:
         o.pack_on_cpu(loaded)
-    return partial(measure, loaded)
+    return partial(measure, loaded, samples=round(SAMPLE_RATE * clip_seconds))
 
 
 def _prefill(

@@ -114,7 +114,7 @@ def calibrate(
         if pack:  # as `tag` does, since it changes what is gained
             o.pack_on_cpu(loaded)
         sounds = _read(found, front)
-        _note_few(len(sounds.spectrograms), max_disagreement)
+        _note_few(len(sounds.features), max_disagreement)
         result = _calibrate(loaded, sounds, state, **aims, **how)
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
@@ -143,7 +143,7 @@ def _calibrate(model: Any, sounds: CalibrationSounds, state: Path, **asked: Any)
 
     with progress("") as bar, resumable(state):
         stages = _Stages(bar)
-        result = choose(model, sounds.spectrograms, stage=stages, state=state, **asked)
+        result = choose(model, sounds.features, stage=stages, state=state, **asked)
         stages.end()
     assert isinstance(result, Calibration)
     return result
@@ -215,7 +215,7 @@ def _read(paths: list[Path], front: Any) -> CalibrationSounds:
             err.print(f"{count(clips)} left out: {why}")
     if sounds.cut:
         err.print(f"{count(len(sounds.cut))} longer than the model's window: the first {front.max_seconds:.2f} s heard")
-    if not len(sounds.spectrograms):
+    if not len(sounds.features):
         raise ValueError(
             f"none of {count(len(paths))} can be used: {len(sounds.failed)} cannot be decoded, {len(sounds.silent)} "
             "are silent"

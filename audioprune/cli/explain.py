@@ -73,7 +73,7 @@ def explain(
         return
     with progress("steps", brief=True) as bar:
         task = bar.add_task("Drawing", total=3)
-        loaded, front = o.open_spectrogram_model(model, device, dtype)
+        loaded, front = o.open_model(model, device, dtype)
         bar.advance(task)
         tagger = Tagger(loaded, front, top=1)
         full = draw_label(tagger, clip)
@@ -142,7 +142,7 @@ def draw(tagger: Tagger, clip: Path, target: Path, title: str) -> tuple[str, Tra
     sound = load_audio(clip, max_seconds=tagger.front.max_seconds)
     with trace(tagger.model) as record:
         label = draw_label(tagger, clip)
-    log_mel = tagger.front([sound.waveform])[0].cpu().numpy()
+    log_mel = tagger.front.picture(sound.waveform)
     figure = explain_figure(log_mel, record, title=f"{title} · pruned: {label}", clip_seconds=sound.heard_seconds)
     save(figure, target)
     return label, record

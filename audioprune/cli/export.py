@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from ..audio.features import LogMel
+    from ..audio.front_end import FrontEnd
     from ..onnx.agreement import Exported
 
 
@@ -63,10 +63,12 @@ def export(
 
         audioprune export esc10 esc10.onnx --keep-rate 0.5 --compare
     """
+    from ..audio.features import LogMel
+    from ..audio.files import SAMPLE_RATE
     from ..compare.benchmark import machine
     from ..core.pruning import prune
     from ..core.settings import describe
-    from ..onnx.export import STEPS, check_target, export_onnx, import_packages
+    from ..onnx.export import STEPS, check_exportable, check_target, export_onnx, import_packages
 
     if compare and not timed:
         raise ValueError("--compare measures the unpruned model, and --no-time measures nothing; leave one of them out")
@@ -77,11 +79,12 @@ def export(
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     model, front = _open(source)
-    # Another model's work depends on the length of the clip.
-    settings = chosen.method if front is None else chosen.for_model(model)
-    samples = None if clip_seconds is None else round(16_000 * clip_seconds)
-    clips = None if front is None else _examples(front)
-    write = partial(export_onnx, model, samples=samples, front=front, clips=clips, opset=opset)
+    samples = None if clip_seconds is None else round(SAMPLE_RATE * clip_seconds)
+    check_exportable(model).clip_shape(samples)
+    settings = chosen.for_model(model, clip_seconds or o.TYPICAL_SECONDS)
+    described = front if isinstance(front, LogMel) else None
+    clips = _examples(front, samples)
+    write = partial(export_onnx, model, samples=samples, front=described, clips=clips, opset=opset)
     rows: list[dict[str, Any]] = []
     with progress("steps") as bar, prune(model, settings) as handle, TemporaryDirectory() as folder:
         cells = len(sizes) * (2 + compare) if timed else 0
@@ -108,26 +111,27 @@ def export(
         err.print(f"{machine()['processor']}, threads: {machine()['threads']}", style="dim")
 
 
-def _open(source: str) -> tuple[PreTrainedModel, LogMel | None]:
-    """A classifier on the CPU, and its front end where it hears log-mel spectrograms of Kaldi's."""
-    from ..models.loading import is_language_model, load, load_log_mel
+def _open(source: str) -> tuple[PreTrainedModel, FrontEnd]:
+    """A classifier on the CPU, and its front end."""
+    from ..models.loading import is_language_model
 
     if is_language_model(source):
         raise ValueError(
             f"{source}: an audio-language model, which answers by running again and again, with a prompt whose length "
             "depends on the sound; one graph holds no such thing, and classifiers alone can be exported"
         )
-    o.quiet()
-    model = load(source)
-    spectrograms = hasattr(model.config, "max_length") and hasattr(model.config, "num_mel_bins")
-    return model, load_log_mel(source, model) if spectrograms else None
+    return o.open_model(source, "cpu")
 
 
-def _examples(front: LogMel) -> Tensor:
-    """The shipped clips as the model hears them, (batch, frames, mels)."""
+def _examples(front: FrontEnd, samples: int | None) -> Tensor:
+    """The shipped clips as the model hears them, (batch, …); repeated or cut to so many samples if the length is fixed
+    by the file alone."""
+    import numpy as np
+
     from ..audio.files import load_audio
 
-    return front([load_audio(clip, max_seconds=front.max_seconds).waveform for clip in sorted(CLIPS.glob("*.ogg"))])
+    clips = [load_audio(clip, max_seconds=front.max_seconds).waveform for clip in sorted(CLIPS.glob("*.ogg"))]
+    return front(clips if samples is None else [np.resize(clip, samples) for clip in clips])
 
 
 def _checked(found: Exported) -> str:

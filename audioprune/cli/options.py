@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 DEFAULT_KEEP_RATE = 0.7
+TYPICAL_SECONDS = 10.0
+"""Length of a clip by which a setting is chosen for models that take clips of any length."""
 
 ModelOption = Annotated[
     str,
@@ -101,11 +103,12 @@ class ChosenMethod:
     method: Method
     fits_work: bool = False
 
-    def for_model(self, model: PreTrainedModel) -> Method:
-        """The method; "recommended" without a keep rate, at the one that leaves half of this model's work."""
-        from ..core.recommend import recommended
+    def for_model(self, model: PreTrainedModel, clip_seconds: float = TYPICAL_SECONDS) -> Method:
+        """The method; "recommended" without a keep rate, at the one that leaves half of this model's work, on clips of
+        this length if the model takes any."""
+        from ..core.recommend import recommended, shape_of_clip
 
-        return recommended(model) if self.fits_work else self.method
+        return recommended(model, inputs=shape_of_clip(model, clip_seconds)) if self.fits_work else self.method
 
 
 def build_method(name: str | None, *options: Any, **more: Any) -> Method:

@@ -6,6 +6,7 @@ import platform
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -28,14 +29,18 @@ def measure(
     batch_size: int,
     seconds: float = 2.0,
     advance: Callable[[], Any] = lambda: None,
+    samples: int | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each setting: MACs of a clip, median latency of a batch, memory, and ratios to the first setting.
 
     The input is noise; a method that lets the sound decide has to be judged on sounds (`audioprune compare`).
 
     seconds: time to spend on each setting. Each round runs every setting once, so that drift hits all alike.
+    samples: length of the clips, of a model that takes clips of any length.
     """
-    shape = find_blocks(model).clip_shape(None)
+    adapter = find_blocks(model)
+    shape = adapter.clip_shape(samples if adapter.frames is None else None)
+    patches = adapter.patches_of(shape)
     inputs = torch.randn(batch_size, *shape, device=model.device, dtype=model.dtype)
     device = str(model.device)
 
@@ -46,7 +51,7 @@ def measure(
     for method in methods:
         with prune(model, method) as pruned:
             run()
-            row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": list(pruned.tokens)}
+            row = {"batch_size": batch_size, "keep_rate": method.keep_rate, "tokens": list(pruned.tokens_of(patches))}
             rows.append(row | {"macs": mean_macs(model, inputs[:1]), "peak_bytes": peak_memory(run, device=device)})
     timed = in_turn([(model, method, inputs) for method in methods], seconds, advance)
     for row, times in zip(rows, timed, strict=True):
@@ -57,14 +62,20 @@ def measure(
     return rows
 
 
-def mean_macs(model: PreTrainedModel, clips: Tensor) -> int:
-    """`macs` of one clip; where the sound decides how many tokens stay, the mean over these, each on its own.
+def mean_macs(model: PreTrainedModel, clips: Sequence[Tensor] | Tensor) -> int:
+    """`macs` of one clip; where the sound or its length decides how many tokens stay, the mean over these, each on its
+    own.
 
-    clips: (clips, frames, mels), on the model's device.
+    clips: features of each, on the model's device.
     """
     pruned = handle(model)
-    if pruned is None or pruned.method.static:
+    is_static = pruned is None or pruned.method.static
+    if is_static and find_blocks(model).frames is not None:
         return macs(model)
+    if is_static:  # by the length alone
+        shapes = Counter(clip.shape for clip in clips)
+        counted = {shape: macs(model, inputs=torch.empty(1, *shape, device="meta")) for shape in shapes}
+        return round(statistics.fmean(counted[clip.shape] for clip in clips))
     return round(statistics.fmean(macs(model, inputs=clip[None]) for clip in clips))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..adapters import UnsupportedModelError
-from ..core.cost import macs
+from ..audio.front_end import group_by
 from ..core.pruning import prune
 from ..core.settings import describe
 from ..methods import Method, UntrainedError
@@ -62,7 +62,7 @@ def compare(
     "rows"}.
 
     Args:
-        features: the clips' spectrograms.
+        features: the clips' spectrograms, or waveforms.
         labels: (clips,) class indices: "score" is the accuracy; (clips, classes) of ones and zeros: it is the mAP.
         methods: by name. Several of one name are its seeds; a random score by its word is run with five. Then mean and
             standard deviation are reported, and the cost of the first. A method with a keep rate for each layer, or
@@ -83,9 +83,9 @@ def compare(
     """
     plan = Plan(methods, keep_rates, fine_tuned or {}, shares)
     full = logits_of(model, features, advance)
-    cost = macs(model)
+    few = _clips(model, features, range(min(COUNTED, len(features))))
+    cost = mean_macs(model, few)
     unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
-    few = _batch(model, features, range(min(COUNTED, len(features))))
     log = RowLog() if log is None else log
     settings, rows = [], []
     for setting in plan.settings(model, few, log):
@@ -122,18 +122,29 @@ def passes(
 def logits_of(
     model: PreTrainedModel, features: Clips, advance: Callable[[int], Any] = NOTHING, batch_size: int = 32
 ) -> Tensor:
-    """(clips, classes) in float32 on the CPU."""
-    found = []
+    """(clips, classes) in float32 on the CPU. Clips of one length run together."""
+    found: dict[int, Tensor] = {}
     call: Any = model
     for first in range(0, len(features), batch_size):
-        batch = _batch(model, features, range(first, min(first + batch_size, len(features))))
-        found.append(call(batch).logits.float().cpu())
-        advance(len(batch))
-    return torch.cat(found)
+        places = range(first, min(first + batch_size, len(features)))
+        clips = _clips(model, features, places)
+        for group in group_by([clip.shape for clip in clips]):
+            logits = call(torch.stack([clips[i] for i in group])).logits.float().cpu()
+            found |= zip((places[i] for i in group), logits, strict=True)
+        advance(len(clips))
+    return torch.stack([found[place] for place in range(len(features))])
 
 
-def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> Tensor:
-    return torch.stack([features[i] for i in indices]).to(model.device, model.dtype)
+def _clips(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> list[Tensor]:
+    """Features of some clips, on the model's device and in its dtype."""
+    return [features[i].to(model.device, model.dtype) for i in indices]
+
+
+def _timed_batch(model: PreTrainedModel, features: Clips, size: int) -> Tensor:
+    """The first clips as one batch; if their lengths differ, the longest of them again and again."""
+    clips = _clips(model, features, [i % len(features) for i in range(size)])
+    is_even = len({clip.shape for clip in clips}) == 1
+    return torch.stack(clips if is_even else size * [max(clips, key=Tensor.numel)])
 
 
 def _row(
@@ -164,7 +175,7 @@ def _row(
         for method in setting.runs:
             with prune(model, method):
                 logits.append(logits_of(model, features, count))
-                counts = counts or mean_macs(model, _batch(model, features, range(min(COUNTED, len(features)))))
+                counts = counts or mean_macs(model, _clips(model, features, range(min(COUNTED, len(features)))))
     except (ValueError, UnsupportedModelError, UntrainedError) as error:
         advance(len(setting.runs) * len(features) - heard)
         return row | {"refused": str(error)}
@@ -189,15 +200,11 @@ def _time(
     timed: Callable[[], Any],
 ) -> None:
     """Add "timing" to rows: the unpruned model's and those of the settings."""
-
-    def inputs(owner: PreTrainedModel, clips: Clips) -> Tensor:
-        return _batch(owner, clips, [i % len(clips) for i in range(size)])
-
-    own = inputs(model, features)
+    own = _timed_batch(model, features, size)
     runs: list[tuple[PreTrainedModel, Method | None, Tensor]] = [(model, None, own)]
     for setting in settings:
         tuned = setting.tuned
-        place = (model, own) if tuned is None else (tuned.model, inputs(tuned.model, tuned.features))
+        place = (model, own) if tuned is None else (tuned.model, _timed_batch(tuned.model, tuned.features, size))
         runs.append((place[0], setting.runs[0], place[1]))
     medians = [statistics.median(times) for times in in_turn(runs, seconds, timed)]
     for row, median in zip(rows, medians, strict=True):

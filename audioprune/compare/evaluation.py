@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ..audio.front_end import group_by
 
 NOTHING: Callable[[int], Any] = lambda _: None  # noqa: E731
 
@@ -20,18 +22,23 @@ def predict(
 ) -> Tensor:
     """Logits (clips, classes) in float32, on the CPU.
 
-    dataset: of dicts with `input_values` or `encoder_outputs`. advance: is called with the clips of each batch.
+    dataset: of dicts with `input_values` or `encoder_outputs`; clips of one length run together. advance: is called
+    with the clips of each batch.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    rows = []
-    for batch in DataLoader(dataset, batch_size):
-        there = {name: values.to(device) for name, values in batch.items()}
-        rows.append(call(model, there).logits.float().cpu())
-        advance(len(rows[-1]))
+    rows: list[Tensor] = []
+    for clips in DataLoader(dataset, batch_size, collate_fn=list):
+        found: dict[int, Tensor] = {}
+        for group in group_by([tuple(value.shape for value in clip.values()) for clip in clips]):
+            batch = default_collate([clips[i] for i in group])
+            there = {name: values.to(device) for name, values in batch.items()}
+            found |= zip(group, call(model, there).logits.float().cpu(), strict=True)
+        rows += (found[i] for i in range(len(clips)))
+        advance(len(clips))
     model.train(was_training)
-    return torch.cat(rows)
+    return torch.stack(rows)
 
 
 def call(model: nn.Module, batch: Mapping[str, Any]) -> Any:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..adapters.blocks.adapter import find_blocks
-from ..core.cost import macs
 from ..core.fitting import TooMuchWorkError, fit
 from ..core.pruning import prune
 from ..core.recommend import recommended
@@ -62,10 +62,10 @@ class Plan:
         candidates = self._candidates()
         return sum(one.seeds * len(one.rates(self)) for one in candidates) + len(self.fine_tuned)
 
-    def settings(self, model: PreTrainedModel, few: Tensor, log: RowLog) -> Iterator[Planned]:
+    def settings(self, model: PreTrainedModel, few: Sequence[Tensor], log: RowLog) -> Iterator[Planned]:
         """Each setting when its turn comes: to find a keep rate takes forwards.
 
-        few: clips on which work is counted where the sound decides. log: the rows that are there already.
+        few: clips on which work is counted where the sound or its length decides. log: the rows that are there already.
         """
         for candidate in self._candidates():
             for rate in candidate.rates(self):
@@ -116,42 +116,48 @@ class _Candidate:
             return [replace(one, keep_rate=keep_rate, **settings) for one in self.given]
         return self.method.seeds(keep_rate, **settings)
 
-    def planned(self, rate: Any, share: float | None, model: PreTrainedModel, few: Tensor) -> Planned:
+    def planned(self, rate: Any, share: float | None, model: PreTrainedModel, few: Sequence[Tensor]) -> Planned:
         try:
-            runs = self._at_rate(rate, model) if share is None else self._at_share(share, model, few)
+            runs = self._at_rate(rate, model, few) if share is None else self._at_share(share, model, few)
         except ValueError as error:
             return Planned(self.name, 1.0 if share else rate, [], self.seeds, str(error), share=share)
         return Planned(self.name, runs[0].keep_rate if share else rate, runs, len(runs), share=share)
 
-    def _at_rate(self, rate: Any, model: PreTrainedModel) -> list[Method]:
+    def _at_rate(self, rate: Any, model: PreTrainedModel, few: Sequence[Tensor]) -> list[Method]:
         """The method at a keep rate; one that fits the work, at the cost of TopK at that rate."""
         if not self.method.fits_work:
             return self.at(rate)
-        unpruned = macs(model)
+        unpruned = mean_macs(model, few)
         with prune(model, TopK(rate)):
-            share = macs(model) / unpruned
-        return [recommended(model, macs=share)]
+            share = mean_macs(model, few) / unpruned
+        return [recommended(model, macs=share, inputs=_longest(model, few))]
 
-    def _at_share(self, share: float, model: PreTrainedModel, few: Tensor) -> list[Method]:
+    def _at_share(self, share: float, model: PreTrainedModel, few: Sequence[Tensor]) -> list[Method]:
         """The method at the greatest keep rate that leaves at most this share of the work: at its own layers, or at the
         first alone where those come too late."""
         if self.method.fits_work:
-            return [recommended(model, macs=share, inputs=few if find_blocks(model).pads else None)]
+            heard = torch.stack(list(few)) if find_blocks(model).pads else _longest(model, few)
+            return [recommended(model, macs=share, inputs=heard)]
         try:
             return self._fitted(share, model, few)
         except TooMuchWorkError as error:
-            if self.at(1.0)[0].layers is not None:
+            if self.at(1.0)[0].layers != None:  # noqa: E711 (the earlier spacing too)
                 raise
             with suppress(TooMuchWorkError):
                 return self._fitted(share, model, few, layers=(0,))
             raise error from None
 
-    def _fitted(self, share: float, model: PreTrainedModel, few: Tensor, **settings: Any) -> list[Method]:
+    def _fitted(self, share: float, model: PreTrainedModel, few: Sequence[Tensor], **settings: Any) -> list[Method]:
         def at(rate: float) -> Method:
             return self.at(rate, **settings)[0]
 
         found = fit(model, at, share, partial(mean_macs, clips=few), at(1.0).least_rate)
         return self.at(found.keep_rate, **settings)
+
+
+def _longest(model: PreTrainedModel, few: Sequence[Tensor]) -> Tensor | None:
+    """Shape of the longest clip, for a model that takes clips of any length."""
+    return None if find_blocks(model).frames is not None else max(few, key=Tensor.numel)[None].to("meta")
 
 
 def _planned_before(row: Row, candidate: _Candidate) -> Planned:

@@ -37,7 +37,8 @@ def macs(model: nn.Module, frames: int | None = None, *, inputs: Tensor | Mappin
     Args:
         frames: length of the spectrogram in frames of 10 ms; the model's own by default. Nothing is computed: shapes
             alone go through the model, on the meta device.
-        inputs: count on these instead (they are computed, batch and all), where the count depends on the data.
+        inputs: count on these instead (they are computed, batch and all), where the count depends on the data, or on
+            the clips' length. On the meta device they are shapes alone, and nothing is computed.
 
     Raises `ValueError` where `frames` is not a length that the model takes, where shapes alone do not go through the
     model, and for a product of matrices that is not known (of a quantised weight, for one), rather than leave it out.
@@ -94,7 +95,8 @@ def _count_on(model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> int:
         tensors = dict(inputs)
     else:
         tensors = {name: inputs, **_further_inputs(_adapter_of(model), len(inputs))}
-    same = twin(model)
+    are_shapes = all(tensor.is_meta for tensor in tensors.values() if isinstance(tensor, Tensor))
+    same = twin(model, "meta" if are_shapes else None)
     if all(tensor.is_meta for tensor in same.parameters()) and not is_offloaded(same):
         tensors = _to_meta(tensors)
     return _count(lambda: same(**tensors)) // len(tensors[name])

@@ -20,7 +20,7 @@ from ..files import write_json
 from ..methods import METHODS, Method
 from ..methods.chain import Chain
 from .save import save_model
-from .settings import POSITIONS, SETTINGS, WEIGHTS, describe, read_settings
+from .settings import POSITIONS, SETTINGS, WEIGHTS, file_settings, read_settings
 from .sinks import find_sinks
 from .tokens import Evidence, Finish, Place, Reduction, Tokens, needs_from
 
@@ -174,7 +174,7 @@ class Pruned:
             _check_listed(one)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = describe(self.method)
+        settings = file_settings(self.method)
         if isinstance(self._adapter, PromptAdapter):
             settings[POSITIONS] = self._adapter.positions
         if "weights" in settings and self.learned is not None:

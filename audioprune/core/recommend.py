@@ -8,11 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..adapters import find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.blocks.adapter import BlockAdapter
+from ..audio.files import SAMPLE_RATE
 from ..methods import AToMe, Method, PaddingMerge, ToMe
 from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
@@ -106,6 +108,14 @@ def recommended(
     sound = fit(model, _sound_at, macs, count, least)
     assert isinstance(sound.keep_rate, float)
     return padded_at(sound.keep_rate)
+
+
+def shape_of_clip(model: nn.Module, seconds: float) -> Tensor | None:
+    """Input of one clip on the meta device, for a model that takes clips of any length; None for others."""
+    adapter = find_adapter(model)
+    if not isinstance(adapter, BlockAdapter) or adapter.frames is not None:
+        return None
+    return torch.empty(1, *adapter.clip_shape(round(seconds * SAMPLE_RATE)), device="meta")
 
 
 def _decoded(padding: Method, model: nn.Module, macs: float, inputs: Tensor | Mapping[str, Tensor] | None) -> Method:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS, Method
-from ..methods.base import LATER
+from ..methods.base import EARLIER_SPACING, LATER
 from ..methods.chain import Chain
 from ..methods.names import NamedMethod, check_trained, named
 
@@ -17,6 +17,8 @@ WEIGHTS = "pruning.safetensors"
 """Files that `Pruned.save` writes."""
 POSITIONS = "positions"
 """The one setting that is not the method's."""
+LAYERS = "layers"
+"""Version 0.1 wrote it as null for the default; it is now left out, so that files tell which default they mean."""
 RECORD = "calibration"
 """What a settings file may say of how its setting was found; nothing is set by it."""
 
@@ -47,7 +49,7 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
     positions = settings.pop(POSITIONS, None) if isinstance(settings, dict) else None
-    return _method_of(settings, path), positions
+    return _method_of(settings, path, is_file=True), positions
 
 
 def parse_settings(text: str, source: str = "settings") -> Method:
@@ -62,12 +64,12 @@ def parse_settings(text: str, source: str = "settings") -> Method:
     return _method_of(settings, Path(source))
 
 
-def _method_of(settings: Any, path: Path) -> Method:
+def _method_of(settings: Any, path: Path, is_file: bool = False) -> Method:
     """The method that some settings describe. path: the file that they are from."""
     several = settings.get("method") if isinstance(settings, dict) else settings
     if isinstance(several, list):
         try:
-            return Chain.of([_method_of(one, path) for one in several])
+            return Chain.of([_method_of(one, path, is_file) for one in several])
         except ValueError as error:
             raise error if str(error).startswith(str(path)) else ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
@@ -76,6 +78,8 @@ def _method_of(settings: Any, path: Path) -> Method:
     method = METHODS[settings.pop("method")]
     if settings.get("weights"):  # lie beside the file
         settings["weights"] = str(path.parent / str(settings["weights"]))
+    if is_file and settings.get(LAYERS, 0) is None:
+        settings[LAYERS] = EARLIER_SPACING
     try:
         return method(**settings)
     except TypeError as error:  # a setting that is unknown or missing
@@ -146,4 +150,16 @@ def describe(method: Method | None) -> dict[str, Any]:
         for name, value in vars(method).items()
         if name not in defaults or value != defaults[name]
     }
+    if method.layers is EARLIER_SPACING:
+        settings[LAYERS] = None
     return {"method": type(method).__name__, **settings}
+
+
+def file_settings(method: Method | None) -> dict[str, Any]:
+    """As `describe`, for a settings file: without `layers` if they are the default of this version."""
+    if isinstance(method, Chain):
+        return {"method": [file_settings(one) for one in method.methods]}
+    settings = describe(method)
+    if method is not None and method.layers is None:
+        del settings[LAYERS]
+    return settings

@@ -65,7 +65,7 @@ class SoundCache:
         return self._get(self._key(row), lambda: _decode(row, self.max_seconds), dimensions=1).copy()
 
     def features(self, row: ClipRow, front: FrontEnd) -> torch.Tensor:
-        """Features of a row by `front`: `front.shape` float32, on the CPU.
+        """Features of a row by `front`: float32 of `front.shape`, or (samples,), on the CPU.
 
         The tensor is a copy that you may change. Raises `AudioError` as `waveform` does.
         """
@@ -78,7 +78,7 @@ class SoundCache:
             with torch.no_grad():
                 return front(waveform)[0].cpu().numpy()
 
-        return torch.from_numpy(self._get(key, make, dimensions=2).copy())
+        return torch.from_numpy(self._get(key, make, dimensions=len(front.shape or (0,))).copy())
 
     def prepare(self, rows: Sequence[ClipRow], advance: Callable[[], object] = lambda: None) -> None:
         """Decode all clips that are not in the cache yet, several at a time.

@@ -20,13 +20,41 @@ LATER = "later"
 """Key of the metadata of a setting that came after version 0.1."""
 
 
+class _EarlierSpacing:
+    """`layers=None` of a file that version 0.1 wrote: the same three blocks as it took. It is equal to None."""
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or other is self
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return repr(None)
+
+    def __reduce__(self) -> str:
+        return "EARLIER_SPACING"
+
+
+EARLIER_SPACING: Any = _EarlierSpacing()
+"""Rounds halves to even, so that the three blocks are not evenly spaced in some models: 2, 3, 4 of 6."""
+
+
+def block_at(depth: int, part: int, parts: int) -> int:
+    """The block at a part of the depth, halves rounded up: floor(depth · part / parts + ½)."""
+    return (2 * depth * part + parts) // (2 * parts)
+
+
 @dataclass(frozen=True)
 class Method(ABC):
     """A token-reduction method.
 
     keep_rate: share of the droppable tokens that stays at each pruned layer, in (0, 1]; one number, or one a layer.
     layers: 0-based blocks after whose attention tokens are dropped, ascending; "all" of them; None is a quarter, half
-        and three quarters of the depth (blocks 4, 7 and 10 of 12, counted from 1).
+        and three quarters of the depth, floor(depth · i / 4 + ½) (blocks 4, 7 and 10 of 12, counted from 1).
 
     Raises `ValueError` for settings that cannot be right; those that depend on the model are checked when it is pruned.
     """
@@ -105,8 +133,8 @@ class Method(ABC):
         Raises `ValueError` where a layer lies outside the model or the rates do not match the layers in number.
         """
         layers = range(depth) if self.layers == "all" else self.layers
-        if layers is None:
-            layers = tuple(sorted({layer for i in (1, 2, 3) if (layer := round(depth * i / 4)) < depth}))
+        if layers == None:  # noqa: E711 (the earlier spacing too)
+            layers = self._spaced(depth)
         assert not isinstance(layers, str)
         if layers[-1] >= depth:
             raise ValueError(
@@ -117,6 +145,12 @@ class Method(ABC):
         if len(rates) != len(layers):
             raise ValueError(f"{len(rates)} keep rates for {len(layers)} pruned layers {tuple(layers)}; give one each")
         return dict(zip(layers, map(float, rates), strict=True))
+
+    def _spaced(self, depth: int) -> tuple[int, ...]:
+        """The blocks of `layers=None`."""
+        is_earlier = self.layers is EARLIER_SPACING
+        blocks = {round(depth * i / 4) if is_earlier else block_at(depth, i, 4) for i in (1, 2, 3)}
+        return tuple(sorted(block for block in blocks if block < depth))
 
     def stages(self, depth: int) -> dict[Place, tuple[Method, float]]:
         """Where each method acts in a model of `depth` blocks, and its keep rate there."""

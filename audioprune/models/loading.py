@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -27,6 +28,7 @@ from ..audio.extensions import EXTENSIONS
 from ..audio.extractor import AudioMAEFeatureExtractor
 from ..audio.features import LogMel
 from ..audio.front_end import FrontEnd
+from ..audio.waveform_features import WaveformFeatures
 from ..audio.whisper_features import WhisperFeatures
 from . import audiomae
 from .ast import AST_CLASSES
@@ -65,13 +67,13 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
 
 
 def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
-    """Load the front end of a model, with the settings of its extractor if it has one: `LogMel` of an AST or AudioMAE,
-    `WhisperFeatures` of a Whisper.
+    """Load the front end of a model, with the settings of its extractor: `LogMel` of an AST or AudioMAE,
+    `WhisperFeatures` of a Whisper, `WaveformFeatures` of a Wav2Vec2, HuBERT, Data2VecAudio or UniSpeech.
 
-    Raises `ValueError` for a model that takes anything else.
+    Raises `ValueError` for a model that takes anything else, and for one over waveforms without its extractor.
     """
     if model.config.model_type != "whisper":
-        return load_log_mel(source, model)
+        return load_log_mel(source, model) if _is_spectrogram_model(model) else load_waveforms(source)
     frames, bins = 2 * model.config.max_source_positions, model.config.num_mel_bins
     front = load_whisper_features(source)
     if front.shape != (bins, frames):
@@ -80,6 +82,31 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
             f"{frames}; save them together"
         )
     return front
+
+
+def load_waveforms(source: str | Path) -> WaveformFeatures:
+    """Load the front end of a model over waveforms. Raises `ValueError` if its extractor is missing, or of another kind.
+
+    Whether the model was trained on normalised waveforms is written there alone.
+    """
+    path = resolve(source)
+    if isinstance(path, Path) and not any((path / name).is_file() for name in EXTRACTOR_FILES):
+        raise ValueError(
+            f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; save "
+            "its feature extractor beside it (extractor.save_pretrained)"
+        )
+    extractor = AutoFeatureExtractor.from_pretrained(path)
+    if not isinstance(extractor, Wav2Vec2FeatureExtractor):
+        raise ValueError(
+            f"{source}: its extractor {type(extractor).__name__} makes neither log-mel spectrograms of a fixed length "
+            "nor waveforms; prune it in Python (audioprune.prune), with inputs from its own extractor"
+        )
+    return WaveformFeatures(extractor)
+
+
+def _is_spectrogram_model(model: PreTrainedModel) -> bool:
+    """Whether a model takes log-mel spectrograms of a fixed length, as an AST or an AudioMAE does."""
+    return all(getattr(model.config, name, None) is not None for name in ("max_length", "num_mel_bins"))
 
 
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
@@ -122,12 +149,13 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
 
     Raises `ValueError` if the model does not take log-mel spectrograms of a fixed length.
     """
-    length, bins = getattr(model.config, "max_length", None), getattr(model.config, "num_mel_bins", None)
-    if length is None or bins is None:
+    if not _is_spectrogram_model(model):
         raise ValueError(
             f"{source}: {type(model).__name__} does not take log-mel spectrograms of a fixed length, as an AST or an "
             "AudioMAE does; prune it in Python (audioprune.prune), with inputs from its own extractor"
         )
+    config: Any = model.config
+    length, bins = config.max_length, config.num_mel_bins
     path = resolve(source)
     if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
         return AudioMAEFeatureExtractor(length, num_mel_bins=bins)

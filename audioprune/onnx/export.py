@@ -16,7 +16,7 @@ from ..adapters.blocks.adapter import BlockAdapter
 from ..adapters.observers import unobserved
 from ..audio.features import LogMel
 from ..core.pruning import handle
-from ..core.settings import describe
+from ..core.settings import file_settings
 from ..core.twin import twin
 from ..files import move
 from ..methods import Method
@@ -185,7 +185,7 @@ def _metadata(model: Any, adapter: BlockAdapter, front: LogMel | None) -> dict[s
     from .. import __version__
 
     pruned, config = handle(model), model.config
-    setting = describe(None if pruned is None else pruned.method)
+    setting = file_settings(None if pruned is None else pruned.method)
     # The learnt weights are in the graph; the path of their file is not needed.
     setting.pop("weights", None)
     tokens = None

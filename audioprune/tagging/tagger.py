@@ -86,13 +86,18 @@ class Tagger:
     @torch.inference_mode()
     def probabilities(self, waveforms: list[np.ndarray]) -> Tensor:
         """Probabilities (clips, labels), float32, on the CPU: sigmoid for a multi-label model, softmax otherwise."""
-        logits = self.model(self.features(waveforms)).logits.float()
+        found: dict[int, Tensor] = {}
+        for batch in self.front.batches(waveforms):
+            logits = self.model(self.features([waveforms[i] for i in batch])).logits.float()
+            found |= zip(batch, logits, strict=True)
+        logits = torch.stack([found[i] for i in range(len(waveforms))])
         if self.model.config.problem_type == "multi_label_classification":
             return logits.sigmoid().cpu()
         return logits.softmax(dim=-1).cpu()
 
     def features(self, waveforms: list[np.ndarray]) -> Tensor:
-        """Features (clips, *front.shape) on the model's device, in its dtype."""
+        """Features (clips, *front.shape) on the model's device, in its dtype; of clips that `front.batches` puts
+        together."""
         return self.front(waveforms).to(self.model.dtype)
 
     def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +50,9 @@ class EncoderOutputs(FrontEnd):
     @property
     def device(self) -> torch.device:
         return self._encoder[0].conv1.weight.device
+
+    def picture(self, waveform: np.ndarray) -> np.ndarray:
+        return self.front.picture(waveform)
 
     @torch.no_grad()
     def features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:

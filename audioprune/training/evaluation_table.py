@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..compare.benchmark import machine, mean_macs, measure
@@ -126,8 +125,8 @@ def evaluate(
             metric = next(iter(result))
             scores[f"{cell.keep_rate:g}"][_name(cell)] = result["score"]
     methods = [used[rate] for rate in keep_rates]
-    one = torch.stack([dataset[i]["input_values"] for i in range(min(len(dataset), COUNTED))]).to(device)
-    rows = _rows(loaded, methods, scores, bench_seconds, batch_size, one)
+    some = [dataset[i]["input_values"].to(device) for i in range(min(len(dataset), COUNTED))]
+    rows = _rows(loaded, methods, scores, bench_seconds, batch_size, some)
     return {
         "model": model,
         "data": table.name,
@@ -150,7 +149,7 @@ def _rows(
     scores_by_rate: dict[str, dict[Any, float]],
     seconds: float,
     batch_size: int,
-    clips: Tensor,
+    clips: Sequence[Tensor],
 ) -> list[dict[str, Any]]:
     rows = []
     for method in methods:
@@ -159,7 +158,8 @@ def _rows(
             counted = mean_macs(model, clips)
         rows.append({"keep_rate": method.keep_rate, "scores": scores, **spread(list(scores.values())), "macs": counted})
     if seconds:
-        for row, timing in zip(rows, measure(model, methods, batch_size, seconds), strict=True):
+        timings = measure(model, methods, batch_size, seconds, samples=max(clip.shape[-1] for clip in clips))
+        for row, timing in zip(rows, timings, strict=True):
             row |= {name: timing[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
     return rows
 

@@ -18,6 +18,7 @@ from transformers import (
     BertConfig,
     TrainerCallback,
     Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     WavLMConfig,
     WavLMForSequenceClassification,
@@ -138,6 +139,7 @@ def _models() -> None:
     Path("bert").mkdir()
     BertConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96).save_pretrained("bert")
     waveform(WavLMForSequenceClassification, WavLMConfig).save_pretrained("wavlm")
+    Wav2Vec2FeatureExtractor().save_pretrained("wavlm")
     Wav2Vec2ForCTC(Wav2Vec2Config(**WAVEFORM, vocab_size=20)).save_pretrained("ctc")
     audiomae().save_pretrained("others-pruning")
     Path("others-pruning/pruning.json").write_text(SETTINGS["layer-9"])

@@ -82,6 +82,11 @@ class BlockAdapter(Adapter):
         """Grid of the patches in a forward that begins with `tokens` droppable tokens."""
         return self.grid or Grid(tokens, 1, frequency_major=False)
 
+    def patches_of(self, clip: tuple[int, ...]) -> int:
+        """Number of patches of a clip whose input has this shape."""
+        assert self.grid is not None
+        return self.grid.patches
+
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
         """Number of droppable tokens of each clip without padding, (batch,); None if there is no padding.
 

@@ -209,6 +209,9 @@ class WaveformAdapter(BlockAdapter):
             raise ValueError(f"samples is {samples}; it must be the length of every clip, 16,000 for a second")
         return (samples,)
 
+    def patches_of(self, clip: tuple[int, ...]) -> int:
+        return int(self._tokens_of(torch.tensor(clip))[0])
+
     def lengths(self, kwargs: dict[str, Any]) -> Tensor | None:
         # As the models do: they count the samples without padding, and assume that these are at the beginning.
         mask = kwargs.get("attention_mask")
