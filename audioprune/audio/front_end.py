@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from .waveforms import Sound, batch_of
 
 
 class FrontEnd(nn.Module, ABC):
-    """A module from waveforms to log-mel features of a fixed shape."""
+    """A module from waveforms to features: of a fixed shape, unless it takes any length."""
+
+    takes_any_length: ClassVar[bool] = False
+    """Whether sounds of different lengths give features of different lengths. Only equal lengths then make a batch."""
 
     @property
     @abstractmethod
@@ -23,7 +26,7 @@ class FrontEnd(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of one clip's features."""
 
     @property

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -26,7 +27,9 @@ from transformers.utils import cached_file
 from ..audio.extensions import EXTENSIONS
 from ..audio.extractor import AudioMAEFeatureExtractor
 from ..audio.features import LogMel
+from ..audio.files import SAMPLE_RATE
 from ..audio.front_end import FrontEnd
+from ..audio.raw_waveform import RawWaveform
 from ..audio.whisper_features import WhisperFeatures
 from . import audiomae
 from .ast import AST_CLASSES
@@ -66,10 +69,12 @@ def load(source: str | Path, *, pooling: str | None = None, **config: Any) -> Pr
 
 def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
     """Load the front end of a model, with the settings of its extractor if it has one: `LogMel` of an AST or AudioMAE,
-    `WhisperFeatures` of a Whisper.
+    `WhisperFeatures` of a Whisper, `RawWaveform` of a Wav2Vec2, HuBERT, Data2VecAudio, UniSpeech or UniSpeech-SAT.
 
     Raises `ValueError` for a model that takes anything else.
     """
+    if model.config.model_type in OF_WAVEFORMS:
+        return load_raw_waveform(source)
     if model.config.model_type != "whisper":
         return load_log_mel(source, model)
     frames, bins = 2 * model.config.max_source_positions, model.config.num_mel_bins
@@ -80,6 +85,20 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
             f"{frames}; save them together"
         )
     return front
+
+
+def load_raw_waveform(source: str | Path) -> RawWaveform:
+    """Load the front end of a model of waveforms. Raises `ValueError` for an extractor of another kind or rate."""
+    path = resolve(source)
+    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
+        return RawWaveform()
+    extractor = AutoFeatureExtractor.from_pretrained(path)
+    if not isinstance(extractor, Wav2Vec2FeatureExtractor) or extractor.sampling_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"{source}: its extractor is {type(extractor).__name__} at {extractor.sampling_rate} Hz, but a model of "
+            f"waveforms needs a Wav2Vec2FeatureExtractor at {SAMPLE_RATE} Hz; save both together"
+        )
+    return RawWaveform(bool(extractor.do_normalize))
 
 
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
@@ -140,6 +159,8 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     return extractor
 
 
+OF_WAVEFORMS = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
+"""Types of models that take waveforms, and that can be pruned."""
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TRANSCRIBERS = ("WhisperForConditionalGeneration", "WhisperModel")
 
