@@ -372,3 +372,26 @@ def test_a_model_of_waveforms_is_tagged_too(run, tmp_path: Path, long: Path) -> 
     # 7.3 s are less than its own window, 10 s.
     code, out, err = run(*words, "--method", "topk")
     assert (code, set(json.loads(out))) == (0, {"path", "labels", "seconds", "heard_seconds"}), err
+
+
+def test_explain_draws_labels_over_time_and_one_window(run, tiny: str, long: Path) -> None:
+    words = ("explain", long, "--model", tiny, "--method", "topk", "--hop", "1")
+    code, out, err = run(*words, "--json", "--at", "2", "--out", "a.png")
+    row = json.loads(out)
+    assert code == 0, err
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    assert row["explained"] == {"start": 2.0, "end": 3.295}
+    assert len(row["windows"]) == 7
+    assert row["label"].rpartition(" ")[0] == row["labels"][0]["label"]
+    assert [len(stage["kept"]) for stage in row["stages"]] == [32, 16, 8]
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "0:00 – " in out
+    assert "the window from " in out
+    assert "→ long-kept.png" in out
+
+
+def test_explain_of_what_fits(run, tiny: str, clips: Path) -> None:
+    words = ("explain", clips / "tone0.wav", "--model", tiny, "--method", "topk", "--json")
+    assert set(json.loads(run(*words)[1])) == {"picture", "label", "unpruned", "grid", "stages"}
+    assert "--at is 3, but" in run(*words, "--at", "3")[2]

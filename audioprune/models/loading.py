@@ -13,7 +13,6 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
-    Wav2Vec2FeatureExtractor,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -27,12 +26,11 @@ from transformers.utils import cached_file
 from ..audio.extensions import EXTENSIONS
 from ..audio.extractor import AudioMAEFeatureExtractor
 from ..audio.features import LogMel
-from ..audio.files import SAMPLE_RATE
 from ..audio.front_end import FrontEnd
-from ..audio.raw_waveform import RawWaveform
 from ..audio.whisper_features import WhisperFeatures
 from . import audiomae
 from .ast import AST_CLASSES
+from .front_ends import OF_WAVEFORMS, check_length, load_raw_waveform, log_mel_of
 from .sources import EMBEDDED, resolve
 from .state import CheckpointError, check_keys, check_overrides
 from .weights import load_weights
@@ -87,20 +85,6 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
     return front
 
 
-def load_raw_waveform(source: str | Path) -> RawWaveform:
-    """Load the front end of a model of waveforms. Raises `ValueError` for an extractor of another kind or rate."""
-    path = resolve(source)
-    if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
-        return RawWaveform()
-    extractor = AutoFeatureExtractor.from_pretrained(path)
-    if not isinstance(extractor, Wav2Vec2FeatureExtractor) or extractor.sampling_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"{source}: its extractor is {type(extractor).__name__} at {extractor.sampling_rate} Hz, but a model of "
-            f"waveforms needs a Wav2Vec2FeatureExtractor at {SAMPLE_RATE} Hz; save both together"
-        )
-    return RawWaveform(bool(extractor.do_normalize))
-
-
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
     """Load the front end of a Whisper."""
     path = resolve(source)
@@ -121,18 +105,8 @@ def load_log_mel(source: str | Path, model: PreTrainedModel) -> LogMel:
     A stock AST's extractor keeps its own padding (0.0). A weight file without an extractor gets AudioSet's mean and
     std, the clip's minimum as padding, and the model's length.
     """
-    length = getattr(model.config, "max_length", None)
-    extractor = load_extractor(source, model)
-    if isinstance(extractor, AudioMAEFeatureExtractor):
-        front = extractor.log_mel
-    else:
-        mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
-        bins = extractor.num_mel_bins
-        front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0)
-    if front.max_length != length:
-        raise ValueError(
-            f"{source}: its extractor makes {front.max_length} frames, but its model takes {length}; save them together"
-        )
+    front = log_mel_of(load_extractor(source, model))
+    check_length(str(source), front, model)
     return front
 
 
@@ -159,8 +133,6 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     return extractor
 
 
-OF_WAVEFORMS = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
-"""Types of models that take waveforms, and that can be pruned."""
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TRANSCRIBERS = ("WhisperForConditionalGeneration", "WhisperModel")
 

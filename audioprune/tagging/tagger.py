@@ -109,13 +109,13 @@ class Tagger:
         """The row of a long sound."""
         assert self.windows is not None
         heard = float(timeline.spans[-1, 1])
-        row: Row = {"path": key(sound), "labels": self._labels(timeline.pooled())}
+        row: Row = {"path": key(sound), "labels": self.labels(timeline.pooled())}
         row |= {"seconds": round(max(seconds, heard), 3), "heard_seconds": round(heard, 3)}
         row |= {"silent": True} if timeline.is_silent else {}
         row |= self.windows.as_dict() | {"macs_per_window": self.macs_per_window()}
         windows = zip(timeline.spans.tolist(), timeline.probabilities, timeline.silent.tolist(), strict=True)
         row["windows"] = [
-            {"start": round(start, 3), "end": round(end, 3), "labels": self._labels(probabilities)}
+            {"start": round(start, 3), "end": round(end, 3), "labels": self.labels(probabilities)}
             | ({"silent": True} if silent else {})
             for (start, end), probabilities, silent in windows
         ]
@@ -164,7 +164,7 @@ class Tagger:
                 continue
             seconds = {"seconds": round(item.seconds, 3), "heard_seconds": round(item.heard_seconds, 3)}
             silent = {"silent": True} if item.is_silent else {}
-            rows.append({"path": key(sound), "labels": self._labels(probabilities), **seconds, **silent})
+            rows.append({"path": key(sound), "labels": self.labels(probabilities), **seconds, **silent})
         return rows
 
     @torch.inference_mode()
@@ -190,7 +190,8 @@ class Tagger:
         """Features (clips, *front.shape) on the model's device, in its dtype."""
         return self.front(waveforms).to(self.model.dtype)
 
-    def _labels(self, probabilities: Tensor) -> list[dict[str, Any]]:
+    def labels(self, probabilities: Tensor) -> list[dict[str, Any]]:
+        """The most probable labels of (labels,), with their scores."""
         values, indices = probabilities.topk(min(self.top, len(probabilities)))
         return [
             {"label": self.name_of(index), "score": round(value, 6)}

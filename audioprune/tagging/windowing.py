@@ -115,6 +115,14 @@ class Timeline:
         heard = self.probabilities if self.is_silent else self.probabilities[torch.from_numpy(~self.silent)]
         return heard.mean(0) if self.pool == "mean" else heard.amax(0)
 
+    def clearest(self) -> tuple[float, float]:
+        """Start and end of the window in which the whole sound's top label is most probable."""
+        scores = self.probabilities[:, int(self.pooled().argmax())].clone()
+        if not self.is_silent:
+            scores[torch.from_numpy(self.silent)] = -1
+        start, end = self.spans[int(scores.argmax())].tolist()
+        return start, end
+
     @property
     def bounds(self) -> np.ndarray:
         """(windows + 1,), the moments in seconds at which one window's answer gives way to the next one's: half-way
