@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter
 
 from .audio.features import HOP, mel_frequencies, picture_of
@@ -31,11 +31,24 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
         title: title of the figure.
         clip_seconds: end of the sound, where padding begins.
     """
-    stages = _stages_to_draw(len(trace.kept))
-    rows = 1 + len(stages)
-    figure = Figure(figsize=(11, 0.9 + 2.25 * rows), layout="constrained")
+    figure = Figure(figsize=(11, 0.9 + height_of(trace)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
+    draw_stages(figure, log_mel, trace, clip_seconds)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def height_of(trace: Trace) -> float:
+    """Height in inches of what `draw_stages` draws."""
+    return 2.25 * (1 + len(_stages_to_draw(len(trace.kept))))
+
+
+def draw_stages(
+    figure: Figure | SubFigure, log_mel: np.ndarray, trace: Trace, clip_seconds: float | None = None
+) -> None:
+    """As `explain_figure`, into a figure or a part of one."""
+    stages = _stages_to_draw(len(trace.kept))
+    axes = figure.subplots(1 + len(stages), 2, squeeze=False, sharex=True, sharey=True)
     _spectrogram(axes[0, 0], log_mel)
     _finish(axes[0, 0], log_mel, "input: log-mel spectrogram", clip_seconds)
     axes[0, 1].set_visible(False)
@@ -45,8 +58,6 @@ def explain_figure(log_mel: np.ndarray, trace: Trace, *, title: str = "", clip_s
         _finish(right, log_mel, _draw_scores(right, log_mel, trace, stage), clip_seconds)
     axes[-1, 0].set_xlabel("time (s)")
     axes[-1, 1].set_xlabel("time (s)")
-    figure.suptitle(title, fontsize=11, parse_math=False)
-    return figure
 
 
 def _stages_to_draw(stages: int, most: int = 4) -> list[int]:

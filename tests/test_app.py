@@ -18,7 +18,7 @@ import torch
 import audioprune as ap
 from audioprune.app.answer import Comparison, compare
 from audioprune.app.bars import bars, duration, faster, magnitude
-from audioprune.app.pictures import picture
+from audioprune.app.pictures import picture, timeline_picture
 from audioprune.app.server import disable_requests, free_port, is_local
 from audioprune.app.studio import Studio
 from audioprune.audio.files import AudioError
@@ -151,13 +151,14 @@ def test_an_answer_that_is_not_finite(tagger: Tagger, sound: Path) -> None:
     ("samples", "rate", "notes"),
     [
         (tone(1.2), 16_000, []),
-        (tone(180.0), 16_000, [f"Heard: the first {WINDOW:.1f} s of 180.0 s"]),
+        (tone(18.0), 16_000, [r"Heard whole: 18\.0 s in 27 windows\. The labels are the mean over them"]),
+        (np.zeros(64_000), 16_000, ["This sound is silent"]),
         (np.zeros(19_200), 16_000, ["This sound is silent"]),
         (np.full(19_200, 0.5), 16_000, ["This sound is silent"]),
         (
             np.concatenate([np.zeros(32_000), tone(1.0)]),
             16_000,
-            ["The part that was heard is silent", "the first 1.3 s"],
+            [r"in 5 windows \(2 of them silent, which do not count\)"],
         ),
         (tone(0.05), 16_000, [r"Only 0.05 s of sound; the rest of the model's 1.3 s is padding"]),
         (tone(1.2, channels=2), 16_000, ["2 channels; the model gets their mean"]),
@@ -170,6 +171,22 @@ def test_remarks(tagger: Tagger, tmp_path: Path, samples: np.ndarray, rate: int,
     found = compare(tagger, tmp_path / "a.wav", ap.TopK(0.5), seconds=QUICK).notes
     assert len(found) == len(notes)
     assert all(re.search(note, sentence) for note, sentence in zip(notes, found))
+
+
+def test_a_long_sound_is_heard_whole_on_both_sides(tagger: Tagger, tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.concatenate([tone(2.0), tone(3.0, hertz=3000.0)]), 16_000)
+    whole = tagger.timeline(path, 5.0).pooled()
+    answer = compare(tagger, path, ap.TopK(0.5), seconds=QUICK)
+    assert answer.timeline is not None
+    assert answer.unpruned.labels[answer.unpruned.top] == pytest.approx(float(whole.max()))
+    assert answer.pruned.labels[answer.pruned.top] == pytest.approx(float(answer.timeline.pooled().max()))
+    assert answer.span == answer.timeline.clearest()
+    part = ap.load_audio(path, max_seconds=WINDOW, start_seconds=answer.span[0]).waveform
+    np.testing.assert_allclose(answer.log_mel, tagger.front([part])[0].numpy())
+    assert timeline_picture(answer).startswith(b"\x89PNG")
+    tagger.windows = None
+    assert "the first 1.3 s of 5.0 s" in compare(tagger, path, ap.TopK(0.5), seconds=QUICK).notes[0]
 
 
 def test_threads_take_turns(tagger: Tagger, sound: Path, tmp_path: Path) -> None:

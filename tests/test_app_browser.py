@@ -215,7 +215,8 @@ def test_the_page(visitor: Visitor, tmp_path: Path) -> None:
     visitor.complaints.clear()
 
     visitor.upload(files["long"])
-    expect(message).to_contain_text("the first 5.1 s of 180.0 s")
+    expect(message).to_contain_text("Heard whole: 180.0 s in 70 windows")
+    expect(page.locator("#timeline img")).to_be_visible()
     expect(verdict).to_contain_text("long.wav")
     visitor.shoot("long")
     visitor.upload(files["silence"])

@@ -370,7 +370,7 @@ class Fatal:
     def __str__(self) -> str:
         return self.key
 
-    def load(self, max_seconds: float) -> None:
+    def load(self, max_seconds: float, start_seconds: float = 0.0) -> None:
         os._exit(1)
 
 

@@ -17,6 +17,7 @@ from ..core.pruning import prune
 from ..core.trace import Trace, trace
 from ..methods import Method
 from ..tagging.tagger import Tagger
+from ..tagging.windowing import Timeline
 from .remarks import remarks
 
 SECONDS = 0.3
@@ -58,6 +59,10 @@ class Comparison:
         log_mel: (frames, mels), what the model heard.
         heard_seconds: seconds of sound in it, without padding.
         record: trace of the pruned forward.
+        timeline: of a long sound, what the pruned model heard in each window; the labels are those of the whole, and
+            everything else is of the window at `span`.
+        span: start and end of that window in seconds.
+        label_names: of the labels, by their numbers.
     """
 
     name: str
@@ -69,6 +74,9 @@ class Comparison:
     log_mel: np.ndarray
     heard_seconds: float
     record: Trace
+    timeline: Timeline | None = None
+    span: tuple[float, float] | None = None
+    label_names: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -94,39 +102,45 @@ def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECO
     output is not finite.
     """
     model: Any = tagger.model
-    clip = load_audio(path, max_seconds=tagger.front.max_seconds)
-    inputs = tagger.features([clip.waveform])
-    full = _labels(tagger, clip.waveform)
-    full_macs = mean_macs(model, inputs)
+    clip = load_audio(path, max_seconds=tagger.seconds)
+    full_timeline = tagger.timeline(path, clip.seconds) if tagger.is_long(clip) else None
     with prune(model, method) as handle:
-        with trace(model) as record:
-            labels = _labels(tagger, clip.waveform)
-        macs = mean_macs(model, inputs)
         depth = handle.adapter.depth
+        timeline = None if full_timeline is None else tagger.timeline(path, clip.seconds)
+        span = None if timeline is None else timeline.clearest()
+        if span is not None:
+            clip = load_audio(path, max_seconds=tagger.seconds, start_seconds=span[0])
+        inputs = tagger.features([clip.waveform])
+        with trace(model) as record:
+            answer = tagger.probabilities([clip.waveform])[0]
+        macs = mean_macs(model, inputs)
+    full = tagger.probabilities([clip.waveform])[0] if full_timeline is None else full_timeline.pooled()
+    labels = _labels(tagger, answer if timeline is None else timeline.pooled())
     times = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
     slow, fast = (1000 * statistics.median(each) for each in times)
     patches = record.grid[0] * record.grid[1]
     return Comparison(
         name=path.name,
         method=str(method),
-        unpruned=Prediction(full, (patches,) * depth, full_macs, slow),
+        unpruned=Prediction(_labels(tagger, full), (patches,) * depth, mean_macs(model, inputs), slow),
         pruned=Prediction(labels, _tokens(record, patches, depth), macs, fast),
-        notes=remarks(clip, tagger.front.max_seconds),
+        notes=remarks(clip, tagger.seconds, timeline),
         measured=_device_name(model.device),
         log_mel=tagger.front.picture(clip.waveform),
         heard_seconds=clip.heard_seconds,
         record=record,
+        timeline=timeline,
+        span=span,
+        label_names=tuple(tagger.name_of(i) for i in range(len(full))),
     )
 
 
-def _labels(tagger: Tagger, waveform: np.ndarray) -> dict[str, float]:
+def _labels(tagger: Tagger, probabilities: Tensor) -> dict[str, float]:
     """All labels with their probabilities, most likely first."""
-    probabilities: Tensor = tagger.probabilities([waveform])[0]
     if not torch.isfinite(probabilities).all():
         raise ValueError("the model's output is not finite; if it runs in float16, try float32")
-    names = tagger.model.config.id2label or {}
     order = probabilities.argsort(descending=True).tolist()
-    return {str(names.get(index, index)): float(probabilities[index]) for index in order}
+    return {tagger.name_of(index): float(probabilities[index]) for index in order}
 
 
 def _tokens(record: Trace, patches: int, depth: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +13,7 @@ import gradio as gr
 from .answer import Comparison
 from .bars import bars
 from .messages import measurement, message_box, reason, verdict
-from .pictures import picture
+from .pictures import figure_html, picture, timeline_html
 from .speech import SpeechStudio, speech_tab
 from .studio import Choice, Studio
 
@@ -44,6 +43,7 @@ class Parts:
     unpruned: gr.Label
     pruned: gr.Label
     bars: gr.HTML
+    timeline: gr.HTML
     stage: gr.Slider
     picture: gr.HTML
     state: gr.State
@@ -170,6 +170,7 @@ def _results(message: gr.HTML) -> Parts:
             label_options: dict[str, Any] = {"num_top_classes": SHOWN_LABELS, "min_width": 200}
             unpruned = gr.Label(label="Without pruning", elem_id="unpruned", **label_options)
             pruned = gr.Label(label="With pruning", elem_id="pruned", **label_options)
+        timeline = gr.HTML(elem_id="timeline", visible=False)
         image = gr.HTML(elem_id="picture")
         stage = gr.Slider(
             0,
@@ -181,7 +182,7 @@ def _results(message: gr.HTML) -> Parts:
             elem_id="stage",
         )
         costs = gr.HTML(elem_id="bars")
-    return Parts(message, hint, results, verdict, unpruned, pruned, costs, stage, image, gr.State(None))
+    return Parts(message, hint, results, verdict, unpruned, pruned, costs, timeline, stage, image, gr.State(None))
 
 
 def _wire(
@@ -264,6 +265,7 @@ def _update(
         parts.unpruned: comparison.unpruned.labels,
         parts.pruned: comparison.pruned.labels,
         parts.bars: bars(comparison) + measurement(comparison),
+        parts.timeline: gr.update(visible=comparison.timeline is not None, value=timeline_html(comparison)),
         parts.stage: _slider(comparison.stages, None if before is None else before.comparison.stages),
         parts.state: PageState(request, comparison),
     }
@@ -290,5 +292,4 @@ def _image(state: PageState | None, stage: float) -> Any:
         return gr.skip()
     # The slider may still be at a stage of the previous comparison.
     png, caption = picture(state.comparison, min(int(stage), state.comparison.stages))
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return figure_html(png, caption)

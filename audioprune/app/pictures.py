@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from html import escape
 from io import BytesIO
 from threading import Lock
 
@@ -9,10 +11,35 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..plots import _draw_tokens, _finish, _spectrogram
+from ..tagging.timeline_figure import timeline_figure
 from .answer import Comparison
 
 _PEN = Lock()
 """Lock, because matplotlib can draw only one picture at a time."""
+
+
+def timeline_picture(comparison: Comparison) -> bytes:
+    """PNG of the labels of a long sound over time, with a mark on the window that the rest of the page is about."""
+    assert comparison.timeline is not None
+    with _PEN:
+        figure = timeline_figure(comparison.timeline, comparison.label_names, marked=comparison.span)
+        png = BytesIO()
+        figure.savefig(png, dpi=110)
+    return png.getvalue()
+
+
+def timeline_html(comparison: Comparison) -> str:
+    """That picture for the page; empty for a sound that fits one window."""
+    if comparison.timeline is None:
+        return ""
+    return figure_html(
+        timeline_picture(comparison), "What the pruned model hears over time. The marked window is the one below."
+    )
+
+
+def figure_html(png: bytes, caption: str) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def picture(comparison: Comparison, stage: int) -> tuple[bytes, str]:

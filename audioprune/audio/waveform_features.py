@@ -13,8 +13,8 @@ from .features import picture_of
 from .files import SAMPLE_RATE
 from .front_end import FrontEnd
 
-MOST_SECONDS = 30.0
-"""Seconds that are heard at once. The models take clips of any length, but their work grows with its square."""
+SECONDS = 10.0
+"""Seconds of a long sound that are heard at once: the models take any length, but their work grows with its square."""
 
 
 class WaveformFeatures(FrontEnd):
@@ -23,25 +23,25 @@ class WaveformFeatures(FrontEnd):
     Each clip is normalised by itself. Zeros at the end of a row are not part of the clip, and the model would hear
     them; `batches` tells which clips need none.
 
-    extractor: the extractor of the model.
+    extractor: the extractor of the model. seconds: what is heard at once of a longer sound.
     """
 
     place: Tensor
 
-    def __init__(self, extractor: Wav2Vec2FeatureExtractor) -> None:
+    def __init__(self, extractor: Wav2Vec2FeatureExtractor, seconds: float = SECONDS) -> None:
         super().__init__()
         if extractor.sampling_rate != SAMPLE_RATE:
             raise ValueError(
-                f"the extractor takes {extractor.sampling_rate} Hz, but sounds are converted to {SAMPLE_RATE} Hz; prune "
-                "the model in Python (audioprune.prune), with inputs from its own extractor"
+                f"the extractor takes {extractor.sampling_rate} Hz, but sounds are converted to {SAMPLE_RATE} Hz; "
+                "prune the model in Python (audioprune.prune), with inputs from its own extractor"
             )
-        self.extractor = extractor
+        self.extractor, self.seconds = extractor, seconds
         # It follows the module from device to device.
         self.register_buffer("place", torch.empty(0), persistent=False)
 
     @property
     def max_seconds(self) -> float:
-        return MOST_SECONDS
+        return self.seconds
 
     @property
     def shape(self) -> None:
@@ -49,14 +49,14 @@ class WaveformFeatures(FrontEnd):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        return (self.extractor.do_normalize,)
+        return (self.extractor.do_normalize, self.seconds)
 
     @property
     def device(self) -> torch.device:
         return self.place.device
 
     def extra_repr(self) -> str:
-        return f"do_normalize={self.extractor.do_normalize}"
+        return f"do_normalize={self.extractor.do_normalize}, seconds={self.seconds:g}"
 
     def picture(self, waveform: np.ndarray) -> np.ndarray:
         return picture_of(waveform)

@@ -47,6 +47,24 @@ def waveform_of(sound: Sound, *, sampling_rate: int | None = None, name: str = "
     return samples if rate == SAMPLE_RATE else _resampled(samples, rate, name)
 
 
+def block_of(samples: Any, name: str = "the samples") -> Tensor:
+    """Convert a part of a sound that goes on: (samples,) float32 on the CPU, mono, in [-1, 1], of any length.
+
+    samples: (samples,) or (samples, channels); as for `waveform_of`, but at their own rate. Raises `AudioError` as that
+    does, but not for a short part.
+    """
+    block = _in_full_scale(_as_tensor(samples, name), name).detach().cpu()
+    if block.ndim == 2 and 1 <= block.shape[1] <= MOST_CHANNELS:
+        block = block.mean(1)
+    if block.ndim != 1:
+        raise AudioError(
+            f"{name}: has shape {tuple(block.shape)}; give (samples,), or (samples, channels) with at most "
+            f"{MOST_CHANNELS} channels"
+        )
+    check_sound(name, max(len(block), SAMPLE_RATE), SAMPLE_RATE, _peak(block))
+    return block
+
+
 def batch_of(
     sounds: Tensor | np.ndarray | Iterable[Sound] | Sound,
     lengths: Tensor | None = None,

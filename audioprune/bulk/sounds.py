@@ -20,13 +20,23 @@ class Sound(Protocol):
     def key(self) -> str:
         """Value of `path` in its row, unique in a run."""
 
-    def load(self, max_seconds: float) -> Clip:
-        """Decode the beginning. Raises `AudioError` if this is not possible."""
+    def load(self, max_seconds: float, start_seconds: float = 0.0) -> Clip:
+        """Decode a part. Raises `AudioError` if this is not possible."""
 
 
 def key(sound: Path | Sound) -> str:
     """Value of `path` in a sound's row: absolute for a file, so that a run can resume from another folder."""
     return os.path.abspath(sound) if isinstance(sound, Path) else sound.key
+
+
+def load(sound: Path | Sound, max_seconds: float, start_seconds: float = 0.0) -> Clip:
+    """Decode a part of a sound. Raises `AudioError` if this is not possible."""
+    if not isinstance(sound, Path):
+        return sound.load(max_seconds, start_seconds)
+    # Not above: a run with nothing left to do decodes nothing, and need not import what decodes.
+    from ..audio.files import load_audio
+
+    return load_audio(sound, max_seconds=max_seconds, start_seconds=start_seconds)
 
 
 def find_clips(sources: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:

@@ -26,6 +26,7 @@ from .eval_asr import eval_asr
 from .eval_lm import eval_lm
 from .explain import explain
 from .export import export
+from .listen import listen
 from .tables import evaluate, sweep
 from .tag import tag
 from .training import pretrain, recipes, train
@@ -65,7 +66,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo, "tag": tag, "explain": explain, "doctor": doctor},
+    "Start here": {"demo": demo, "tag": tag, "explain": explain, "listen": listen, "doctor": doctor},
     "Speech": {"transcribe": transcribe, "eval-asr": eval_asr},
     "Choose": {"calibrate": calibrate, "bench": bench, "compare": compare},
     "Serve and export": {"app": page, "export": export, "convert": convert},
@@ -110,6 +111,7 @@ EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "app": ("gradio",),
     "ray": ("ray", "pyarrow"),
+    "mic": ("sounddevice",),
 }
 """Extra to the modules that it installs."""
 

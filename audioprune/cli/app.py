@@ -11,6 +11,7 @@ import typer
 from ..methods import names
 from . import options as o
 from .console import err, out, progress
+from .long_sounds import parse_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +40,9 @@ def app(
             show_default=False,
         ),
     ] = None,
+    window: o.WindowOption = "auto",
+    hop: o.HopOption = None,
+    pool: o.PoolOption = "mean",
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
@@ -46,7 +50,8 @@ def app(
     """A page in the browser: record or upload a sound, and see what a model hears with and without pruning.
 
     Labels side by side, the spectrogram with what each stage kept, and tokens, multiply-accumulates and milliseconds
-    as bars. It works without a network, and keeps nothing. Audio-language models have `audioprune ask` instead.
+    as bars. A sound that is longer than the model hears is heard whole, and its labels are drawn over time. It works
+    without a network, and keeps nothing. Audio-language models have `audioprune ask` instead.
 
         audioprune app --open
 
@@ -61,8 +66,9 @@ def app(
 
     def open_model(source: str) -> Tagger:
         loaded, front = o.open_model(source, device, dtype)
-        return Tagger(loaded, front)
+        return Tagger(loaded, front, windows=windows)
 
+    windows = parse_windows(window, hop, pool)
     port = free_port(host, port)
     studio = Studio(open_model, build)
     studio.open(model)

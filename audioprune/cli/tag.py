@@ -15,10 +15,12 @@ from rich.text import Text
 from .. import __version__
 from . import options as o
 from .console import err, out, progress
+from .long_sounds import Notes, Pictures, parse_windows, stretch_lines, watch_windows
 
 if TYPE_CHECKING:
     from ..bulk.log import Log
     from ..bulk.sounds import Sound
+    from ..tagging.windowing import Windowing
 
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""
@@ -45,13 +47,24 @@ def tag(
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
+    window: o.WindowOption = "auto",
+    hop: o.HopOption = None,
+    pool: o.PoolOption = "mean",
     result_file: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Append results to this JSON Lines file (.jsonl) or folder of Parquet files (.parquet). Run again to "
-            "finish what is missing.",
+            help="Append results to this JSON Lines file (.jsonl), table (.csv) or folder of Parquet files (.parquet). "
+            "Run again to finish what is missing.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the labels of long sounds over time, under their waveforms: a .png, .svg or .pdf for one sound, "
+            "or a folder in which each long sound gets NAME-labels.png.",
+            show_default=False,
         ),
     ] = None,
     engine: Annotated[
@@ -83,11 +96,19 @@ def tag(
 
     Each result is written as it comes: a run that is killed goes on where it stopped when it is started again with
     the same --out, by either engine. A file that cannot be decoded gets a line with its error, stops nobody, and makes
-    the exit code 1. Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
+    the exit code 1.
 
         audioprune tag sounds/ --out results.jsonl
+
+    A recording longer than the model hears (5 s for esc10, 10 s for most) is heard whole, in windows that overlap by
+    half, and read from disk meanwhile, so that hours take no more memory. Its labels are the mean over its windows;
+    JSON, CSV and Parquet have start, end and labels of each window, and a picture shows them:
+
+        audioprune tag street.flac --hop 1 --picture street.png --out street.csv
     """
     _check_engine(engine, workers, address)
+    windows = parse_windows(window, hop, pool)
+    draw = None if picture is None else Pictures(picture, sources, engine)
     from ..bulk.asked import asked_for
     from ..tagging.bulk import find_sounds, open_log, reopen_log
 
@@ -98,7 +119,9 @@ def tag(
         )
     note_left_out(passed)
     words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
-    asked = asked_for(model, method, **words, top=top, dtype=dtype, version=__version__)
+    asked = asked_for(
+        model, method, **words, top=top, dtype=dtype, version=__version__, window=window, hop=hop, pool=pool
+    )
     place = device if engine == "local" else "cpu"
     with ExitStack() as stack:
         log = None if result_file is None or place not in ALWAYS_THERE else reopen_log(result_file, asked)
@@ -115,8 +138,11 @@ def tag(
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
-        settings = chosen.for_model(loaded)
+        settings = chosen.for_model(loaded, front.max_seconds)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
+        if windows is not None:
+            windows = windows.of(front)
+            setting["windows"] = windows.as_dict()
         if result_file is not None:
             if log is None:
                 log = stack.enter_context(open_log(result_file, setting, asked))
@@ -124,7 +150,7 @@ def tag(
             _finish_if_done(log, clips, result_file)
         prune(loaded, settings)
         err.print(f"Pruned by {settings}", soft_wrap=True)
-        tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
+        tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size, windows=windows)
         if engine == "ray":
             from ..tagging.bulk_ray import RayTagger
 
@@ -132,39 +158,46 @@ def tag(
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
         elif pack:
             o.pack_on_cpu(loaded)
-        done, before, failures = _tag(tagger, clips, log, front.max_seconds, as_json)
-    _finish(done, before, failures, result_file)
+        written, before, failures = _tag(tagger, clips, log, windows, draw, as_json)
+    _finish(written, before, failures, result_file)
 
 
 def _tag(
-    tagger: Any, clips: Sequence[Path | Sound], log: Log | None, window: float, as_json: bool
+    tagger: Any,
+    clips: Sequence[Path | Sound],
+    log: Log | None,
+    windows: Windowing | None,
+    draw: Pictures | None,
+    as_json: bool,
 ) -> tuple[int, int, int]:
     """Tag what has no row yet, and show it. How many clips have labels now, had them before, and failed."""
-    from ..audio.files import is_cut
     from ..bulk.run import run
 
     todo = len(clips) if log is None else sum(not log.is_done(clip) for clip in clips)
-    truncated = silent = done = 0
-    with progress("clips") as bar:
-        task = bar.add_task("Tagging", total=len(clips), completed=len(clips) - todo)
+    notes = Notes(windows)
+    done = 0
+    with progress("") as bar:
+        task = bar.add_task("Tagging clips", total=len(clips), completed=len(clips) - todo)
+        if hasattr(tagger, "timeline"):  # not on Ray, whose workers hear elsewhere
+            watch_windows(tagger, bar, draw)
 
         def report(row: dict[str, Any]) -> None:
-            nonlocal truncated, silent, done
+            nonlocal done
             done += "error" not in row
-            silent += row.get("silent", False)
-            truncated += "error" not in row and is_cut(row["seconds"], row["heard_seconds"])
+            notes.add(row)
             if as_json:
                 print(json.dumps(row), flush=True)
             elif log is None:
                 # Through the bar where both are on one screen, so that it moves out of the way.
-                (bar.console if err.is_terminal and out.is_terminal else out).print(_line(row), soft_wrap=True)
+                screen = bar.console if err.is_terminal and out.is_terminal else out
+                for line in (_line(row), *stretch_lines(row)):
+                    screen.print(line, soft_wrap=True)
             bar.advance(task)
 
         _, failures = run(tagger, clips, log, report)
-    if truncated:
-        err.print(f"{count(truncated)} longer than the model's window: the first {window:.2f} s heard of each")
-    if silent:
-        err.print(f"{count(silent)} silent: the model has to name something all the same, and it means nothing")
+    notes.say()
+    if draw is not None:
+        draw.say()
     return done, len(clips) - done - failures, failures
 
 

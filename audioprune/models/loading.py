@@ -32,6 +32,7 @@ from ..audio.waveform_features import WaveformFeatures
 from ..audio.whisper_features import WhisperFeatures
 from . import audiomae
 from .ast import AST_CLASSES
+from .front_ends import check_length, log_mel_of
 from .sources import EMBEDDED, resolve
 from .state import CheckpointError, check_keys, check_overrides
 from .weights import load_weights
@@ -85,15 +86,16 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
 
 
 def load_waveforms(source: str | Path) -> WaveformFeatures:
-    """Load the front end of a model over waveforms. Raises `ValueError` if its extractor is missing, or of another kind.
+    """Load the front end of a model over waveforms, from its extractor: whether the model was trained on normalised
+    waveforms is written there alone.
 
-    Whether the model was trained on normalised waveforms is written there alone.
+    Raises `ValueError` if the extractor is missing or of another kind.
     """
     path = resolve(source)
     if isinstance(path, Path) and not any((path / name).is_file() for name in EXTRACTOR_FILES):
         raise ValueError(
-            f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; save "
-            "its feature extractor beside it (extractor.save_pretrained)"
+            f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; "
+            "save its feature extractor beside it (extractor.save_pretrained)"
         )
     extractor = AutoFeatureExtractor.from_pretrained(path)
     if not isinstance(extractor, Wav2Vec2FeatureExtractor):
@@ -129,18 +131,8 @@ def load_log_mel(source: str | Path, model: PreTrainedModel) -> LogMel:
     A stock AST's extractor keeps its own padding (0.0). A weight file without an extractor gets AudioSet's mean and
     std, the clip's minimum as padding, and the model's length.
     """
-    length = getattr(model.config, "max_length", None)
-    extractor = load_extractor(source, model)
-    if isinstance(extractor, AudioMAEFeatureExtractor):
-        front = extractor.log_mel
-    else:
-        mean, std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
-        bins = extractor.num_mel_bins
-        front = LogMel(extractor.max_length, mean, std, num_mel_bins=bins, padding=0.0)
-    if front.max_length != length:
-        raise ValueError(
-            f"{source}: its extractor makes {front.max_length} frames, but its model takes {length}; save them together"
-        )
+    front = log_mel_of(load_extractor(source, model))
+    check_length(str(source), front, model)
     return front
 
 

@@ -11,8 +11,9 @@ from ..bulk.asked import Asked
 from ..bulk.log import Log, ResultLog, begun
 from ..bulk.sounds import Sound, find_clips, key
 from ..files import Row
+from .bulk_csv import CsvLog, csv_journal
 
-JSON_LINES, PARQUET = ".jsonl", ".parquet"
+JSON_LINES, PARQUET, CSV = ".jsonl", ".parquet", ".csv"
 
 
 def find_sounds(sources: Iterable[str | Path], result: Path | None = None) -> tuple[list[Path | Sound], list[Path]]:
@@ -56,14 +57,16 @@ def _in(source: Path, result: Path | None) -> tuple[Sequence[Path | Sound], list
 
 
 def open_log(path: Path, setting: Row, asked: Asked | None = None) -> Log:
-    """Open the file for results: JSON Lines or Parquet, by the suffix. Raises `ValueError` for another suffix."""
+    """Open the file for results: JSON Lines, CSV or Parquet, by the suffix. Raises `ValueError` for another suffix."""
     if path.suffix.lower() == PARQUET:
         from .bulk_parquet import ParquetLog
 
         return ParquetLog(path, setting, asked)
     if path.suffix.lower() == JSON_LINES:
         return ResultLog(path, setting, asked)
-    raise ValueError(f"--out is {str(path)!r}; give it a name that ends in {JSON_LINES} or {PARQUET}")
+    if path.suffix.lower() == CSV:
+        return CsvLog(path, setting, asked)
+    raise ValueError(f"--out is {str(path)!r}; give it a name that ends in {JSON_LINES}, {CSV} or {PARQUET}")
 
 
 def reopen_log(path: Path, asked: Asked | None) -> Log | None:
@@ -85,4 +88,6 @@ def _begun(path: Path) -> tuple[Row, str] | None:
         from .bulk_parquet import parquet_begun
 
         return parquet_begun(path)
+    if path.suffix.lower() == CSV:
+        return begun(csv_journal(path))
     return begun(path) if path.suffix.lower() == JSON_LINES else None

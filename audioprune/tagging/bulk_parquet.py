@@ -28,6 +28,18 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
+LABELS = SCHEMA.field("labels").type
+WINDOWS = pa.list_(pa.struct({"start": pa.float64(), "end": pa.float64(), "labels": LABELS, "silent": pa.bool_()}))
+OF_LONG = pa.schema(
+    {
+        "pool": pa.string(),
+        "window_seconds": pa.float64(),
+        "hop_seconds": pa.float64(),
+        "macs_per_window": pa.int64(),
+        "windows": WINDOWS,
+    }
+)
+"""Further columns of a run that hears long sounds in windows."""
 PART = re.compile(r"part-(\d+)\.parquet")
 SETTING = b"audioprune"
 """Key of the run's setting, as JSON, in the metadata of the schema."""
@@ -64,7 +76,8 @@ class ParquetLog:
     def __init__(self, path: Path, setting: Row, asked: Asked | None = None) -> None:
         self.path, self.setting = path, setting
         mark = {} if asked is None else {MARK: asked.mark(setting)}
-        self._schema = SCHEMA.with_metadata({SETTING: json.dumps(setting), **mark})
+        columns = pa.unify_schemas([SCHEMA, OF_LONG]) if setting.get("windows") else SCHEMA
+        self._schema = columns.with_metadata({SETTING: json.dumps(setting), **mark})
         self._failed: dict[str, bool] = {}
         self._waiting: list[Row] = []
         self._check_folder()
@@ -107,7 +120,7 @@ class ParquetLog:
 
     def _take(self, row: Row) -> None:
         text = {name: _text(row[name]) for name in ("path", "error") if name in row}
-        self._waiting.append({name: value for name, value in row.items() if name in SCHEMA.names} | text)
+        self._waiting.append({name: value for name, value in row.items() if name in self._schema.names} | text)
         self._failed[text["path"]] = "error" in row
 
     def _seal(self) -> None:

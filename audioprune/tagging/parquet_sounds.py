@@ -45,7 +45,7 @@ class ParquetSound:
     def __str__(self) -> str:
         return self.key
 
-    def load(self, max_seconds: float) -> Clip:
+    def load(self, max_seconds: float, start_seconds: float = 0.0) -> Clip:
         # Not above: a run with nothing left to do decodes nothing, and need not import what decodes.
         from ..audio.files import AudioError, decode, load_audio
 
@@ -53,10 +53,11 @@ class ParquetSound:
         if content is not None:
             if not content:
                 raise AudioError(f"{self.key}: the sound is empty (0 bytes); write its content again")
-            return decode(io.BytesIO(content), self.key, max_seconds=max_seconds)
+            source = io.BytesIO(content)
+            return decode(source, self.key, max_seconds=max_seconds, start_seconds=start_seconds)
         if self.file is None:
             raise AudioError(f"{self.key}: the row has neither a sound nor a path; fill it, or remove it")
-        return load_audio(self.file, max_seconds=max_seconds)
+        return load_audio(self.file, max_seconds=max_seconds, start_seconds=start_seconds)
 
 
 _reading = Lock()

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from ..audio.files import MIN_SECONDS, SAMPLE_RATE, AudioError, Clip, decode_ahead, load_audio
+from ..audio.files import MIN_SECONDS, SAMPLE_RATE, AudioError, Clip, decode_ahead
 from ..audio.waveforms import is_one, waveform_of
-from ..bulk.sounds import find_clips, key
+from ..bulk.sounds import Sound, find_clips, key, load
 from ..core.pruning import prune
 from ..files import Row
 from ..methods import Method
@@ -31,15 +31,6 @@ PIECE_SECONDS = 1800.0
 """A longer recording is read in pieces of half an hour, so that a day of sound needs no more memory."""
 FAILURES = (IndexError, ValueError, RuntimeError)
 """What a model raises for a sound that it cannot cope with."""
-
-
-class Recording(Protocol):
-    """A sound that can be read from any moment on; files are paths instead."""
-
-    @property
-    def key(self) -> str: ...
-
-    def load(self, max_seconds: float, start_seconds: float = 0.0) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ class Transcriber:
     def __post_init__(self) -> None:
         self._succeeded = self._is_warm = self._turn = False
 
-    def __call__(self, sounds: Iterable[Path | Recording]) -> Iterator[Row]:
+    def __call__(self, sounds: Iterable[Path | Sound]) -> Iterator[Row]:
         """Yield a row for each sound, as they are done.
 
         A row has `path`, `duration`, `language` (of a multilingual model), `text`, `segments` and `words` if asked for,
@@ -95,8 +86,8 @@ class Transcriber:
         """
         decoded = decode_ahead(sounds, self._begin, ahead=AHEAD * self.batch_size, workers=self.workers)
         while group := list(islice(decoded, AHEAD * self.batch_size)):
-            short: list[tuple[Path | Recording, Clip]] = []
-            long: list[tuple[Path | Recording, Clip]] = []
+            short: list[tuple[Path | Sound, Clip]] = []
+            long: list[tuple[Path | Sound, Clip]] = []
             for sound, clip in group:
                 if isinstance(clip, AudioError):
                     yield {"path": key(sound), "error": str(clip)}
@@ -112,14 +103,14 @@ class Transcriber:
             for sound, clip in long:
                 yield self._long(sound, clip.seconds)
 
-    def _begin(self, sound: Path | Recording) -> Clip:
+    def _begin(self, sound: Path | Sound) -> Clip:
         """The first window, and how long the whole is."""
-        return _read(sound, 0.0, self.recognizer.parts.window_seconds)
+        return load(sound, self.recognizer.parts.window_seconds)
 
     def _is_long(self, clip: Clip) -> bool:
         return clip.seconds > self.recognizer.parts.window_seconds
 
-    def _short(self, batch: Sequence[tuple[Path | Recording, Clip]]) -> list[Row]:
+    def _short(self, batch: Sequence[tuple[Path | Sound, Clip]]) -> list[Row]:
         try:
             passes = self._passes(lambda: self.recognizer.short([clip.waveform for _, clip in batch]))
         except FAILURES as error:
@@ -130,7 +121,7 @@ class Transcriber:
             return [_failed(batch[0][0], error)]
         return [self._row(sound, clip.seconds, [found[i] for found in passes]) for i, (sound, clip) in enumerate(batch)]
 
-    def _long(self, sound: Path | Recording, seconds: float) -> Row:
+    def _long(self, sound: Path | Sound, seconds: float) -> Row:
         try:
             passes = self._passes(lambda: self._in_pieces(sound, seconds))
         except AudioError as error:
@@ -156,12 +147,12 @@ class Transcriber:
         self._succeeded, self._turn = True, not self._turn  # neither is always the first, which may be slower
         return [found[i] for i in range(len(methods))]
 
-    def _in_pieces(self, sound: Path | Recording, seconds: float) -> Transcript | None:
+    def _in_pieces(self, sound: Path | Sound, seconds: float) -> Transcript | None:
         """Transcript of a long recording; None if it is silent throughout."""
         segments: list[Segment] = []
         language, computed, start, heard = None, 0.0, 0.0, False
         while seconds - start >= MIN_SECONDS:
-            clip = _read(sound, start, PIECE_SECONDS)
+            clip = load(sound, PIECE_SECONDS, start)
             seconds = min(seconds, clip.seconds)  # what was decoded to its end is counted
             end = start + clip.heard_seconds
             is_last = seconds - end < MIN_SECONDS
@@ -186,7 +177,7 @@ class Transcriber:
         """Tell the share of a recording that was heard, from that of a piece."""
         self.progress((start + share * (end - start)) / seconds)
 
-    def _row(self, sound: Path | Recording, seconds: float, passes: Sequence[Transcript]) -> Row:
+    def _row(self, sound: Path | Sound, seconds: float, passes: Sequence[Transcript]) -> Row:
         found, *unpruned = passes
         row: Row = {"path": key(sound), "duration": round(seconds, 3)}
         if found.language is not None:
@@ -252,7 +243,7 @@ def transcribe(
     return [rows[key(sound)] for sound in listed]
 
 
-def _listed(sounds: Any) -> list[Path | Recording]:
+def _listed(sounds: Any) -> list[Path | Sound]:
     if is_one(sounds) or getattr(sounds, "ndim", 2) == 1:
         sounds = [sounds]
     listed = list(sounds)
@@ -263,21 +254,15 @@ def _listed(sounds: Any) -> list[Path | Recording]:
     ]
 
 
-def _read(sound: Path | Recording, start: float, seconds: float) -> Clip:
-    if isinstance(sound, Path):
-        return load_audio(sound, max_seconds=seconds, start_seconds=start)
-    return sound.load(seconds, start)
-
-
 def _timed(of: Segment | Word, **text: str) -> Row:
     return {"start": round(of.start, 2), "end": round(of.end, 2), **text}
 
 
-def _silent(sound: Path | Recording) -> Row:
+def _silent(sound: Path | Sound) -> Row:
     return {"path": key(sound), "error": f"{sound}: silent, so there is nothing to transcribe"}
 
 
-def _failed(sound: Path | Recording, error: Exception) -> Row:
+def _failed(sound: Path | Sound, error: Exception) -> Row:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
     return {"path": key(sound), "error": f"{sound}: cannot be transcribed ({type(error).__name__}: {reason})"}
 
