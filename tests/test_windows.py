@@ -86,7 +86,7 @@ def test_what_is_wrong_in_the_middle_is_told_with_its_place(tmp_path: Path, monk
     def load(asked: float, start: float) -> Clip:
         return load_audio(tmp_path / "a.wav", max_seconds=asked, start_seconds=start)
 
-    with pytest.raises(AudioError, match=r"a\.wav: contains NaN .*\(found after 4 s\)"):
+    with pytest.raises(AudioError, match=r"a\.wav from 3 s: contains NaN "):
         list(pieces(load))
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .files import SAMPLE_RATE, AudioError, Clip
+from .files import SAMPLE_RATE, Clip
 
 Item = TypeVar("Item")
 
@@ -48,17 +48,13 @@ def is_longer(clip: Clip, seconds: float) -> bool:
 def pieces(load: Load) -> Iterator[np.ndarray]:
     """A sound from beginning to end in pieces of `PIECE_SECONDS`, (samples,) float32 at 16 kHz; the last is shorter.
 
-    Together they are the whole sound as `load_audio` decodes it, to 1e-6. Raises `AudioError` as `load_audio` does,
-    with the place in the sound.
+    Together they are the whole sound as `load_audio` decodes it, to 1e-6. Raises `AudioError` as `load_audio` does.
     """
     start = 0
     while True:
         before = min(start, MARGIN_SECONDS)
         asked = before + PIECE_SECONDS + MARGIN_SECONDS
-        try:
-            samples = load(asked, start - before).waveform
-        except AudioError as error:
-            raise AudioError(f"{error} (found after {start} s)") if start else error from None
+        samples = load(asked, start - before).waveform
         piece = samples[before * SAMPLE_RATE : (before + PIECE_SECONDS) * SAMPLE_RATE]
         if len(piece):
             yield piece
