@@ -37,8 +37,8 @@ def resolve(source: str | Path) -> str | Path:
         _ask_hub(str(source))
     except LookupError as missing:
         raise FileNotFoundError(
-            f"{source}: no such file or folder here, and {missing}; give {EMBEDDED} (shipped), a local folder or weight "
-            f"file, or the id of a model on the hub{_similar(path)}"
+            f"{source}: no such file or folder here, and {missing}; give {EMBEDDED} (shipped), a local folder or "
+            f"weight file, or the id of a model on the hub{_similar(path)}"
         ) from missing
     return str(source)
 
