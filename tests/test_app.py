@@ -32,6 +32,7 @@ from audioprune.transcribing.transcriber import Transcriber
 
 from .conftest import tone
 from .families import audiomae
+from .media import Format, encode
 from .transcribers import save
 
 WINDOW = ap.LogMel(128).max_seconds
@@ -187,6 +188,14 @@ def test_a_long_sound_is_heard_whole_on_both_sides(tagger: Tagger, tmp_path: Pat
     assert timeline_picture(answer).startswith(b"\x89PNG")
     tagger.windows = None
     assert "the first 1.3 s of 5.0 s" in compare(tagger, path, ap.TopK(0.5), seconds=QUICK).notes[0]
+
+
+def test_a_recording_of_a_phone(tagger: Tagger, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="the extra media (PyAV) is not installed")
+    path = encode(tmp_path / "phone.m4a", tone(1.2, 8000), Format("aac", rate=8000))
+    found = compare(tagger, path, ap.TopK(0.5), seconds=QUICK)
+    assert found.heard_seconds == pytest.approx(1.2, abs=1e-3)
+    assert [note.split(";")[0].split(":")[0] for note in found.notes] == ["2 channels", "Sampled at 8 kHz"]
 
 
 def test_threads_take_turns(tagger: Tagger, sound: Path, tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def test_the_search_finds_the_best_without_trying_everything(seed: int) -> None:
     assert oracle.speed(found.chosen.method) > 0.75 * best
     assert oracle.share(found.chosen.method) <= 0.05
     assert sum(oracle.heard.values()) < 0.05 * len(everything) * 300
+    assert sum(oracle.heard.values()) <= choose.most_clips(oracle, None) < 0.2 * len(everything) * 300
     assert len(oracle.heard) < 0.2 * len(everything)
 
 
@@ -196,6 +197,7 @@ def test_of_those_that_are_so_fast_the_search_finds_the_most_faithful(seed: int)
     assert found.chosen.method.family == 33
     assert 2.5 <= found.chosen.speed_up < 2.5 * 1.08**2
     assert found.chosen.confirmed.clips == 200
+    assert sum(oracle.heard.values()) + 200 <= choose.most_clips(oracle, 2.5)
     assert sum(one.confirmed is not None for one in found.finalists) == 1, "one test alone, so that its bound is exact"
     assert not choose.at_speed(oracle, 50.0).shown
 

@@ -126,6 +126,25 @@ def test_a_hub_id_that_cannot_be_reached_is_one_clear_error(monkeypatch) -> None
         ap.load("nobody/nothing")
 
 
+def test_a_mistyped_folder_does_not_wait_for_the_hub(monkeypatch, tmp_path) -> None:
+    asked = []
+
+    def unreachable(*words: object, **options: object) -> None:
+        asked.append(options["timeout"])
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "my-ast").mkdir(parents=True)
+    said = r"chekpoints/my-ats: no such file or folder here, and the hub cannot be reached \(ConnectionError\)"
+    with pytest.raises(FileNotFoundError, match=rf"{said}.*did you mean checkpoints/my-ast\?"):
+        ap.load("chekpoints/my-ats")
+    assert asked == [10]
+    with pytest.raises(FileNotFoundError, match=r"\./chekpoints: no such file or folder; did you mean checkpoints\?"):
+        ap.load("./chekpoints")
+
+
 @torch.no_grad()
 def test_the_shipped_model(spectrogram) -> None:
     model = ap.load("esc10")

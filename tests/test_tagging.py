@@ -141,6 +141,7 @@ def test_odd_names_and_formats_stop_nobody(tagger, clips, tmp_path) -> None:
     paths = [clips / os.fsdecode(name) for name in names] + [clips / "samples.raw"]
     for path in paths:
         path.write_bytes((clips / "tone0.wav").read_bytes())
+    paths[-1].write_bytes(bytes(4000))
     with ResultLog(tmp_path / "out.jsonl", SETTING) as log:
         assert run(tagger, paths, log) == (3, 1)
     assert [row["path"] for row in rows_of(tmp_path / "out.jsonl")] == [str(path) for path in paths]

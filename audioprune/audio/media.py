@@ -58,7 +58,7 @@ _ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e"), bytes.fromh
 _HEAD = 1 << 16
 # Tags may be in any encoding. PyAV 19 always reads them so.
 _TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-_ERRORS = (FFmpegError, ArithmeticError, LookupError, RuntimeError, ValueError)
+_ERRORS = (FFmpegError, ArithmeticError, LookupError, OSError, RuntimeError, ValueError)
 """What PyAV raises for a damaged file."""
 _INCOMPLETE = (
     "is incomplete: its index (moov) is missing, as in a recording that was not ended or a copy that was cut short; "
@@ -103,7 +103,13 @@ class _Nameless:
     """A file without its name: FFmpeg would trust the suffix, and a name may not be valid Unicode."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.read, self.tell, self._file = file.read, file.tell, file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):  # a place that a damaged file names, and that is none
+            return -1
 
 
 class _Reader:

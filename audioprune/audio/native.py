@@ -14,7 +14,7 @@ import soundfile
 
 from .extensions import HEAD_BYTES, is_container, needs_ffmpeg
 
-_LIBSNDFILE_ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError, ZeroDivisionError)
+_LIBSNDFILE_ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 _BLOCK = 1 << 20
 
 

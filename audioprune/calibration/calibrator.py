@@ -17,6 +17,8 @@ from .space import families, kind, ladder
 
 Stage = Callable[[str, int], Callable[[int], Any]]
 """Begins a part of the work, by its name and how many steps it may take; gives what is called with steps done."""
+WHOLE = "All parts together, about"
+"""Name of the part that lasts to the end, beside the others."""
 
 
 class ModelCalibrator:
@@ -34,7 +36,10 @@ class ModelCalibrator:
     ) -> None:
         self.clips, self.confirming = searching, len(order) - searching
         self._stage, self._advance = stage, stage("Hearing the unpruned model", len(order))
-        self._hearing = Hearing(model, clips, order, batch_size, ledger, lambda heard: self._advance(heard))
+        self._whole: Callable[[int], Any] = lambda heard: None
+        self._hearing = Hearing(
+            model, clips, order, batch_size, ledger, lambda heard: (self._advance(heard), self._whole(heard))
+        )
         self._costs = Costs(model, clips, order[:searching], batch_size)
         self._ledger, self._seconds = ledger, 0.0
         self._ladders: dict[Method, list[Method]] = {}
@@ -50,6 +55,10 @@ class ModelCalibrator:
                 self._ladders[family] = steps
         advance = self._stage("Timing kinds of settings", 1 + len({kind(family) for family in self.families}))
         self._costs.time_kinds(self.families, self._ledger, lambda: advance(1))
+
+    def expect(self, clips: int) -> None:
+        """Tell how many clips the search and the tests may hear in all."""
+        self._whole = self._stage(WHOLE, clips)
 
     @property
     def families(self) -> list[Method]:

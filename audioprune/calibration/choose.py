@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..methods import Method
+from . import search
 from .bounds import even_chance, most_allowed
 from .disagreement import Disagreement
 from .search import STEP, Candidate, SearchProblem, fastest, least_apart
@@ -80,6 +81,15 @@ class Choice:
     finalists: tuple[Finalist, ...]
     chosen: Finalist | None
     shown: bool
+
+
+def most_clips(trial: Calibrator, speed_up: float | None) -> int:
+    """Clips that `at_speed` hears at most; None for `within`, which may hear more if its predictions were wrong."""
+    families = len(trial.families)
+    if speed_up is not None:
+        return search.most_clips(families, trial.clips, None) + ADJUSTED * MEASURED * trial.clips + trial.confirming
+    bands = 1 + math.ceil(math.log(max(trial.top_speed, 1.0)) / math.log(BAND))
+    return search.most_clips(families, trial.clips, trial.top_speed) + bands * PER_BAND * trial.confirming
 
 
 def within(trial: Calibrator, limit: float) -> Choice:

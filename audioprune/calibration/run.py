@@ -95,6 +95,7 @@ def calibrate(
         try:
             trial = ModelCalibrator(model, found, order, searching, batch_size, ledger, stage)
             trial.enter(methods, find_blocks(model), bench_seconds)
+            trial.expect(choose.most_clips(trial, speed_up))
             if speed_up is not None:
                 choice = choose.at_speed(trial, speed_up)
             else:

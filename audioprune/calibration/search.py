@@ -93,14 +93,31 @@ def _work(entries: int, clips: int) -> int:
     return total
 
 
+def most_clips(families: int, clips: int, top_speed: float | None) -> int:
+    """Clips that a search hears at most: `fastest` up to `top_speed`; None for `least_apart`."""
+    if top_speed is None:
+        return _work(families, clips)
+    total = WINNERS * len(PARTS) * clips
+    for _ in range(len(_speeds(top_speed)).bit_length()):  # of a bisection
+        total += _work(families, clips)
+        families = min(families, max(FAMILIES, (families + 1) // 2))
+    return total
+
+
+def _speeds(top_speed: float) -> list[float]:
+    """Speed-ups that may be tried."""
+    speeds = [STEP]
+    while speeds[-1] * STEP <= top_speed:
+        speeds.append(speeds[-1] * STEP)
+    return speeds
+
+
 def fastest(ground: SearchProblem, allowed: int, top_speed: float) -> list[Candidate]:
     """Settings that disagree on at most `allowed` of the search's clips: the fastest by prediction, and milder ones.
 
     top_speed: predicted, of the fastest setting there is.
     """
-    speeds = [STEP]
-    while speeds[-1] * STEP <= top_speed:
-        speeds.append(speeds[-1] * STEP)
+    speeds = _speeds(top_speed)
     families, held, winners = list(ground.families), list[Candidate](), list[Method]()
     low, high = -1, len(speeds)
     while high - low > 1:

@@ -144,7 +144,7 @@ def _calibrate(model: Any, sounds: CalibrationSounds, state: Path, **asked: Any)
     with progress("") as bar, resumable(state):
         stages = _Stages(bar)
         result = choose(model, sounds.features, stage=stages, state=state, **asked)
-        stages.end()
+        stages.finish()
     assert isinstance(result, Calibration)
     return result
 
@@ -178,13 +178,19 @@ def _draw(clips: list[Path], limit: int, seed: int) -> list[Path]:
 
 
 class _Stages:
-    """A bar for each part of the work. What ends early had less to do than it might."""
+    """A bar for each part of the work, and one for all of it. What ends early had less to do than it might."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar, self._done = bar, 0
         self._task: TaskID | None = None
+        self._whole: TaskID | None = None
 
     def __call__(self, name: str, steps: int) -> Callable[[int], Any]:
+        from ..calibration.calibrator import WHOLE
+
+        if name == WHOLE:
+            self._whole = whole = self._bar.add_task(name, total=steps)
+            return lambda steps: self._bar.advance(whole, steps)
         self.end()
         self._done, self._task = 0, self._bar.add_task(name, total=steps)
         return self._advance
@@ -197,6 +203,12 @@ class _Stages:
     def end(self) -> None:
         if self._task is not None:
             self._bar.update(self._task, total=self._done, completed=self._done)
+
+    def finish(self) -> None:
+        self.end()
+        if self._whole is not None:
+            heard = self._bar.tasks[self._whole].completed
+            self._bar.update(self._whole, total=heard)
 
 
 def _read(paths: list[Path], front: Any) -> CalibrationSounds:

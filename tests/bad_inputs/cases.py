@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,6 +58,11 @@ def bad_sound(given: str, name: str, said: str) -> Case:
     return Case(given, f"tag {name} {INTO}", said, lambda: ap.load_audio(name), code=1)
 
 
+def bad_media(given: str, name: str, said: str) -> Case:
+    """As `bad_sound`, of a format that FFmpeg decodes."""
+    return replace(bad_sound(given, name, said), needs="av")
+
+
 def odd_sound(given: str, name: str, said: str, model: str = "esc10") -> Case:
     return Case(given, f"tag {name} --model {model} --keep-rate 0.7 --json", said, code=0)
 
@@ -94,7 +99,17 @@ CASES: dict[str, list[Case]] = {
         bad_sound("a text named .wav", "text.wav", rf"text\.wav: {UNDECODED}"),
         bad_sound("a WAV that ends within its header", "header.wav", rf"header\.wav: {UNDECODED}"),
         bad_sound("a FLAC cut in half", "half.flac", rf"half\.flac: {UNDECODED}.*copy it again if it is damaged"),
-        bad_sound("a format that libsndfile lacks", "movie.m4a", rf"movie\.m4a: {UNDECODED}"),
+        bad_media(
+            "a video whose end is missing", "movie.mp4", r"movie\.mp4: is incomplete: its index \(moov\) is missing"
+        ),
+        bad_media("a text named .m4a", "text.m4a", rf"text\.m4a: {UNDECODED}"),
+        bad_media("a video without sound", "mute.mp4", r"mute\.mp4: has no sound track; give a file with sound"),
+        bad_media(
+            "a song that is protected",
+            "bought.m4a",
+            r"bought\.m4a: is protected against copying \(DRM\).*use a free copy",
+        ),
+        bad_media("a list of other files named .m4a", "list.m4a", rf"list\.m4a: {UNDECODED}"),
         bad_sound("0.01 s", "10ms.wav", r"10ms\.wav: 10 ms is too short; a spectrogram needs 25 ms"),
         bad_sound(
             "a NaN among the samples", "nan.wav", r"nan\.wav: contains NaN or infinite samples; repair or re-export it"
@@ -137,6 +152,9 @@ CASES: dict[str, list[Case]] = {
         odd_sound("a WAV cut in half: what is there is heard", "half.wav", r"0\.50 of 0\.50 s heard", "tiny"),
         odd_sound("0.05 s", "50ms.wav", r"0\.05 of 0\.05 s heard", "tiny"),
         odd_sound("two hours: the beginning is heard, no more is decoded", "two-hours.flac", r"of 7200\.00 s heard"),
+        replace(
+            odd_sound("a chainsaw, recorded by a phone", "phone.m4a", r"chainsaw; 5\.00 of 5\.00 s heard"), needs="av"
+        ),
         odd_sound("silence: the model has to name something", "silent.wav", r"; 1\.00 of 1\.00 s heard"),
         odd_sound("a chainsaw, stereo: the mean of the channels", "stereo.wav", "chainsaw; 5"),
         odd_sound("a chainsaw at 8 kHz", "8kHz.wav", "chainsaw; 5"),

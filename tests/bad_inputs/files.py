@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from audioprune.training.task import Task
 
 from ..conftest import class_folders, tone
 from ..families import WAVEFORM, audiomae, waveform
+from ..media import FORMATS, PROTECTED, encode, silent_video
 
 
 class Code:
@@ -83,7 +85,7 @@ def _sounds() -> None:
         samples[5000] = value
         soundfile.write(name, samples, 16_000, subtype="FLOAT")
     Path("text.wav").write_text("This is no sound.\n" * 10)
-    Path("movie.m4a").write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(200))
+    _media()
     for name in ("two\nlines.wav", os.fsdecode(b"odd-\xff.wav")):
         Path(name).write_bytes(Path("text.wav").read_bytes())
     Path("no-sounds").mkdir()
@@ -91,6 +93,19 @@ def _sounds() -> None:
     Path("mixed").mkdir()
     Path("mixed/good.wav").write_bytes(Path("a.wav").read_bytes())
     Path("mixed/text.wav").write_bytes(Path("text.wav").read_bytes())
+
+
+def _media() -> None:
+    """Files for FFmpeg. Those that are made with PyAV are left out without it."""
+    Path("text.m4a").write_text("This is no sound.\n" * 10)
+    Path("list.m4a").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\na.wav\n#EXT-X-ENDLIST\n")
+    Path("movie.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom" + bytes(20) + b"\x00\x10\x00\x00mdat" + bytes(200))
+    if find_spec("av") is None:
+        return
+    chainsaw = ap.load_audio(CLIPS / "chainsaw.ogg", sample_rate=44_100).waveform
+    encode(Path("phone.m4a"), chainsaw, FORMATS["m4a"])
+    encode(Path("bought.m4a"), chainsaw, PROTECTED)
+    silent_video(Path("mute.mp4"))
 
 
 SETTINGS = {
