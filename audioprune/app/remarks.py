@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 
 from ..audio.files import SAMPLE_RATE, Clip
-from ..tagging.windowing import Timeline
+from ..tagging.timeline import Timeline
 
 
 def remarks(path: Path, clip: Clip, window: float, timeline: Timeline | None = None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from ..core.cost import macs
 from ..core.pruning import prune
 from ..core.settings import describe
 from ..methods import Method, UntrainedError
-from .agreement import agreement, divergence
+from .agreement import agreement, divergence, pooled
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
 from .planned import Given, Plan, Planned
@@ -105,7 +105,7 @@ def compare(
         for size in batch_sizes:
             _time(timed_rows, timed_settings, model, features, size, bench_seconds, timed)
     metric = "accuracy" if labels.ndim == 1 else "map"
-    return {"metric": metric, "clips": len(features), "unpruned": unpruned, "rows": rows}
+    return {"metric": metric, "clips": len(labels), "unpruned": unpruned, "rows": rows}
 
 
 def passes(
@@ -122,14 +122,19 @@ def passes(
 def logits_of(
     model: PreTrainedModel, features: Clips, advance: Callable[[int], Any] = NOTHING, batch_size: int = 32
 ) -> Tensor:
-    """(clips, classes) in float32 on the CPU."""
+    """(clips, classes) in float32 on the CPU; of a clip in windows, the logits of its pooled probabilities."""
     found = []
     call: Any = model
     for first in range(0, len(features), batch_size):
         batch = _batch(model, features, range(first, min(first + batch_size, len(features))))
         found.append(call(batch).logits.float().cpu())
         advance(len(batch))
-    return torch.cat(found)
+    logits = torch.cat(found)
+    recordings = getattr(features, "recordings", ())
+    if not recordings:
+        return logits
+    multi_label = model.config.problem_type == "multi_label_classification"
+    return pooled(logits, torch.tensor(recordings), features.pool, multi_label)  # type: ignore[union-attr]
 
 
 def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> Tensor:

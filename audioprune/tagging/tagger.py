@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 
 from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead
 from ..audio.front_end import FrontEnd
+from ..audio.windowing import WHOLE, Windowing
 from ..audio.windows import Envelope, batches, count, cut, is_longer, pieces, read_ahead
 from ..bulk.sounds import Sound, key, load
 from ..core.cost import macs
 from ..core.pruning import handle
 from ..files import Row
-from .windowing import WHOLE, Timeline, Windowing
+from .timeline import Timeline
 
 
 @dataclass
