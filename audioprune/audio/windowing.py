@@ -1,12 +1,15 @@
-"""How a long sound is cut into windows: what the words of a command and the arguments of functions ask for."""
+"""How a long sound is cut into windows: what the words of a command and the arguments of functions ask for.
+
+Imports no PyTorch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from .files import SAMPLE_RATE
-from .front_end import FrontEnd
+if TYPE_CHECKING:
+    from .front_end import FrontEnd
 
 POOLS = ("mean", "max")
 """How the answers of windows become one: the mean of each label's probability, or its maximum."""
@@ -65,6 +68,9 @@ class Windowing:
         """Samples of a window and of a hop, once both are known."""
         assert self.seconds is not None
         assert self.hop is not None
+        # Not above: a command with nothing left to do imports nothing that decodes.
+        from .files import SAMPLE_RATE
+
         return round(self.seconds * SAMPLE_RATE), round(self.hop * SAMPLE_RATE)
 
     def as_dict(self) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class ClipSet:
     """Clips as a model's forward takes them, in batches of any size.
 
     batches: (clips, …), the model's main input; or the arguments of its forward, a clip a row; or several of either.
-    recordings: of each row the recording that it is a window of, 0 … n - 1, in order. A recording then counts as a clip,
-        and its answer is the `pool` ("mean" or "max") of its windows' probabilities.
+    recordings: of each row the recording that it is a window of, 0 … n - 1, in order. A recording then counts as one
+        clip, and its answer is the `pool` ("mean" or "max") of its windows' probabilities.
     Raises `ValueError` where the tensors of a batch differ in their number of clips, or the recordings do not fit
     them, and `TypeError` where they are none.
     """

@@ -115,7 +115,7 @@ def compare(
     if picture is not None:
         check_suffix(picture)
     loaded, front = o.open_model(model, device)
-    table, store = t.open_data(data, data_name, None, cache)
+    table, store = t.open_data(data, data_name, None, cache, front.max_seconds)
     rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
     labels = c.targets_of(loaded, table, rows)
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store, windows) for name, folder in folders.items()}
