@@ -23,13 +23,14 @@ AHEAD = 16
 
 @dataclass
 class CalibrationSounds:
-    """spectrograms: (windows, frames, mels) of what can be used, one window for each sound that fits. recordings: the
+    """spectrograms: (windows, frames, mels) of what can be used, one window for each sound that fits; of a model that
+    takes any length a list of (1, samples). recordings: the
     sound of each window, 0 … n - 1. failed: errors of files that cannot be decoded. silent: files in which nobody hears
     anything, on which a model's answer tells nothing. copies: files that hold the very sound of another. cut: files
     longer than the model hears, of which the beginning is heard. long: those of which several windows are heard.
     """
 
-    spectrograms: Tensor
+    spectrograms: Tensor | list[Tensor]
     recordings: list[int] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     silent: list[Path] = field(default_factory=list)
@@ -75,7 +76,10 @@ def read_sounds(
                 sounds.long.append(path)
             elif windows is None and is_longer(clips[0], front.max_seconds):
                 sounds.cut.append(path)
-    sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, *front.shape)
+    if front.takes_any_length:
+        sounds.spectrograms = rows
+    else:
+        sounds.spectrograms = torch.cat(rows) if rows else torch.empty(0, *front.shape)
     return sounds
 
 

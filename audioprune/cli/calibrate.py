@@ -117,7 +117,7 @@ def calibrate(
     else:
         aims = {"max_disagreement": max_disagreement, "speed_up": speed_up}
         how = {"methods": t.words(methods), "batch_size": batch_size, "bench_seconds": bench_seconds, "seed": seed}
-        loaded, front = o.open_model(model, device, dtype)
+        loaded, front = o.open_model(model, device, dtype, any_length=True)
         if pack:  # as `tag` does, since it changes what is gained
             o.pack_on_cpu(loaded)
         sounds = _read(found, front, windows)

@@ -86,7 +86,7 @@ def listen(
     from ..tagging.stream import Stream
 
     chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
-    loaded, front = o.open_model(model, device, dtype)
+    loaded, front = o.open_model(model, device, dtype, any_length=True)
     settings = chosen.for_model(loaded, front)
     if pack:
         o.pack_on_cpu(loaded)

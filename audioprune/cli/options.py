@@ -262,11 +262,16 @@ def quiet() -> None:
         logging.set_verbosity_error()
 
 
-def open_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, FrontEnd]:
-    """A model on its device and in its dtype, unpruned even where it was saved with its pruning, and its front end."""
-    from ..models.loading import load_features
+def open_model(
+    source: str, device: str = "auto", dtype: str = "float32", any_length: bool = False
+) -> tuple[PreTrainedModel, FrontEnd]:
+    """A model on its device and in its dtype, unpruned even where it was saved with its pruning, and its front end.
 
-    return _opened(source, device, dtype, load_features)
+    any_length: whether the command can do with a model of waveforms, whose clips differ in length.
+    """
+    from ..models.loading import load_features, load_fixed_features
+
+    return _opened(source, device, dtype, load_features if any_length else load_fixed_features)
 
 
 def open_spectrogram_model(source: str, device: str = "auto", dtype: str = "float32") -> tuple[PreTrainedModel, LogMel]:

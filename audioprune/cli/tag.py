@@ -139,7 +139,7 @@ def tag(
         from ..tagging.tagger import Tagger
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
-        loaded, front = o.open_model(model, place, dtype)
+        loaded, front = o.open_model(model, place, dtype, any_length=True)
         settings = chosen.for_model(loaded, front)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         if windows is not None:

@@ -19,7 +19,7 @@ from ..core.settings import SETTINGS, parse_method, read_method, settings_path
 from ..data import ClipRow, ClipTable, DataError, SoundCache
 from ..methods import Method
 from ..methods.names import NamedMethod, compared, named, untrained_as
-from ..models.loading import load, load_features
+from ..models.loading import load, load_fixed_features
 
 
 class Clips(Protocol):
@@ -103,7 +103,7 @@ def open_fine_tuned(
             f"{folder}: answers in {_some(_labels(model))}, the model that it is compared with in "
             f"{_some(_labels(like))}; both must have been trained for the same labels"
         )
-    front = load_features(folder, model)
+    front = load_fixed_features(folder, model)
     return FineTuned(model.to(like.device, like.dtype), read_clips(rows, front, cache, windows), method)
 
 

@@ -85,6 +85,12 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
     return front
 
 
+def load_fixed_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
+    """As `load_features`, for what needs features of one shape. Raises `ValueError` for a model of any length too."""
+    front = load_features(source, model)
+    return load_log_mel(source, model) if front.takes_any_length else front  # which says why not
+
+
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
     """Load the front end of a Whisper."""
     path = resolve(source)

@@ -19,7 +19,7 @@ from ..core.pruning import prune
 from ..core.settings import SETTINGS, describe, read_method
 from ..data import ClipTable, DataError, SoundCache
 from ..methods import Method, TopK
-from ..models.loading import load, load_features
+from ..models.loading import load, load_fixed_features
 from .dataset import SpectrogramDataset
 from .task import RESULT
 
@@ -110,7 +110,7 @@ def evaluate(
     for source, group in itertools.groupby(sorted(every, key=lambda cell: cell.model), lambda cell: cell.model):
         loaded: Any = load(source)
         _check_labels(source, loaded, table)
-        front = load_features(source, loaded)
+        front = load_fixed_features(source, loaded)
         loaded = loaded.to(device)
         for cell in group:
             own = used[cell.keep_rate] = _method_of(source, method, cell.keep_rate, tuned)

@@ -142,7 +142,9 @@ CASES: dict[str, list[Case]] = {
             r"of 7200\.00 s heard",
             code=0,
         ),
-        odd_sound("half a minute: it is heard whole, in windows", "half-minute.wav", r"30\.00 of 30\.00 s heard", "tiny"),
+        odd_sound(
+            "half a minute: it is heard whole, in windows", "half-minute.wav", r"30\.00 of 30\.00 s heard", "tiny"
+        ),
         Case(
             "windows with gaps between them",
             f"tag half-minute.wav {TAG} --hop 9 --out results.jsonl",
