@@ -389,7 +389,7 @@ def test_explain_draws_labels_over_time_and_one_window(run, tiny: str, long: Pat
     assert row["explained"] == {"start": 2.0, "end": 3.295}
     assert len(row["windows"]) == 7
     assert row["label"].rpartition(" ")[0] == row["labels"][0]["label"]
-    assert [len(stage["kept"]) for stage in row["stages"]] == [32, 16, 8]
+    assert [len(stage["kept"]) for stage in row["stages"]] == [45, 32, 23]
     code, out, _ = run(*words)
     assert code == 0
     assert "0:00 – " in out
