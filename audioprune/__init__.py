@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .methods import VisionZip as VisionZip
     from .models.loading import load_features as load_features
     from .models.state import CheckpointError as CheckpointError
+    from .tagging.pipeline import LongAudioClassificationPipeline as LongAudioClassificationPipeline
     from .tagging.stream import Stream as Stream
     from .transcribing.transcriber import transcribe as transcribe
 
@@ -94,6 +95,7 @@ _MODULES = {
     "UntrainedError": "methods",
     "load_features": "models.loading",
     "CheckpointError": "models.weights",
+    "LongAudioClassificationPipeline": "tagging.pipeline",
     "Stream": "tagging.stream",
     "transcribe": "transcribing.transcriber",
 }

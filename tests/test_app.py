@@ -159,7 +159,7 @@ def test_an_answer_that_is_not_finite(tagger: Tagger, sound: Path) -> None:
         (
             np.concatenate([np.zeros(32_000), tone(1.0)]),
             16_000,
-            [r"in 5 windows \(2 of them silent, which do not count\)"],
+            [r"in 4 windows \(2 of them silent, which do not count\)"],
         ),
         (tone(0.05), 16_000, [r"Only 0.05 s of sound; the rest of the model's 1.3 s is padding"]),
         (tone(1.2, channels=2), 16_000, ["2 channels; the model gets their mean"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,15 @@ import audioprune as ap
 from audioprune.audio.files import SAMPLE_RATE, load_audio
 from audioprune.audio.waveform_features import WaveformFeatures
 from audioprune.audio.whisper_features import WhisperFeatures
+from audioprune.audio.windowing import Windowing
+from audioprune.calibration.disagreement import ClipSet, Hearing
+from audioprune.calibration.ledger import Ledger
+from audioprune.calibration.sounds import read_sounds
 from audioprune.cli.long_sounds import stretches_of
+from audioprune.compare.agreement import pooled
 from audioprune.tagging.tagger import Tagger
+from audioprune.tagging.timeline import Timeline
 from audioprune.tagging.timeline_figure import clock, timeline_figure
-from audioprune.tagging.windowing import Timeline, Windowing
 
 from .conftest import tone
 from .families import STABLE, ast, audiomae, wav2vec2, whisper
@@ -383,7 +389,7 @@ def test_explain_draws_labels_over_time_and_one_window(run, tiny: str, long: Pat
     assert row["explained"] == {"start": 2.0, "end": 3.295}
     assert len(row["windows"]) == 7
     assert row["label"].rpartition(" ")[0] == row["labels"][0]["label"]
-    assert [len(stage["kept"]) for stage in row["stages"]] == [32, 16, 8]
+    assert [len(stage["kept"]) for stage in row["stages"]] == [45, 32, 23]
     code, out, _ = run(*words)
     assert code == 0
     assert "0:00 – " in out
@@ -395,3 +401,78 @@ def test_explain_of_what_fits(run, tiny: str, clips: Path) -> None:
     words = ("explain", clips / "tone0.wav", "--model", tiny, "--method", "topk", "--json")
     assert set(json.loads(run(*words)[1])) == {"picture", "label", "unpruned", "grid", "stages"}
     assert "--at is 3, but" in run(*words, "--at", "3")[2]
+
+
+# Comparing and calibrating
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_logits_of_recordings_are_those_of_their_pooled_probabilities(multi_label: bool, pool: str) -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 3
+    owners = [0, 0, 0, 1, 2, 2]
+    found = pooled(logits, torch.tensor(owners), pool, multi_label)
+    assert torch.equal(found[1], logits[3])
+    for owner in (0, 2):
+        rows = logits[[i for i, own in enumerate(owners) if own == owner]]
+        each = rows.sigmoid() if multi_label else rows.softmax(1)
+        expected = each.mean(0) if pool == "mean" else each.amax(0)
+        got = found[owner].sigmoid() if multi_label else found[owner].exp()
+        torch.testing.assert_close(got, expected)
+    assert pooled(logits * math.nan, torch.tensor(owners), pool, multi_label).isnan().all()
+
+
+def test_a_calibration_hears_long_sounds_over_their_whole_length(tmp_path: Path, clips: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", melody(40.0), SAMPLE_RATE)
+    quiet = melody(4.0)
+    quiet[: 2 * SAMPLE_RATE] = 0
+    soundfile.write(tmp_path / "b.wav", quiet, SAMPLE_RATE)
+    soundfile.write(tmp_path / "copy.wav", quiet, SAMPLE_RATE)
+    front = ap.LogMel(128)
+    paths = [tmp_path / "a.wav", clips / "tone0.wav", tmp_path / "b.wav", tmp_path / "copy.wav"]
+    found = read_sounds(paths, front, windows=Windowing())
+    assert (len(found), [path.name for path in found.copies]) == (3, ["copy.wav"])
+    assert found.recordings == [0] * 12 + [1] + [2] * 3
+    last = load_audio(paths[0]).waveform[-round(1.295 * SAMPLE_RATE) :]
+    torch.testing.assert_close(found.features[11], front(last), atol=1e-3, rtol=0)
+    assert len(read_sounds(paths[:1], front, windows=Windowing(hop=1.0)).recordings) == 40
+    first = read_sounds(paths, front)
+    assert (first.recordings, len(first.cut)) == ([0, 1], 1), "b begins with silence"
+
+
+def test_a_recording_counts_once() -> None:
+    model = audiomae().eval()
+    features = torch.randn(7, 128, 128, generator=torch.Generator().manual_seed(0))
+    recordings = [0, 0, 1, 1, 1, 2, 3]
+    clips = ClipSet(features, "input_values", recordings)
+    assert len(clips) == 4
+    told: list[int] = []
+    hearing = Hearing(model, clips, [2, 0, 3, 1], 2, Ledger(None, {}), told.append)
+    assert sum(told) == 4
+    with torch.no_grad():
+        probabilities = model(features).logits.softmax(1)
+    for place, recording in enumerate([2, 0, 3, 1]):
+        rows = [i for i, own in enumerate(recordings) if own == recording]
+        torch.testing.assert_close(hearing.full[place].softmax(0), probabilities[rows].mean(0), atol=1e-5, rtol=0)
+    assert hearing.hear(ap.TopK(0.5), 0, 4).clips == 4
+    whole = ClipSet(features, "input_values")
+    assert whole.fingerprint == ClipSet(features, "input_values", range(7)).fingerprint != clips.fingerprint
+    with pytest.raises(ValueError, match="recordings are .*give one a window, such as 0, 0, 0, 1, 1"):
+        ClipSet(features, "input_values", [0, 0, 2, 2, 2, 2, 2])
+
+
+def test_a_comparison_hears_long_clips_in_windows(run, tiny: str, tmp_path: Path) -> None:
+    for label in ("note 1", "note 2"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        soundfile.write(tmp_path / "data" / label / "short.wav", tone(1.0), SAMPLE_RATE)
+        soundfile.write(tmp_path / "data" / label / "long.wav", melody(5.0), SAMPLE_RATE)
+    words = ("compare", "--data", tmp_path / "data", "--model", tiny, "--methods", "topk", "--keep-rates", "0.5")
+    words += ("--bench-seconds", 0, "--json")
+    code, out, err = run(*words)
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["clips"], result["windows"], result["pool"]) == (4, 10, "mean")
+    first = json.loads(run(*words, "--window", "first")[1])
+    assert first["clips"] == 4
+    assert "windows" not in first
+    assert first["rows"][0]["kl"] != result["rows"][0]["kl"]

@@ -119,3 +119,21 @@ def test_reading_ahead_changes_nothing_and_tells_errors() -> None:
     assert next(items) == 1
     with pytest.raises(AudioError, match="gone"):
         next(items)
+
+
+@given(st.integers(1, 5000), st.integers(1, 900), st.one_of(st.none(), st.floats(0.05, 1.0)))
+def test_windows_over_the_whole_of_many_sounds(samples: int, window: int, share: float | None) -> None:
+    hop = None if share is None else max(1, round(share * window))
+    starts = windows.spread(samples, window, hop)
+    if samples - window <= windows.TAIL:
+        assert starts == [0]
+        return
+    if hop is not None:
+        assert starts == [start for start, _ in slow_windows(np.zeros(samples, np.float32), window, hop)]
+        return
+    assert (starts[0], starts[-1]) == (0, samples - window)
+    assert starts == sorted(set(starts))
+    assert 2 <= len(starts) <= windows.MOST_SPREAD
+    gaps = np.diff(starts)
+    assert gaps.max() - gaps.min() <= 1
+    assert gaps.max() <= window or len(starts) == windows.MOST_SPREAD, "nothing is left out without need"

@@ -17,7 +17,7 @@ from ..core.pruning import prune
 from ..core.trace import Trace, trace
 from ..methods import Method
 from ..tagging.tagger import Tagger
-from ..tagging.windowing import Timeline
+from ..tagging.timeline import Timeline
 from .remarks import remarks
 
 SECONDS = 0.3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..audio.files import SAMPLE_RATE, Clip
-from ..tagging.windowing import Timeline
+from ..tagging.timeline import Timeline
 
 
 def remarks(clip: Clip, window: float, timeline: Timeline | None = None) -> tuple[str, ...]:

@@ -23,6 +23,9 @@ the ends of a piece."""
 TAIL = SAMPLE_RATE // 100
 """Samples after the last window that are not worth one more: 10 ms."""
 
+MOST_SPREAD = 12
+"""Windows of a sound that are heard, where many sounds are held in memory together and no hop is asked for."""
+
 Load = Callable[[float, float], Clip]
 """Decodes a part of a sound: its length and its start in seconds → its clip."""
 
@@ -93,6 +96,18 @@ def count(samples: int, window: int, hop: int) -> int:
         return min(samples, 1)
     whole = (samples - window) // hop + 1
     return whole + (samples - ((whole - 1) * hop + window) > TAIL)
+
+
+def spread(samples: int, window: int, hop: int | None, most: int = MOST_SPREAD) -> list[int]:
+    """First samples of windows over a whole sound: as `cut` makes them, or without a hop at most so many, at even
+    distances, the first at the beginning and the last at the end."""
+    if samples - window <= TAIL:
+        return [0]
+    if hop is not None:
+        starts = list(range(0, samples - window + 1, hop))
+        return starts if samples - (starts[-1] + window) <= TAIL else [*starts, samples - window]
+    number = min(most, -(-samples // window))
+    return [round(i * (samples - window) / (number - 1)) for i in range(number)]
 
 
 def batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:

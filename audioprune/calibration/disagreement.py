@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import fingerprints
-from ..compare.agreement import divergences, same_top
+from ..compare.agreement import divergences, pooled, same_top
 from ..core.pruning import prune
 from ..methods import Method
 from .ledger import Ledger
@@ -43,11 +44,17 @@ class ClipSet:
     """Clips as a model's forward takes them, in batches of any size.
 
     batches: (clips, …), the model's main input; or the arguments of its forward, a clip a row; or several of either.
-    Raises `ValueError` where the tensors of a batch differ in their number of clips, `TypeError` where they are none.
+    recordings: of each row the recording that it is a window of, 0 … n - 1, in order. A recording then counts as one
+        clip, and its answer is the `pool` ("mean" or "max") of its windows' probabilities.
+    Raises `ValueError` where the tensors of a batch differ in their number of clips, or the recordings do not fit
+    them, and `TypeError` where they are none.
     """
 
-    def __init__(self, batches: Batches, name: str) -> None:
+    def __init__(
+        self, batches: Batches, name: str, recordings: Sequence[int] | None = None, pool: str = "mean"
+    ) -> None:
         self._rows: list[Inputs] = []
+        self.pool = pool
         for batch in [batches] if isinstance(batches, Tensor | Mapping) else batches:
             if not isinstance(batch, Tensor | Mapping):
                 raise TypeError(
@@ -62,20 +69,34 @@ class ClipSet:
                 raise ValueError(f"a batch has tensors of {shapes}; each must have one row a clip")
             count = len(next(iter(tensors.values())))
             self._rows += [{key: tensor[i] for key, tensor in tensors.items()} for i in range(count)]
+        self.recordings = list(range(len(self._rows)) if recordings is None else recordings)
+        steps = [after - before for before, after in pairwise([0, *self.recordings])]
+        if len(self.recordings) != len(self._rows) or steps[:1] not in ([], [0]) or not set(steps) <= {0, 1}:
+            raise ValueError(
+                f"recordings are {self.recordings[:5]} …, {len(self.recordings)} for {len(self._rows)} windows; give "
+                "one a window, such as 0, 0, 0, 1, 1"
+            )
+        self._windows: list[list[int]] = [[] for _ in range(len(self))]
+        for row, recording in enumerate(self.recordings):
+            self._windows[recording].append(row)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self.recordings[-1] + 1 if self.recordings else 0
 
     def batches(self, model: PreTrainedModel, indices: Sequence[int], size: int) -> Iterator[tuple[list[int], Inputs]]:
-        """Clips of equal shape together, at most `size` at once, on the model's device and in its dtype."""
+        """Clips of equal shape together, at most `size` at once, on the model's device and in its dtype: the number of
+        each, and what the model takes. A recording comes once for each of its windows."""
         groups: dict[Any, list[int]] = {}
-        for index in indices:
+        for index in (row for recording in indices for row in self._windows[recording]):
             groups.setdefault(tuple((key, row.shape) for key, row in self._rows[index].items()), []).append(index)
         for group in groups.values():
             for first in range(0, len(group), size):
                 chosen = group[first : first + size]
                 stacked = {key: torch.stack([self._rows[i][key] for i in chosen]) for key in self._rows[chosen[0]]}
-                yield chosen, {key: _placed(tensor, model) for key, tensor in stacked.items()}
+                yield (
+                    [self.recordings[i] for i in chosen],
+                    {key: _placed(tensor, model) for key, tensor in stacked.items()},
+                )
 
     def tensors(self) -> Iterator[Tensor]:
         """What is told of each clip, clip by clip."""
@@ -83,7 +104,10 @@ class ClipSet:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprints.of_tensors((name, tensor) for row in self._rows for name, tensor in row.items())
+        found = fingerprints.of_tensors((name, tensor) for row in self._rows for name, tensor in row.items())
+        if len(self) == len(self._rows):
+            return found
+        return fingerprints.of_parts([found.encode(), repr((self.recordings, self.pool)).encode()])
 
 
 def _placed(tensor: Tensor, model: PreTrainedModel) -> Tensor:
@@ -144,15 +168,13 @@ class Hearing:
         """(places, classes) in float32 on the CPU."""
         call: Any = self.model
         where = {self.order[place]: row for row, place in enumerate(places)}
-        found: Tensor | None = None
+        owners, found, counted = list[int](), list[Tensor](), set[int]()
         for chosen, inputs in self.clips.batches(self.model, list(where), self.batch_size):
-            logits = self._logits_of(call(**inputs)).float().cpu()
-            if found is None:
-                found = logits.new_empty(len(where), logits.shape[1])
-            found[[where[index] for index in chosen]] = logits
-            self.advance(len(chosen))
-        assert found is not None
-        return found
+            found.append(self._logits_of(call(**inputs)).float().cpu())
+            owners += [where[clip] for clip in chosen]
+            self.advance(len(set(chosen) - counted))
+            counted.update(chosen)
+        return pooled(torch.cat(found), torch.tensor(owners), self.clips.pool, self.multi_label)
 
     def _logits_of(self, output: Any) -> Tensor:
         logits = getattr(output, "logits", None)

@@ -37,6 +37,8 @@ def calibrate(
     *,
     max_disagreement: float | None = None,
     speed_up: float | None = None,
+    recordings: Sequence[int] | None = None,
+    pool: str = "mean",
     methods: Sequence[str] = SEARCHED,
     batch_size: int = 8,
     bench_seconds: float = 1.0,
@@ -61,6 +63,9 @@ def calibrate(
         model: a classifier, unpruned; it is left as it was.
         clips: the sounds, as the model's forward takes them: (clips, …), a dict of its arguments, or several of such.
             They should be of the kind that the model will hear, and not those that it was trained on.
+        recordings: of each row of `clips` the recording that it is a window of, such as 0, 0, 0, 1, 1. A recording is
+            then what counts as a clip, since its windows are no independent sounds. None: each row is a clip.
+        pool: "mean" or "max" of the windows' probabilities, for a recording's answer.
         max_disagreement: the greatest share of clips that may get another top label, in (0, 1).
         speed_up: how many times as fast as unpruned, more than 1.
         methods: what to choose from: words of methods that need no training ("topk+merge", "tome", "evit", …), whose
@@ -82,7 +87,7 @@ def calibrate(
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        found = ClipSet(clips, model.main_input_name)
+        found = ClipSet(clips, model.main_input_name, recordings, pool)
         if len(found) < FEWEST:
             raise ValueError(
                 f"there are {len(found)} clips, and a calibration needs {FEWEST} at least; {least_clips(0.05)} can "

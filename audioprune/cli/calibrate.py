@@ -18,9 +18,11 @@ from . import options as o
 from . import training_options as t
 from .calibrate_words import calibrate_words, check_words, words_table
 from .console import err, out, progress, resumable
+from .long_sounds import parse_windows
 from .tag import count, note_left_out
 
 if TYPE_CHECKING:
+    from ..audio.windowing import Windowing
     from ..calibration import Calibration, WordCalibration
     from ..calibration.sounds import CalibrationSounds
 
@@ -54,6 +56,9 @@ def calibrate(
     ] = 8,
     bench_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a setting.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the clips that are kept from the search.")] = 0,
+    window: o.WindowOption = "auto",
+    hop: o.SpreadHopOption = None,
+    pool: o.PoolOption = "mean",
     accept_estimate: Annotated[
         bool,
         typer.Option("--accept-estimate", help="Write a setting that keeps the limit by its estimate alone as well."),
@@ -80,7 +85,8 @@ def calibrate(
 
     Part of the clips is searched on; the others, which the search never hears, show what is stated. To show 2 % takes
     199 clips, 5 % 79, 10 % 39, and more where some disagree. They should be sounds as the model will hear them, not
-    those that it was trained on, and each its own recording. What was written is for `--method` of every command:
+    those that it was trained on, and each its own recording. A recording longer than the model hears counts once, with
+    the mean over its windows. What was written is for `--method` of every command:
 
         audioprune tag more-sounds/ --model esc10 --method pruning.json
 
@@ -102,6 +108,7 @@ def calibrate(
         raise ValueError(f"--out is {str(out_file)!r}; --method reads settings from files that end in .json")
     if out_file.exists() and not force:
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
+    windows = parse_windows(window, hop, pool)
     found, state = _draw(clips, limit, seed), out_file.with_name(f"{out_file.name}.partial.jsonl")
     if is_transcriber(model):
         most = check_words(max_disagreement)
@@ -113,9 +120,9 @@ def calibrate(
         loaded, front = o.open_model(model, device, dtype)
         if pack:  # as `tag` does, since it changes what is gained
             o.pack_on_cpu(loaded)
-        sounds = _read(found, front)
-        _note_few(len(sounds.features), max_disagreement)
-        result = _calibrate(loaded, sounds, state, **aims, **how)
+        sounds = _read(found, front, windows)
+        _note_few(len(sounds), max_disagreement)
+        result = _calibrate(loaded, sounds, state, pool=pool, **aims, **how)
     is_written = result.method is not None and (result.shown or accept_estimate)
     whole = {"command": t.command(), "model": model, "packed": pack, **result.as_dict()}
     if report is not None:
@@ -143,7 +150,7 @@ def _calibrate(model: Any, sounds: CalibrationSounds, state: Path, **asked: Any)
 
     with progress("") as bar, resumable(state):
         stages = _Stages(bar)
-        result = choose(model, sounds.features, stage=stages, state=state, **asked)
+        result = choose(model, sounds.features, recordings=sounds.recordings, stage=stages, state=state, **asked)
         stages.finish()
     assert isinstance(result, Calibration)
     return result
@@ -211,12 +218,12 @@ class _Stages:
             self._bar.update(self._whole, total=heard)
 
 
-def _read(paths: list[Path], front: Any) -> CalibrationSounds:
+def _read(paths: list[Path], front: Any, windows: Windowing | None) -> CalibrationSounds:
     from ..calibration.sounds import read_sounds
 
     with progress("clips") as bar:
         task = bar.add_task("Reading clips", total=len(paths))
-        sounds = read_sounds(paths, front, lambda: bar.advance(task))
+        sounds = read_sounds(paths, front, lambda: bar.advance(task), windows)
     for error in sounds.failed[:5]:
         err.print(error, style="red", soft_wrap=True)
     if len(sounds.failed) > 5:
@@ -227,7 +234,12 @@ def _read(paths: list[Path], front: Any) -> CalibrationSounds:
             err.print(f"{count(clips)} left out: {why}")
     if sounds.cut:
         err.print(f"{count(len(sounds.cut))} longer than the model's window: the first {front.max_seconds:.2f} s heard")
-    if not len(sounds.features):
+    if sounds.long:
+        err.print(
+            f"{count(len(sounds.long))} longer than the model's window: heard over the whole length, "
+            f"{len(sounds.recordings)} windows in all"
+        )
+    if not len(sounds):
         raise ValueError(
             f"none of {count(len(paths))} can be used: {len(sounds.failed)} cannot be decoded, {len(sounds.silent)} "
             "are silent"

@@ -16,6 +16,7 @@ from ..methods import names
 from . import options as o
 from . import training_options as t
 from .console import err, out, progress, resumable
+from .long_sounds import parse_windows
 
 FineTunedOption = Annotated[
     list[str] | None,
@@ -66,6 +67,9 @@ def compare(
         str,
         typer.Option("--batch-size", "--batch-sizes", help="Clips per forward in the timing; several with commas."),
     ] = "16",
+    window: o.WindowOption = "auto",
+    hop: o.SpreadHopOption = None,
+    pool: o.PoolOption = "mean",
     device: o.DeviceOption = "auto",
     cache: t.CacheOption = None,
     out_file: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,
@@ -88,8 +92,9 @@ def compare(
         --fine-tuned topk=runs/fold5-rate0.5 --out compare.json
 
     Agreement is the share of clips whose top label is the unpruned model's; KL is the mean KL(unpruned ‖ pruned) of the
-    outputs, in nats. Random choices run with five seeds: mean ± standard deviation. A row with • costs least for its
-    accuracy: no other is better in one and as good in the other. Nothing is written without --out or --picture.
+    outputs, in nats. A clip longer than the model hears is heard in windows, and its answer is their mean. Random
+    choices run with five seeds: mean ± standard deviation. A row with • costs least for its accuracy: no other is
+    better in one and as good in the other. Nothing is written without --out or --picture.
     """
     from ..compare import comparison
     from ..compare import settings as c
@@ -106,20 +111,22 @@ def compare(
         raise ValueError(f"--batch-size is {batch_size!r}; each must be at least 1")
     if split not in (None, "test", "validation", "train", "all"):
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
-    folders = _folders(fine_tuned or [])
+    folders, windows = _folders(fine_tuned or []), parse_windows(window, hop, pool)
     if picture is not None:
         check_suffix(picture)
     loaded, front = o.open_model(model, device)
-    table, store = t.open_data(data, data_name, None, cache)
+    table, store = t.open_data(data, data_name, None, cache, front.max_seconds)
     rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
     labels = c.targets_of(loaded, table, rows)
-    tuned = {name: c.open_fine_tuned(folder, loaded, rows, store) for name, folder in folders.items()}
-    clips = c.ReadClips(rows, front, store)
+    tuned = {name: c.open_fine_tuned(folder, loaded, rows, store, windows) for name, folder in folders.items()}
+    clips = c.read_clips(rows, front, store, windows)
+    if clips.recordings:
+        err.print(f"{len(rows)} clips, some longer than the model's window: heard in {len(clips)} windows")
     passes = comparison.passes(chosen, rates, tuned, shares)
     state = None if out_file is None else out_file.with_name(f"{out_file.name}.partial.jsonl")
     with progress("") as bar, resumable(state) if state else nullcontext():
         log = RowLog.of(state, loaded, clips, labels, chosen, tuned)
-        heard = bar.add_task("Hearing clips", total=passes * len(rows))
+        heard = bar.add_task("Hearing clips", total=passes * len(clips))
         timing = bar.add_task("Timing settings", total=None, visible=False)
 
         def timed() -> None:
@@ -132,6 +139,7 @@ def compare(
             "folds": list(t.words(folds)),
             "split": split,
             "limit": limit,
+            **({"windows": len(clips), "pool": pool} if clips.recordings else {}),
             "machine": machine(),
         } | comparison.compare(
             loaded,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..core.trace import Trace
     from ..methods import Method
     from ..tagging.tagger import Tagger
-    from ..tagging.windowing import Timeline
+    from ..tagging.timeline import Timeline
 
 
 def explain(

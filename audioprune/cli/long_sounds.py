@@ -12,9 +12,10 @@ from rich.text import Text
 from .console import err
 
 if TYPE_CHECKING:
+    from ..audio.windowing import Windowing
     from ..bulk.sounds import Sound
     from ..tagging.tagger import Tagger
-    from ..tagging.windowing import Timeline, Windowing
+    from ..tagging.timeline import Timeline
 
 SHOWN_STRETCHES = 20
 """Stretches of one label that are printed of a sound."""
@@ -22,7 +23,7 @@ SHOWN_STRETCHES = 20
 
 def parse_windows(window: str, hop: float | None, pool: str) -> Windowing | None:
     """The windows that `--window`, `--hop` and `--pool` ask for; None for the first window alone."""
-    from ..tagging.windowing import Windowing
+    from ..audio.windowing import Windowing
 
     return Windowing.parse(window, hop, pool)
 

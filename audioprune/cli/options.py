@@ -109,6 +109,14 @@ HopOption = Annotated[
         show_default=False,
     ),
 ]
+SpreadHopOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds from the start of a window of a long sound to the next. [default: at most 12 windows of a sound, "
+        "at even distances from its beginning to its end]",
+        show_default=False,
+    ),
+]
 PoolOption = Annotated[
     str,
     typer.Option(

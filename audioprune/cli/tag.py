@@ -18,9 +18,9 @@ from .console import err, out, progress
 from .long_sounds import Notes, Pictures, parse_windows, stretch_lines, watch_windows
 
 if TYPE_CHECKING:
+    from ..audio.windowing import Windowing
     from ..bulk.log import Log
     from ..bulk.sounds import Sound
-    from ..tagging.windowing import Windowing
 
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""

@@ -64,8 +64,10 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the mod
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Hear so many clips, at even distances. [default: all]")]
 
 
-def open_data(data: Path, name: str | None, recipe: Recipe | None, cache: Path | None) -> tuple[ClipTable, SoundCache]:
-    """The clip table, and its sounds decoded."""
+def open_data(
+    data: Path, name: str | None, recipe: Recipe | None, cache: Path | None, seconds: float = 0.0
+) -> tuple[ClipTable, SoundCache]:
+    """The clip table, and its sounds decoded. seconds: what the model hears at once, if that is more than 10 s."""
     from ..audio.features import LogMel
     from ..data import SoundCache, read
 
@@ -74,7 +76,7 @@ def open_data(data: Path, name: str | None, recipe: Recipe | None, cache: Path |
     for line in (*table.warnings, *table.skipped):
         err.print(f"note: {line}")
     frames = recipe.frames if recipe else 1024
-    store = SoundCache(cache or cache_folder(), LogMel(frames).max_seconds)
+    store = SoundCache(cache or cache_folder(), max(seconds, LogMel(frames).max_seconds))
     with progress("clips") as bar:
         task = bar.add_task(f"Reading {table.name}", total=len(table))
         store.prepare(table.rows, lambda: bar.advance(task))

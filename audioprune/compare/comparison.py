@@ -17,12 +17,12 @@ from ..audio.front_end import group_by
 from ..core.pruning import prune
 from ..core.settings import describe
 from ..methods import Method, UntrainedError
-from .agreement import agreement, divergence
+from .agreement import agreement, divergence, pooled
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
 from .planned import Given, Plan, Planned
 from .row_log import RowLog
-from .settings import Clips, FineTuned
+from .settings import Clips, FineTuned, ReadClips
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
@@ -105,7 +105,7 @@ def compare(
         for size in batch_sizes:
             _time(timed_rows, timed_settings, model, features, size, bench_seconds, timed)
     metric = "accuracy" if labels.ndim == 1 else "map"
-    return {"metric": metric, "clips": len(features), "unpruned": unpruned, "rows": rows}
+    return {"metric": metric, "clips": len(labels), "unpruned": unpruned, "rows": rows}
 
 
 def passes(
@@ -122,7 +122,10 @@ def passes(
 def logits_of(
     model: PreTrainedModel, features: Clips, advance: Callable[[int], Any] = NOTHING, batch_size: int = 32
 ) -> Tensor:
-    """(clips, classes) in float32 on the CPU. Clips of one length run together."""
+    """(clips, classes) in float32 on the CPU; of a clip in windows, the logits of its pooled probabilities.
+
+    Clips of one length run together.
+    """
     found: dict[int, Tensor] = {}
     call: Any = model
     for first in range(0, len(features), batch_size):
@@ -132,7 +135,11 @@ def logits_of(
             logits = call(torch.stack([clips[i] for i in group])).logits.float().cpu()
             found |= zip((places[i] for i in group), logits, strict=True)
         advance(len(clips))
-    return torch.stack([found[place] for place in range(len(features))])
+    logits = torch.stack([found[place] for place in range(len(features))])
+    if not isinstance(features, ReadClips) or not features.recordings:
+        return logits
+    multi_label = model.config.problem_type == "multi_label_classification"
+    return pooled(logits, torch.tensor(features.recordings), features.pool, multi_label)
 
 
 def _clips(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> list[Tensor]:

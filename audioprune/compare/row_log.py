@@ -41,6 +41,8 @@ class RowLog(StateFile):
         # A settings file may have changed under the same name.
         settings = json.dumps({name: [one.kind.__name__, one.settings] for name, one in methods.items()}, default=str)
         heard = json.dumps([[str(row.path.absolute()), row.start, row.end] for row in clips.rows])
+        if clips.recordings:
+            heard += json.dumps([list(clips.recordings), clips.pool])
         front = json.dumps(clips.front.settings, default=str)
         run = {
             "model": fingerprints.of_weights(model),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..audio.files import SAMPLE_RATE, AudioError, load_audio
 from ..audio.front_end import FrontEnd
+from ..audio.windowing import Windowing
+from ..audio.windows import spread
 from ..core.settings import SETTINGS, parse_method, read_method, settings_path
 from ..data import ClipRow, ClipTable, DataError, SoundCache
 from ..methods import Method
@@ -29,11 +32,17 @@ class Clips(Protocol):
 
 @dataclass(frozen=True)
 class ReadClips:
-    """Clips of a table, read as they are asked for."""
+    """Clips of a table, read as they are asked for.
+
+    recordings: of each row the clip that it is a window of, 0 … n - 1; () if each row is a clip. pool: "mean" or "max"
+        of the windows' probabilities, for a clip's answer.
+    """
 
     rows: Sequence[ClipRow]
     front: FrontEnd
     cache: SoundCache
+    recordings: Sequence[int] = ()
+    pool: str = "mean"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,8 +83,16 @@ def parse_methods(words: Sequence[str]) -> dict[str, NamedMethod]:
     return methods
 
 
-def open_fine_tuned(folder: str | Path, like: PreTrainedModel, rows: Sequence[ClipRow], cache: SoundCache) -> FineTuned:
+def open_fine_tuned(
+    folder: str | Path,
+    like: PreTrainedModel,
+    rows: Sequence[ClipRow],
+    cache: SoundCache,
+    windows: Windowing | None = None,
+) -> FineTuned:
     """A model that was trained with the method that its `pruning.json` names, on the device of `like`.
+
+    windows: how clips are cut that are longer than it hears.
 
     Raises `ValueError` where the folder has no such file, or the model answers in other labels than `like`.
     """
@@ -87,7 +104,15 @@ def open_fine_tuned(folder: str | Path, like: PreTrainedModel, rows: Sequence[Cl
             f"{_some(_labels(like))}; both must have been trained for the same labels"
         )
     front = load_features(folder, model)
-    return FineTuned(model.to(like.device, like.dtype), ReadClips(rows, front, cache), method)
+    return FineTuned(model.to(like.device, like.dtype), read_clips(rows, front, cache, windows), method)
+
+
+def read_clips(
+    rows: Sequence[ClipRow], front: FrontEnd, cache: SoundCache, windows: Windowing | None = None
+) -> ReadClips:
+    """The clips of some rows, with those in windows that are longer than the model hears (see `in_windows`)."""
+    cut, recordings = in_windows(rows, front, windows)
+    return ReadClips(cut, front, cache, recordings, "mean" if windows is None else windows.pool)
 
 
 def choose_clips(table: ClipTable, folds: Sequence[str] = (), part: str | None = None) -> tuple[ClipRow, ...]:
@@ -122,6 +147,40 @@ def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:
     if limit < 1:
         raise ValueError(f"--limit is {limit}; it must be a number of clips, at least 1")
     return tuple(rows[i * len(rows) // limit] for i in range(limit))
+
+
+def in_windows(
+    rows: Sequence[ClipRow], front: FrontEnd, windows: Windowing | None
+) -> tuple[tuple[ClipRow, ...], tuple[int, ...]]:
+    """Rows with those that are longer than a window cut into windows, and the number of the row that each came from.
+
+    windows: how they are cut; with no `hop` into `MOST_SPREAD` at most, over the whole length. None cuts nothing, and
+    the numbers are (). A file that cannot be read stays as it is.
+    """
+    if windows is None:
+        return tuple(rows), ()
+    window, _ = windows.of(front).samples
+    hop = None if windows.hop is None else round(windows.hop * SAMPLE_RATE)
+    found, owners = list[ClipRow](), list[int]()
+    for number, row in enumerate(rows):
+        starts = spread(round(_seconds(row) * SAMPLE_RATE), window, hop)
+        if len(starts) == 1:
+            found.append(row)
+        for start in starts if len(starts) > 1 else ():
+            first = row.start + start / SAMPLE_RATE
+            found.append(replace(row, start=first, end=first + window / SAMPLE_RATE))
+        owners += [number] * len(starts)
+    return tuple(found), () if len(found) == len(rows) else tuple(owners)
+
+
+def _seconds(row: ClipRow) -> float:
+    """Length of a row; 0 if its file cannot be read, which is told when it is heard."""
+    if row.end is not None:
+        return row.end - row.start
+    try:
+        return load_audio(row.path, max_seconds=0.1).seconds - row.start
+    except AudioError:
+        return 0.0
 
 
 def targets_of(model: PreTrainedModel, table: ClipTable, rows: Sequence[ClipRow]) -> Tensor:

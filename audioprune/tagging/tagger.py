@@ -15,12 +15,17 @@ from transformers import PreTrainedModel
 
 from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead
 from ..audio.front_end import FrontEnd
+from ..audio.windowing import WHOLE, Windowing
 from ..audio.windows import Envelope, batches, count, cut, is_longer, pieces, read_ahead
 from ..bulk.sounds import Sound, key, load
 from ..core.cost import macs
 from ..core.pruning import handle
 from ..files import Row
-from .windowing import WHOLE, Timeline, Windowing
+from .timeline import Timeline
+
+
+class NotFiniteError(ValueError):
+    """A model's output that is not finite."""
 
 
 @dataclass
@@ -88,8 +93,8 @@ class Tagger:
     def timeline(self, sound: Path | Sound, seconds: float) -> Timeline:
         """What the model hears in each window of a sound, which is read from disk meanwhile.
 
-        seconds: length of the sound, for `progress`. Raises `AudioError` if a part cannot be decoded, and `ValueError`
-        if an answer is not finite.
+        seconds: length of the sound, for `progress`. Raises `AudioError` if a part cannot be decoded, and
+        `NotFiniteError` if an answer is not finite.
         """
         assert self.windows is not None
         window, hop = self.windows.samples
@@ -99,7 +104,9 @@ class Tagger:
         for batch in read_ahead(batches(cut(parts, window, hop), self.batch_size)):
             answers.append(self.probabilities([one.waveform for one in batch]))
             if not torch.isfinite(answers[-1]).all():
-                raise ValueError(f"{sound}: the model's output is not finite (at {batch[0].seconds[0]:.1f} s or after)")
+                raise NotFiniteError(
+                    f"{sound}: the model's output is not finite (at {batch[0].seconds[0]:.1f} s or after)"
+                )
             spans += [one.seconds for one in batch]
             silent += [Clip(one.waveform, 0.0).is_silent for one in batch]
             self.progress(len(spans), max(total, len(spans)))
@@ -138,12 +145,10 @@ class Tagger:
             timeline = self.timeline(sound, clip.seconds)
             self.heard(sound, timeline)
             return self.timeline_row(sound, clip.seconds, timeline)
-        except AudioError as error:
+        except (AudioError, NotFiniteError) as error:
             return {"path": key(sound), "error": str(error)}
-        except ValueError as error:
-            if "not finite" not in str(error):
-                raise
-            return {"path": key(sound), "error": str(error)}
+        except OSError as error:
+            return {"path": key(sound), "error": f"{sound}: cannot be read ({type(error).__name__}: {error})"}
 
     def _decoded(self, sounds: Iterable[Path | Sound]) -> Iterator[tuple[Path | Sound, Clip | AudioError]]:
         """Decode the first window of each sound ahead of the model, at most two batches, in order."""

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from .windowing import Timeline
+from .timeline import Timeline
 
 MOST_LABELS = 8
 """Labels that a picture shows: those of the highest probability anywhere."""

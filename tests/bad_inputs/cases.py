@@ -151,7 +151,27 @@ CASES: dict[str, list[Case]] = {
         Case("a text named .wav, to be drawn", f"explain text.wav {TAG} --out old.png", rf"text\.wav: {UNDECODED}"),
         odd_sound("a WAV cut in half: what is there is heard", "half.wav", r"0\.50 of 0\.50 s heard", "tiny"),
         odd_sound("0.05 s", "50ms.wav", r"0\.05 of 0\.05 s heard", "tiny"),
-        odd_sound("two hours: the beginning is heard, no more is decoded", "two-hours.flac", r"of 7200\.00 s heard"),
+        Case(
+            "two hours, of which the beginning is asked for: no more is decoded",
+            "tag two-hours.flac --model esc10 --keep-rate 0.7 --json --window first",
+            r"of 7200\.00 s heard",
+            code=0,
+        ),
+        odd_sound(
+            "half a minute: it is heard whole, in windows", "half-minute.wav", r"30\.00 of 30\.00 s heard", "tiny"
+        ),
+        Case(
+            "windows with gaps between them",
+            f"tag half-minute.wav {TAG} --hop 9 --out results.jsonl",
+            r"hop is 9 s; .* at most the window, 1\.295 s, or parts of the sound would not be heard",
+            lambda: ap.Stream(tiny(), ap.LogMel(128), window=9.0),
+            r"window is 9\.0; it must be .*, which is all that the model hears at once",
+        ),
+        Case(
+            "a window longer than the model hears",
+            f"tag half-minute.wav {TAG} --window 20 --out results.jsonl",
+            r"window is 20 s; .* at most 1\.295 s, which is all that the model hears at once",
+        ),
         replace(
             odd_sound("a chainsaw, recorded by a phone", "phone.m4a", r"chainsaw; 5\.00 of 5\.00 s heard"), needs="av"
         ),

@@ -76,6 +76,7 @@ def _sounds() -> None:
     with soundfile.SoundFile("two-hours.flac", "w", 8000, 1) as file:
         for _ in range(120):
             file.write(np.zeros(60 * 8000, np.int16))
+    soundfile.write("half-minute.wav", tone(30.0), 16_000)
     clip = ap.load_audio(CLIPS / "chainsaw.ogg").waveform
     soundfile.write("stereo.wav", np.stack([clip, clip], axis=1), 16_000)
     for kilohertz in (8, 96):

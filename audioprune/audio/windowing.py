@@ -1,16 +1,15 @@
-"""How a long sound is cut into windows, and what a model hears in them."""
+"""How a long sound is cut into windows: what the words of a command and the arguments of functions ask for.
+
+Imports no PyTorch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..audio.files import SAMPLE_RATE
-from ..audio.front_end import FrontEnd
+if TYPE_CHECKING:
+    from .front_end import FrontEnd
 
 POOLS = ("mean", "max")
 """How the answers of windows become one: the mean of each label's probability, or its maximum."""
@@ -69,6 +68,9 @@ class Windowing:
         """Samples of a window and of a hop, once both are known."""
         assert self.seconds is not None
         assert self.hop is not None
+        # Not above: a command with nothing left to do imports nothing that decodes.
+        from .files import SAMPLE_RATE
+
         return round(self.seconds * SAMPLE_RATE), round(self.hop * SAMPLE_RATE)
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,49 +85,3 @@ class Windowing:
 
 WHOLE = Windowing()
 """The whole of a long sound, in windows as long as the model hears that overlap by half."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """What a model heard in each window of a sound.
-
-    Args:
-        spans: (windows, 2), start and end of each in seconds.
-        probabilities: (windows, labels), float32, on the CPU.
-        silent: (windows,) bool.
-        pool: one of `POOLS`.
-        envelope: (bins, 2), lowest and highest sample of each tenth of a second.
-    """
-
-    spans: np.ndarray
-    probabilities: Tensor
-    silent: np.ndarray
-    pool: str
-    envelope: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    @property
-    def is_silent(self) -> bool:
-        return bool(self.silent.all())
-
-    def pooled(self) -> Tensor:
-        """The answer for the whole sound, (labels,). Silent windows have no part in it, unless all are silent."""
-        heard = self.probabilities if self.is_silent else self.probabilities[torch.from_numpy(~self.silent)]
-        return heard.mean(0) if self.pool == "mean" else heard.amax(0)
-
-    def clearest(self) -> tuple[float, float]:
-        """Start and end of the window in which the whole sound's top label is most probable."""
-        scores = self.probabilities[:, int(self.pooled().argmax())].clone()
-        if not self.is_silent:
-            scores[torch.from_numpy(self.silent)] = -1
-        start, end = self.spans[int(scores.argmax())].tolist()
-        return start, end
-
-    @property
-    def bounds(self) -> np.ndarray:
-        """(windows + 1,), the moments in seconds at which one window's answer gives way to the next one's: half-way
-        between the middles of both."""
-        middles = self.spans.mean(1)
-        return np.concatenate(([0.0], (middles[1:] + middles[:-1]) / 2, self.spans[-1:, 1]))
