@@ -17,6 +17,7 @@ from ..core.pruning import prune
 from ..core.trace import Trace, trace
 from ..methods import Method
 from ..tagging.tagger import Tagger
+from ..timing import Ratio
 from .remarks import remarks
 
 SECONDS = 0.3
@@ -53,6 +54,7 @@ class Comparison:
         method: the pruning method, as text.
         unpruned: prediction without pruning.
         pruned: prediction with pruning.
+        speed_up: how many times as fast the pruned model is.
         notes: remarks about the sound.
         measured: name of the device of the measurement.
         log_mel: (frames, mels), what the model heard.
@@ -64,6 +66,7 @@ class Comparison:
     method: str
     unpruned: Prediction
     pruned: Prediction
+    speed_up: Ratio
     notes: tuple[str, ...]
     measured: str
     log_mel: np.ndarray
@@ -103,14 +106,15 @@ def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECO
             labels = _labels(tagger, clip.waveform)
         macs = mean_macs(model, inputs)
         depth = handle.adapter.depth
-    times = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
-    slow, fast = (1000 * statistics.median(each) for each in times)
+    unpruned, pruned = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
+    slow, fast = (1000 * statistics.median(each) for each in (unpruned, pruned))
     patches = record.grid[0] * record.grid[1]
     return Comparison(
         name=path.name,
         method=str(method),
         unpruned=Prediction(full, (patches,) * depth, full_macs, slow),
         pruned=Prediction(labels, _tokens(record, patches, depth), macs, fast),
+        speed_up=Ratio.between(unpruned, pruned),
         notes=remarks(path, clip, tagger.front.max_seconds),
         measured=_device_name(model.device),
         log_mel=tagger.front.picture(clip.waveform),

@@ -32,8 +32,8 @@ class WaveformFeatures(FrontEnd):
         super().__init__()
         if extractor.sampling_rate != SAMPLE_RATE:
             raise ValueError(
-                f"the extractor takes {extractor.sampling_rate} Hz, but sounds are converted to {SAMPLE_RATE} Hz; prune "
-                "the model in Python (audioprune.prune), with inputs from its own extractor"
+                f"the extractor takes {extractor.sampling_rate} Hz, but sounds are converted to {SAMPLE_RATE} Hz; "
+                "prune the model in Python (audioprune.prune), with inputs from its own extractor"
             )
         self.extractor = extractor
         # It follows the module from device to device.

@@ -21,9 +21,9 @@ AHEAD = 16
 
 @dataclass
 class CalibrationSounds:
-    """features: of what can be used, (1, …) each, as the model takes them. failed: errors of files that cannot be decoded. silent:
-    files in which nobody hears anything, on which a model's answer tells nothing. copies: files that hold the very
-    sound of another. cut: files longer than the model hears, of which the beginning is heard.
+    """features: of what can be used, (1, …) each, as the model takes them. failed: errors of files that cannot be
+    decoded. silent: files in which nobody hears anything, on which a model's answer tells nothing. copies: files that
+    hold the very sound of another. cut: files longer than the model hears, of which the beginning is heard.
     """
 
     features: list[Tensor] = field(default_factory=list)

@@ -85,15 +85,15 @@ def load_features(source: str | Path, model: PreTrainedModel) -> FrontEnd:
 
 
 def load_waveforms(source: str | Path) -> WaveformFeatures:
-    """Load the front end of a model over waveforms. Raises `ValueError` if its extractor is missing, or of another kind.
+    """Load the front end of a model over waveforms. Raises `ValueError` if its extractor is missing or of another kind.
 
     Whether the model was trained on normalised waveforms is written there alone.
     """
     path = resolve(source)
     if isinstance(path, Path) and not any((path / name).is_file() for name in EXTRACTOR_FILES):
         raise ValueError(
-            f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; save "
-            "its feature extractor beside it (extractor.save_pretrained)"
+            f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; "
+            "save its feature extractor beside it (extractor.save_pretrained)"
         )
     extractor = AutoFeatureExtractor.from_pretrained(path)
     if not isinstance(extractor, Wav2Vec2FeatureExtractor):
