@@ -66,7 +66,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .models.state import CheckpointError as CheckpointError
     from .transcribing.transcriber import transcribe as transcribe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "UnsupportedModelError": "adapters",
