@@ -19,6 +19,7 @@ from .console import err, out, progress
 if TYPE_CHECKING:
     from ..bulk.log import Log
     from ..bulk.sounds import Sound
+    from ..methods import Method
 
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""
@@ -40,6 +41,7 @@ def tag(
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
+    speed_up: o.SpeedUpOption = None,
     top: Annotated[int, typer.Option(min=1, help="Labels reported per clip.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 8,
     device: o.DeviceOption = "auto",
@@ -86,8 +88,15 @@ def tag(
     the exit code 1. Of a recording longer than the model hears (5 s for esc10, 10 s for most) the beginning is tagged.
 
         audioprune tag sounds/ --out results.jsonl
+
+        audioprune tag sounds/ --speed-up 1.5
     """
     _check_engine(engine, workers, address)
+    words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
+    if speed_up is not None:
+        if method is not None or any(value is not None for value in words.values()):
+            raise ValueError("--speed-up chooses the method by time: leave out --method and its options")
+        words["speed_up"] = speed_up
     from ..bulk.asked import asked_for
     from ..tagging.bulk import find_sounds, open_log, reopen_log
 
@@ -99,7 +108,6 @@ def tag(
     if passed:
         names = ", ".join(p.name for p in passed[:3]) + (" …" if len(passed) > 3 else "")
         err.print(f"Passing over {len(passed)} files that are no sounds by their names: {names}")
-    words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
     asked = asked_for(model, method, **words, top=top, dtype=dtype, version=__version__)
     place = device if engine == "local" else "cpu"
     with ExitStack() as stack:
@@ -117,25 +125,40 @@ def tag(
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
-        settings = chosen.for_model(loaded)
+        if speed_up is None:
+            settings = chosen.for_model(loaded)
+        else:
+            if pack and engine == "local":  # as it will run
+                o.pack_on_cpu(loaded)
+            settings = _begun_with(log) or o.chosen_by_time(loaded, speed_up, batch_size)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         if result_file is not None:
             if log is None:
                 log = stack.enter_context(open_log(result_file, setting, asked))
             check_same(result_file, log.setting, setting, ResultLogError)
             _finish_if_done(log, clips, result_file)
+        work = o.work_left(loaded, settings)
         prune(loaded, settings)
-        err.print(f"Pruned by {settings}", soft_wrap=True)
+        err.print(f"Pruned by {settings}: {work}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size)
         if engine == "ray":
             from ..tagging.bulk_ray import RayTagger
 
             tagger = stack.enter_context(RayTagger(tagger, workers, address, device, packed=pack))
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
-        elif pack:
+        elif pack and speed_up is None:
             o.pack_on_cpu(loaded)
         written, before, failures = _tag(tagger, clips, log, front.max_seconds, as_json)
     _finish(written, before, failures, result_file)
+
+
+def _begun_with(log: Log | None) -> Method | None:
+    """The setting of a run that goes on: measured again it could be another one."""
+    from ..core.settings import parse_settings
+
+    if log is None:
+        return None
+    return parse_settings(json.dumps({k: v for k, v in log.setting.items() if k not in ("model", "top", "dtype")}))
 
 
 def _tag(
