@@ -68,7 +68,7 @@ if TYPE_CHECKING:  # each `as` tells type checkers that the name is public
     from .tagging.stream import Stream as Stream
     from .transcribing.transcriber import transcribe as transcribe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "UnsupportedModelError": "adapters",

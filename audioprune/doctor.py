@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,14 @@ from huggingface_hub import constants as hub
 from torch import nn
 
 from .attention import kernels, packing
-from .compare.benchmark import machine, take_turns
+from .compare.benchmark import machine
 from .core.cost import synchronize
 from .core.pruning import prune
 from .core.recommend import recommended
 from .models.loading import load, load_features
 from .models.sources import EMBEDDED
 from .tagging.tagger import Tagger
+from .timing import Ratio, take_turns
 
 STEPS = 3
 """Number of times that `examine` calls `advance`."""
@@ -47,17 +47,21 @@ FAST = 1.1
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def examine(extras: Mapping[str, Sequence[str]], advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+def examine(
+    extras: Mapping[str, Sequence[str]],
+    advance: Callable[[], Any] = lambda: None,
+    needed_by: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Examine the installation; the result fits JSON. "works": whether sounds can be tagged; "next": what to do now.
 
-    extras: name of an extra → the modules that it installs.
+    extras: name of an extra → the modules that it installs. needed_by: name of an extra → the commands that need it.
     """
     result: dict[str, Any] = {
         "versions": versions(extras),
         "machine": _machine(),
         "sounds": sounds(),
         "hub": {"cache": hub.HF_HUB_CACHE, "models": _cached(), "offline": hub.HF_HUB_OFFLINE},
-        "extras": {name: _extra(name, modules) for name, modules in extras.items()},
+        "extras": {name: _extra(name, modules, (needed_by or {}).get(name, ())) for name, modules in extras.items()},
         "kernels": _kernels(),
     }
     advance()
@@ -98,8 +102,8 @@ def _ffmpeg() -> str | None:
     return av.ffmpeg_version_info
 
 
-def speed(device: str, seconds: float = 0.25) -> dict[str, float]:
-    """Speed-up over PyTorch's float32 of a linear layer in bfloat16 and, on a CPU, packed in float32.
+def speed(device: str, seconds: float = 0.25) -> dict[str, Any]:
+    """Speed-up over PyTorch's float32 of a linear layer in bfloat16 and, on a CPU, packed in float32, with intervals.
 
     It is measured, because some processors support bfloat16 but are slower with it. The layer is that of a ViT-Base,
     for 512 tokens.
@@ -114,8 +118,9 @@ def speed(device: str, seconds: float = 0.25) -> dict[str, float]:
     times = take_turns(
         [partial(_seconds, layer, tokens.to(layer.weight.dtype), device) for layer in layers.values()], seconds
     )
-    medians = {name: statistics.median(took) for name, took in zip(layers, times, strict=True)}
-    return {name: round(medians["float32"] / took, 2) for name, took in medians.items() if name != "float32"}
+    float32, *others = times
+    ratios = {name: Ratio.between(float32, took) for name, took in zip(list(layers)[1:], others, strict=True)}
+    return {key: value for name, ratio in ratios.items() for key, value in ratio.as_dict(name).items()}
 
 
 def self_test() -> dict[str, Any]:
@@ -203,9 +208,10 @@ def _kernels() -> dict[str, Any]:
     return {"works": True, "why": None}
 
 
-def _extra(name: str, modules: Sequence[str]) -> dict[str, Any]:
+def _extra(name: str, modules: Sequence[str], commands: Sequence[str] = ()) -> dict[str, Any]:
     missing = [module for module in modules if find_spec(module) is None]
-    return {"missing": missing, "remedy": f"pip install 'audioprune[{name}]'" if missing else None}
+    remedy = f"pip install 'audioprune[{name}]'" if missing else None
+    return {"commands": list(commands), "missing": missing, "remedy": remedy}
 
 
 def _cached() -> int:

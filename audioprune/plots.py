@@ -115,11 +115,12 @@ def _draw_scores(axes: Axes, log_mel: np.ndarray, trace: Trace, stage: int) -> s
     scores = trace.score_map(stage)[0].cpu().numpy()
     known = scores[np.isfinite(scores)]
     if known.size and known.min() < known.max():
-        _heat_map(axes, scores, log_mel.shape)
+        _heat_map(axes, scores, log_mel.shape, "score")
         return f"scores of the {known.size} candidates"
     sizes = trace.size_map(stage)[0].cpu().numpy().astype(float)
-    _heat_map(axes, np.where(sizes > 0, sizes, np.nan), log_mel.shape)
-    return "patches in each token" if trace.grid[1] > 1 else "positions in each token"
+    parts = "patches" if trace.grid[1] > 1 else "positions"
+    _heat_map(axes, np.where(sizes > 0, sizes, np.nan), log_mel.shape, parts)
+    return f"{parts} in each token"
 
 
 def check_suffix(path: Path) -> Path:
@@ -154,7 +155,8 @@ def _veil(axes: Axes, dropped: np.ndarray, shape: tuple[int, ...]) -> None:
     axes.imshow(veil, origin="lower", aspect="auto", extent=_extent(shape), interpolation="nearest")
 
 
-def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...]) -> None:
+def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...], unit: str) -> None:
+    """Draw scores, (time, frequency), with a bar of their colours. unit: what the bar counts."""
     axes.set_facecolor("0.93")
     known = scores[np.isfinite(scores)]
     # A few tokens receive most of the attention. On a linear scale, the others would all look the same.
@@ -170,6 +172,7 @@ def _heat_map(axes: Axes, scores: np.ndarray, shape: tuple[int, ...]) -> None:
     )
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.01)
     bar.ax.tick_params(labelsize=7, which="both")
+    bar.set_label(f"{unit}, logarithmic" if shares else unit, fontsize=8)
 
 
 def _finish(axes: Axes, log_mel: np.ndarray, title: str, clip_seconds: float | None) -> None:

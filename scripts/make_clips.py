@@ -81,24 +81,16 @@ def baby() -> np.ndarray:
     return normal(out) * 0.6 + noise(np.random.default_rng(5), 0.8) * 0.003
 
 
-def rooster() -> np.ndarray:
-    """Make a crow in four syllables. The last one is long and falls."""
-    out = np.zeros(int(RATE * SECONDS))
-    for start, length, low, high in (
-        (0.6, 0.2, 600, 800),
-        (0.9, 0.25, 750, 900),
-        (1.25, 0.3, 800, 1000),
-        (1.65, 0.9, 1050, 650),
-    ):
-        t = np.arange(int(length * RATE)) / RATE
-        pitch = low + (high - low) * t / length + 20 * np.sin(2 * np.pi * 30 * t)
-        phase = 2 * np.pi * np.cumsum(pitch) / RATE
-        voice = sum(np.sin(h * phase) / h**0.6 for h in range(1, 8))
-        out[int(start * RATE) :][: len(t)] += voice * np.sin(np.pi * t / length) ** 0.4
-    return normal(out) * 0.7 + noise(np.random.default_rng(6), 0.6) * 0.004
+def fire() -> np.ndarray:
+    """Make crackles: noise bursts of random strength that die away at once, over a low rumble."""
+    rng, samples = np.random.default_rng(9), int(RATE * SECONDS)
+    places = rng.random(samples) < 0.0012
+    crackles = places * rng.exponential(1, samples) * rng.choice([-1, 1], samples)
+    ring = np.exp(-np.arange(320) / 40) * rng.normal(0, 1, 320)
+    return normal(normal(np.convolve(crackles, ring)[:samples]) + 0.12 * noise(rng, 1.0, 30, 3000)) * 0.7
 
 
-CLIPS = (baby, chainsaw, clock, helicopter, rain, rooster)
+CLIPS = (baby, chainsaw, clock, fire, helicopter, rain)
 
 
 def main() -> None:

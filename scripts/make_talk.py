@@ -17,12 +17,30 @@ import numpy as np
 import soundfile
 import soxr
 
-from make_clips import RATE, normal, rain, rooster
+from make_clips import RATE, noise, normal, rain
+from make_clips import SECONDS as CLIP_SECONDS
 
 WORDS = (("four", 1.3), ("six", 3.1), ("two", 6.6))
 """Words, and when they are said, in seconds."""
 SECONDS, CHANGE = 8.0, 4.2
 VOICE, PACE, PITCH = "en-us+Denis", 170, 45
+
+
+def rooster() -> np.ndarray:
+    """Make a crow in four syllables. The last one is long and falls."""
+    out = np.zeros(int(RATE * CLIP_SECONDS))
+    for start, length, low, high in (
+        (0.6, 0.2, 600, 800),
+        (0.9, 0.25, 750, 900),
+        (1.25, 0.3, 800, 1000),
+        (1.65, 0.9, 1050, 650),
+    ):
+        t = np.arange(int(length * RATE)) / RATE
+        pitch = low + (high - low) * t / length + 20 * np.sin(2 * np.pi * 30 * t)
+        phase = 2 * np.pi * np.cumsum(pitch) / RATE
+        voice = sum(np.sin(h * phase) / h**0.6 for h in range(1, 8))
+        out[int(start * RATE) :][: len(t)] += voice * np.sin(np.pi * t / length) ** 0.4
+    return normal(out) * 0.7 + noise(np.random.default_rng(6), 0.6) * 0.004
 
 
 def spoken(word: str, voice: str = VOICE, pace: int = PACE, pitch: int = PITCH) -> np.ndarray:

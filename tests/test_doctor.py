@@ -26,7 +26,9 @@ def test_what_is_found(run) -> None:
     assert found["machine"]["usable_cores"] >= 1
     assert found["speed"]["cpu"]["bfloat16"] > 0
     assert ("packed" in found["speed"]["cpu"]) == available()
-    assert set(found["extras"]) == set(cli.EXTRAS)
+    assert set(found["extras"]) == set(cli.EXTRAS) == set(cli.NEEDED_BY)
+    known = {name for commands in cli.PANELS.values() for name in commands}
+    assert {command.split()[0] for extra in found["extras"].values() for command in extra["commands"]} <= known
     assert found["hub"]["cache"]
 
 
@@ -75,10 +77,18 @@ def test_the_last_line_says_what_to_do(run, monkeypatch) -> None:
     ("changes", "said"),
     [
         ({"extras": {"app": {"missing": ["gradio"], "remedy": "pip install 'audioprune[app]'"}}}, "lacks gradio: pip"),
-        ({"speed": {"cpu": {"bfloat16": 0.4}}}, "0.40 times as fast as float32: stay with --dtype float32"),
-        ({"speed": {"cpu": {"bfloat16": 3.0}}}, "3.00 times as fast as float32: --dtype bfloat16 pays"),
+        (
+            {"extras": {"ray": {"commands": ["tag --engine ray"], "missing": [], "remedy": None}}},
+            "tag --engine ray  ready",
+        ),
+        (
+            {"speed": {"cpu": {"bfloat16": 0.4}}},
+            "0.40× ±0.00 as fast as without: no gain here, stay with --dtype float32",
+        ),
+        ({"speed": {"cpu": {"bfloat16": 3.0}}}, "3.00× ±0.00 as fast as without: --dtype bfloat16 pays"),
         ({"speed": {"cpu": {"bfloat16": 0.4}}}, "no oneDNN, by which weights are packed: --no-pack"),
-        ({"speed": {"cpu": {"bfloat16": 0.4, "packed": 1.0}}}, "no gain here"),
+        ({"speed": {"cpu": {"bfloat16": 0.4, "packed": 1.0}}}, "no gain here, stay with --no-pack"),
+        ({"speed": {"cpu": {"bfloat16": 3.0, "bfloat16_sure": False}}}, "not sure, as this machine is busy"),
         (
             {"sounds": {"libsndfile": "1.0", "decoded": {"wav": True, "mp3": False}, "ffmpeg": "8.1"}},
             "not mp3: pip install -U soundfile",
@@ -114,7 +124,7 @@ def test_where_nothing_can_be_tagged_the_exit_code_is_one(run, monkeypatch, tmp_
 def test_an_extra_that_is_not_installed(monkeypatch) -> None:
     assert versions({"none": ["no_such_module"]})["no_such_module"] is None
     found = doctor._extra("none", ["json", "no_such_module"])
-    assert found == {"missing": ["no_such_module"], "remedy": "pip install 'audioprune[none]'"}
+    assert found == {"commands": [], "missing": ["no_such_module"], "remedy": "pip install 'audioprune[none]'"}
 
 
 def test_what_is_said_to_be_decoded_is(tmp_path: Path) -> None:
@@ -128,5 +138,5 @@ def test_what_is_said_to_be_decoded_is(tmp_path: Path) -> None:
 
 def test_speeds_are_ratios_and_leave_nothing_behind() -> None:
     ratios = speed("cpu", seconds=0.01)
-    assert all(0 < ratio < 1000 for ratio in ratios.values())
+    assert all(0 < ratios[name] < 1000 for name in ("bfloat16", "packed") if name in ratios)
     assert "float32" not in ratios

@@ -584,7 +584,7 @@ def test_without_jiwer_the_extra_is_named(run, folder: Path, manifest: Path, mon
     monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
     code, _, err = run("eval-asr", "--manifest", manifest, "--model", folder, "--out", "out")
     assert code == 2
-    assert "this needs jiwer: pip install 'audioprune[asr]'" in err
+    assert "this needs jiwer: pip install 'audioprune[eval-asr]'" in err
 
 
 # Real weights and real speech.

@@ -973,7 +973,7 @@ def test_a_missing_extra_is_named(run, folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(metrics, "require", absent)
     code, _, err = run("eval-lm", "--model", folder, "--data", clotho(tmp_path / "data"), "--out", "out")
     assert code == 2
-    assert "this needs pycocoevalcap: pip install 'audioprune[lm]'" in err
+    assert "this needs pycocoevalcap: pip install 'audioprune[eval-lm]'" in err
 
 
 def test_help(run) -> None:

@@ -429,4 +429,4 @@ def test_a_missing_package_is_named(run, monkeypatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run("export", "esc10", "a.onnx")
     assert code == 2
-    assert f"this needs {module}: pip install 'audioprune[onnx]'" in err
+    assert f"this needs {module}: pip install 'audioprune[export]'" in err

@@ -12,6 +12,7 @@ from ..compare.benchmark import in_turn
 from ..core.cost import macs
 from ..core.pruning import prune
 from ..methods import TopK
+from ..timing import Ratio
 from .batches import FULL, AnalysisBatch, metric_name
 from .paired_stats import Outcomes, hundredths, points, share
 from .question import Finding, Table
@@ -60,8 +61,12 @@ class Tradeoff:
             model = models[rate]
             inputs = clips.to(model.device, model.dtype)
             settings.append((model, None if rate == FULL else methods[rate], inputs))
-        medians = [statistics.median(times) for times in in_turn(settings, seconds)]
-        self._timing = {"batch_size": len(clips), "seconds": dict(zip(self.keep_rates, medians, strict=True))}
+        taken = dict(zip(self.keep_rates, in_turn(settings, seconds), strict=True))
+        self._timing = {
+            "batch_size": len(clips),
+            "seconds": {rate: statistics.median(times) for rate, times in taken.items()},
+            "sure": {rate: Ratio.between(taken[FULL], times).is_sure for rate, times in taken.items()},
+        }
 
     def answer(self) -> Finding:
         if not self._outcomes.clips:
@@ -98,7 +103,9 @@ class Tradeoff:
         if self._timing:
             seconds = self._timing["seconds"]
             values["clips_per_second"] = self._timing["batch_size"] / seconds[rate]
-            values["speed_up"] = seconds[FULL] / seconds[rate]
+            # Version 0.1 did not tell how sure it was.
+            is_sure = self._timing.get("sure", {}).get(rate, True)
+            values["speed_up"] = seconds[FULL] / seconds[rate] if is_sure else None
         return values
 
     def _sentence(self, rate: float, row: dict[str, Any]) -> str:
@@ -135,7 +142,7 @@ class Tradeoff:
                 hundredths(row["macs_share"]),
             )
             if self._timing:
-                cell += (round(row["clips_per_second"], 1), round(row["speed_up"], 2))
+                cell += (round(row["clips_per_second"], 1), row["speed_up"] and round(row["speed_up"], 2))
             cells.append(cell)
         caption = "Score and cost of a clip; agreement is with the unpruned model's top label."
         return Table("tradeoff", caption, columns, tuple(cells))

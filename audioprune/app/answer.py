@@ -18,6 +18,7 @@ from ..core.trace import Trace, trace
 from ..methods import Method
 from ..tagging.tagger import Tagger
 from ..tagging.timeline import Timeline
+from ..timing import Ratio
 from .remarks import remarks
 
 SECONDS = 0.3
@@ -54,6 +55,7 @@ class Comparison:
         method: the pruning method, as text.
         unpruned: prediction without pruning.
         pruned: prediction with pruning.
+        speed_up: how many times as fast the pruned model is.
         notes: remarks about the sound.
         measured: name of the device of the measurement.
         log_mel: (frames, mels), what the model heard.
@@ -69,6 +71,7 @@ class Comparison:
     method: str
     unpruned: Prediction
     pruned: Prediction
+    speed_up: Ratio
     notes: tuple[str, ...]
     measured: str
     log_mel: np.ndarray
@@ -116,14 +119,15 @@ def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECO
         macs = mean_macs(model, inputs)
     full = tagger.probabilities([clip.waveform])[0] if full_timeline is None else full_timeline.pooled()
     labels = _labels(tagger, answer if timeline is None else timeline.pooled())
-    times = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
-    slow, fast = (1000 * statistics.median(each) for each in times)
+    unpruned, pruned = in_turn([(model, None, inputs), (model, method, inputs)], seconds)
+    slow, fast = (1000 * statistics.median(each) for each in (unpruned, pruned))
     patches = record.grid[0] * record.grid[1]
     return Comparison(
         name=path.name,
         method=str(method),
         unpruned=Prediction(_labels(tagger, full), (patches,) * depth, mean_macs(model, inputs), slow),
         pruned=Prediction(labels, _tokens(record, patches, depth), macs, fast),
+        speed_up=Ratio.between(unpruned, pruned),
         notes=remarks(clip, tagger.seconds, timeline),
         measured=_device_name(model.device),
         log_mel=tagger.front.picture(clip.waveform),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..timing import Ratio
 from .answer import Comparison, Prediction
 
 MOST_NUMBERED = 16
@@ -23,7 +24,7 @@ def bars(comparison: Comparison) -> str:
                 full.milliseconds,
                 pruned.milliseconds,
                 duration(full.milliseconds),
-                f"{duration(pruned.milliseconds)} · {faster(full.milliseconds / pruned.milliseconds)}",
+                f"{duration(pruned.milliseconds)} · {faster(comparison.speed_up)}",
             ),
         ),
     ]
@@ -42,11 +43,15 @@ def duration(milliseconds: float) -> str:
     return f"{milliseconds:.{2 if milliseconds < 10 else 1}f} ms"
 
 
-def faster(ratio: float) -> str:
-    """Speed-up as text. ratio: unpruned time / pruned time."""
-    if 0.98 < ratio < 1.02:
+def faster(ratio: Ratio) -> str:
+    """Speed-up as text, with its interval; none where the measurement is not sure, or tells no difference."""
+    if not ratio.is_sure:
+        return "speed not sure, the machine is busy"
+    if ratio.low <= 1 <= ratio.high:
         return "no difference"
-    return f"{ratio:.2f}× faster" if ratio > 1 else f"{1 / ratio:.2f}× slower"
+    if ratio > 1:
+        return f"{ratio:.2f}× faster ({ratio.low:.2f}–{ratio.high:.2f})"
+    return f"{1 / ratio:.2f}× slower ({1 / ratio.high:.2f}–{1 / ratio.low:.2f})"
 
 
 def _share(full: Prediction, pruned: Prediction) -> str:

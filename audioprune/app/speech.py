@@ -81,7 +81,7 @@ def transcripts(row: Row, model: str, method: str) -> str:
     else:
         kind, verdict = "ap-same", "The same words"
     ratio = slow / max(fast, 1e-3)
-    faster = f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
+    faster = f"about {ratio:.1f} times faster" if ratio >= 1 else f"about {1 / ratio:.1f} times slower"
     parts = [("Without pruning", unpruned, slow, ""), ("With pruning", pruned, fast, f", {faster}")]
     boxes = "".join(
         f'<div class="ap-transcript"><div class="ap-title">{title}: {seconds:.2f} s{more}</div>'
@@ -89,7 +89,10 @@ def transcripts(row: Row, model: str, method: str) -> str:
         for title, text, seconds, more in parts
     )
     setting = escape(" · ".join((Path(row["path"]).name, model, method)))
-    length = f"{row['duration']:.1f} s of sound. Seconds are of one run each, after a warm-up, on this machine."
+    length = (
+        f"{row['duration']:.1f} s of sound. Seconds are of one run each, after a warm-up, on this "
+        "machine: a single run is no sure measure."
+    )
     return (
         f'<div class="ap-verdict {kind}">{verdict}</div><div class="ap-setting">{setting}</div>'
         f'<div class="ap-transcripts">{boxes}</div><div class="ap-measured">{length}</div>'

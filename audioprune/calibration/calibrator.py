@@ -99,7 +99,7 @@ class ModelCalibrator:
         self._advance = self._stage("Testing a setting", self.confirming)
         return self._hearing.hear(method, self.clips, self.clips + self.confirming)
 
-    def measure(self, methods: Sequence[Method]) -> list[float]:
+    def measure(self, methods: Sequence[Method]) -> Sequence[float]:
         advance = self._stage(f"Measuring {len(methods)} settings", 1 + len(methods))
         return self._costs.measure(methods, self._seconds, lambda: advance(1))
 

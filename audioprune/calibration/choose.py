@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..methods import Method
+from ..timing import Ratio
 from . import search
 from .bounds import even_chance, most_allowed
 from .disagreement import Disagreement
@@ -50,8 +51,8 @@ class Calibrator(SearchProblem, Protocol):
     def speed(self, method: Method) -> float:
         """Predicted."""
 
-    def measure(self, methods: Sequence[Method]) -> list[float]:
-        """How many times as fast as unpruned each is."""
+    def measure(self, methods: Sequence[Method]) -> Sequence[float]:
+        """How many times as fast as unpruned each is; a `Ratio` where it was measured."""
 
     def correct(self, speeds: Mapping[Method, float]) -> bool:
         """Learn from measurements for later predictions; whether they were far from what was predicted."""
@@ -61,13 +62,13 @@ class Calibrator(SearchProblem, Protocol):
 
 @dataclass(frozen=True)
 class Finalist:
-    """A setting that was heard on all clips of the search, and measured. confirmed: what it made of the other clips,
-    where it was tested; passed: whether these show that it is within the limit."""
+    """A setting that was heard on all clips of the search, and measured. speed_up: with its interval. confirmed: what
+    it made of the other clips, where it was tested; passed: whether these show that it is within the limit."""
 
     method: Method
     family: Method
     heard: Disagreement
-    speed_up: float
+    speed_up: Ratio
     confirmed: Disagreement | None = None
     passed: bool = False
 
@@ -171,11 +172,12 @@ def at_speed(trial: Calibrator, speed_up: float) -> Choice:
         finalists = _measured(trial, heard)
         known |= {one.method: one for one in finalists}
     everyone = sorted(known.values(), key=lambda one: one.heard.risk)
-    fast = next((one for one in everyone if one.speed_up >= speed_up), None)
+    reached = [one for one in everyone if one.speed_up >= speed_up]
+    fast = next((one for one in reached if one.speed_up.is_sure), next(iter(reached), None))
     if fast is None:
         return Choice(tuple(everyone), None, shown=False)
-    known[fast.method] = chosen = replace(fast, confirmed=trial.confirm(fast.method), passed=True)
-    return Choice(tuple(known[one.method] for one in everyone), chosen, shown=True)
+    known[fast.method] = chosen = replace(fast, confirmed=trial.confirm(fast.method), passed=fast.speed_up.is_sure)
+    return Choice(tuple(known[one.method] for one in everyone), chosen, shown=fast.speed_up.is_sure)
 
 
 def _moved(trial: Calibrator, one: Finalist, speed_up: float) -> Method | None:
@@ -194,4 +196,5 @@ def _worth_measuring(trial: Calibrator, found: Sequence[Candidate]) -> list[Cand
 def _measured(trial: Calibrator, found: Sequence[Candidate]) -> list[Finalist]:
     found = [one for one in found if math.isfinite(one.heard.kl)]  # others were refused, or gave no numbers
     speeds = trial.measure([one.method for one in found]) if found else []
-    return [Finalist(one.method, one.family, one.heard, speed) for one, speed in zip(found, speeds, strict=True)]
+    ratios = [speed if isinstance(speed, Ratio) else Ratio(speed) for speed in speeds]
+    return [Finalist(one.method, one.family, one.heard, ratio) for one, ratio in zip(found, ratios, strict=True)]

@@ -16,6 +16,7 @@ from ..core.pruning import handle, prune
 from ..core.tokens import Place
 from ..core.trace import trace
 from ..methods import Method, TopK
+from ..timing import Ratio
 from .disagreement import ClipSet
 from .ledger import Ledger
 from .space import kind, ladder, scored_by_attention
@@ -80,7 +81,8 @@ class Costs:
         missing = {name: method for name, method in samples.items() if name not in ledger.times}
         if missing:
             # Of few forwards the shortest is the one that nothing else delayed.
-            speeds = self.measure(list(missing.values()), KIND_SECONDS, advance, typical=min)
+            unpruned, *others = map(min, self._times(list(missing.values()), KIND_SECONDS, advance))
+            speeds = [unpruned / time for time in others]
             # As it is written down, so that a run that goes on decides as the one that began.
             extra = {
                 name: round(1 / speed - self.predicted_macs(method) / self.unpruned, 4)
@@ -90,17 +92,16 @@ class Costs:
         self.extra = {name: ledger.times[name] for name in samples}
 
     def measure(
-        self,
-        methods: Sequence[Method],
-        seconds: float,
-        advance: Callable[[], Any] = lambda: None,
-        typical: Callable[[list[float]], float] = statistics.median,
-    ) -> list[float]:
-        """How many times as fast as unpruned each is, by a typical one of its forwards, in turn, `seconds` for each."""
+        self, methods: Sequence[Method], seconds: float, advance: Callable[[], Any] = lambda: None
+    ) -> list[Ratio]:
+        """How many times as fast as unpruned each is, in turn, `seconds` for each."""
+        unpruned, *others = self._times(methods, seconds, advance)
+        return [Ratio.between(unpruned, times) for times in others]
+
+    def _times(self, methods: Sequence[Method], seconds: float, advance: Callable[[], Any]) -> list[list[float]]:
+        """Seconds of the forwards of the unpruned model, and of each setting."""
         settings = [(self.model, method, self.batch) for method in (None, *methods)]
-        timed = in_turn(settings, max(seconds, 1e-3), advance, lambda inputs: self.model(**inputs))
-        unpruned, *others = map(typical, timed)
-        return [unpruned / time for time in others]
+        return in_turn(settings, max(seconds, 1e-3), advance, lambda inputs: self.model(**inputs))
 
     def correct(self, speeds: Mapping[Method, float]) -> bool:
         """Take measured speed-ups into the predictions, of the kinds that were measured and, by as much as theirs were

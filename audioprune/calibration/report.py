@@ -11,6 +11,7 @@ from typing import Any
 from ..core.settings import RECORD, describe, file_settings
 from ..files import write_json
 from ..methods import Method
+from ..timing import UNSURE, Ratio
 from .bounds import CONFIDENCE, clips_needed, upper_bound
 from .choose import Choice, Finalist
 from .disagreement import Disagreement
@@ -60,7 +61,7 @@ class Calibration:
         settings = file_settings(self.method)
         if settings.get("weights"):
             settings["weights"] = str(Path(settings["weights"]).resolve())
-        write_json(Path(path), {**settings, RECORD: {**more, **self.record}})
+        write_json(Path(path), {**settings, RECORD: {**more, **_sure(self.record)}})
         return Path(path)
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,11 +79,12 @@ class Calibration:
             return []
         one, count = self.chosen, self.chosen["confirmed"]
         return [
-            f"{self.method}: {one['speed_up']:.2f}× as fast as unpruned in batches of {self.about['batch_size']}, "
+            f"{self.method}: {Ratio.of(one)} as fast as unpruned in batches of {self.about['batch_size']}, "
             f"{one['macs_ratio']:.2f}× fewer multiply-accumulates.",
             f"Another top label on {count['disagreements']} of {count['clips']} clips that the search did not hear: "
             f"{_percent(count['disagreements'] / count['clips'])}, upper 95 % bound {_percent(one['bound'])}; "
             f"KL of the outputs {'infinite' if count['kl'] is None else format(count['kl'], '.2g') + ' nats'}.",
+            *([] if Ratio.of(one).is_sure else [f"{UNSURE}. The settings file does not tell the speed."]),
         ]
 
     def _shown(self) -> list[str]:
@@ -90,6 +92,8 @@ class Calibration:
         if limit is None:
             if self.shown:
                 return ["One setting alone was heard on these clips, the one that disagreed least in the search."]
+            if self.chosen is not None:
+                return [f"Not shown: the measurement of the setting above is not sure to be {self.speed_up:g}×."]
             fastest = max((row["speed_up"] for row in self.rows if "speed_up" in row), default=0.0)
             return [
                 f"No setting was measured to be {self.speed_up:g}× as fast in batches of {self.about['batch_size']}; "
@@ -129,6 +133,12 @@ class Calibration:
         return f"; at the {_percent(share)} of the setting above {2 * clips_needed(limit, share)} clips would show it"
 
 
+def _sure(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without a speed that was not sure: a file outlives the hour in which the machine was busy."""
+    is_sure = Ratio.of(record).is_sure if "speed_up" in record else True
+    return {key: value for key, value in record.items() if is_sure or not key.startswith("speed_up")}
+
+
 def least_clips(limit: float) -> int:
     """The least number of clips, with those of the search, of which a limit can be shown."""
     return math.ceil(clips_needed(limit) / (1 - SEARCH_SHARE))
@@ -138,7 +148,7 @@ def row_of(setting: Method, heard: Disagreement, one: Finalist | None, macs_rati
     """A row of `Calibration.rows`."""
     row: dict[str, Any] = {"name": str(setting), "setting": describe(setting), "searched": _counts(heard)}
     if one is not None:
-        row |= {"macs_ratio": macs_ratio, "speed_up": one.speed_up}
+        row |= {"macs_ratio": macs_ratio, **one.speed_up.as_dict()}
         if one.confirmed is not None:
             bound = upper_bound(one.confirmed.disagreements, one.confirmed.clips, CONFIDENCE)
             row |= {"confirmed": _counts(one.confirmed), "bound": bound, "passed": one.passed}

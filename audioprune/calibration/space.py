@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
 from ..core.recommend import padded_at
+from ..core.recommend_speed import mean_share
 from ..core.settings import parse_method, settings_path
 from ..methods import Method, TopK
 from ..methods.base import block_at
@@ -113,12 +113,6 @@ def _rates(stages: tuple[int, ...], depth: int) -> list[float]:
     shares = [(step / 1000, mean_share(step / 1000, stages, depth)) for step in steps]
     found = (next((rate for rate, share in shares if share <= level), None) for level in LEVELS)
     return list(dict.fromkeys(rate for rate in found if rate is not None))
-
-
-def mean_share(rate: float, stages: Sequence[int], depth: int) -> float:
-    """Share of the tokens that a block's MLP has, mean over the blocks, where each stage keeps exactly `rate`."""
-    each = [rate if block in stages else 1.0 for block in range(depth)]
-    return sum(itertools.accumulate(each, operator.mul)) / depth
 
 
 def scored_by_attention(family: Method) -> Method:

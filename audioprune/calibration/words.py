@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,15 @@ from ..core.recommend import decoded_at
 from ..core.settings import RECORD, describe, file_settings
 from ..files import Row, write_json
 from ..methods import Method
+from ..timing import ROUNDS, Ratio, in_turns
 from ..transcribing.speech_model import SpeechModel
-from ..transcribing.timing import EncoderClock, in_turns
+from ..transcribing.timing import EncoderClock
 from ..transcribing.word_errors import normalizer, require, word_errors
 from .bounds import upper_bound_of_mean
 from .ledger import TranscriptLedger
 
-TIMED, ROUNDS = 8, 3
-"""Batches whose encoder is timed, and how often."""
+TIMED = 8
+"""Batches whose encoder is timed."""
 LADDER = (None, 0.98, 0.96, 0.94, 0.92, 0.9, 0.87, 0.84, 0.8)
 """Keep rates of neighbours in the sound at each block, from the mildest on; None merges the padding alone."""
 
@@ -65,7 +66,7 @@ class WordCalibration:
         """
         if self.method is None:
             raise ValueError("no setting was found, so there is none to save; " + self.sentences[-1])
-        write_json(Path(path), {**file_settings(self.method), RECORD: {**more, **self.record}})
+        write_json(Path(path), {**file_settings(self.method), RECORD: {**more, **_sure(self.record)}})
         return Path(path)
 
     def as_dict(self) -> Row:
@@ -83,12 +84,23 @@ class WordCalibration:
         found = (
             f"{self.method}: {100 * row['word_error']:.2f} % of the words of a clip change (mean of {clips} clips, "
             f"upper 95 % bound {100 * row['bound']:.2f} %), {row['same']} transcripts are the same, the encoder is "
-            f"{self.about['encoder_faster']['mean']:.2f}× ± {self.about['encoder_faster']['std']:.2f} as fast."
+            f"{_shown(self.about['encoder_faster'])} as fast."
         )
         if self.shown:
             return (found, f"With 95 % confidence the limit of {limit} is kept, the choice among settings included.")
         least = 100 * upper_bound_of_mean(0.0, clips)
         return (found, f"Not shown: {clips} clips that all stay the same show {least:.1f} % at best; give more clips.")
+
+
+def _shown(faster: Row) -> str:
+    """A ratio of time; with a question mark if it is not sure."""
+    return f"{faster['mean']:.2f}× ± {faster['std']:.2f}{'' if faster['sure'] else ' ?'}"
+
+
+def _sure(record: Row) -> Row:
+    """A record without a speed that was not sure."""
+    is_sure = (record.get("encoder_faster") or {}).get("sure", True)
+    return {key: value for key, value in record.items() if is_sure or key != "encoder_faster"}
 
 
 def calibrate_words(
@@ -234,8 +246,9 @@ def _transcribe(
 
 def _faster(
     speech_model: SpeechModel, method: Method, waveforms: Sequence[np.ndarray], batches: Sequence[Sequence[int]]
-) -> dict[str, float]:
-    """How many times as fast the encoder is with a method, on some batches of all lengths, in turns."""
+) -> Row:
+    """How many times as fast the encoder is with a method, on some batches of all lengths, in turns: mean and standard
+    deviation over batches, and whether each batch's ratio is sure."""
     chosen = [batches[i * len(batches) // TIMED] for i in range(TIMED)] if len(batches) > TIMED else batches
     ratios = []
     for number, batch in enumerate(chosen):
@@ -243,8 +256,9 @@ def _faster(
         slow, fast = list[float](), list[float]()
         turns = [partial(_time, speech_model, sounds, None, slow), partial(_time, speech_model, sounds, method, fast)]
         in_turns(turns, ROUNDS, seed=str(number))
-        ratios.append(median(slow) / median(fast))
-    return {"mean": fmean(ratios), "std": stdev(ratios) if len(ratios) > 1 else 0.0}
+        ratios.append(Ratio.between(slow, fast))
+    std = stdev(ratios) if len(ratios) > 1 else 0.0
+    return {"mean": fmean(ratios), "std": std, "sure": all(ratio.is_sure for ratio in ratios)}
 
 
 def _time(speech_model: SpeechModel, sounds: list[np.ndarray], method: Method | None, into: list[float]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from .ask import ask
 from .bench import bench
 from .calibrate import calibrate
 from .compare import compare
-from .console import err
+from .console import err, own_warnings
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
@@ -105,15 +104,26 @@ def _options(
 
 EXTRAS = {
     "media": ("av",),
-    "train": ("accelerate", "pydantic", "yaml", "sklearn", "tensorboard"),
-    "lm": ("pycocoevalcap",),
-    "asr": ("jiwer",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "train": ("accelerate", "jinja2", "pydantic", "yaml", "sklearn", "tensorboard"),
+    "eval-lm": ("pycocoevalcap",),
+    "eval-asr": ("jiwer",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
     "app": ("gradio",),
     "ray": ("ray", "pyarrow"),
     "mic": ("sounddevice",),
 }
 """Extra to the modules that it installs."""
+NEEDED_BY = {
+    "train": ("train", "pretrain", "sweep", "eval", "recipes", "analyze"),
+    "eval-lm": ("eval-lm (CIDEr)",),
+    "eval-asr": ("eval-asr", "calibrate of a Whisper"),
+    "export": ("export",),
+    "app": ("app",),
+    "ray": ("tag of Parquet files", "tag --engine ray"),
+    "media": ("M4A, WMA, WebM … and videos",),
+    "mic": ("listen to a microphone",),
+}
+"""Extra to the commands that need it; all others need none."""
 
 REMEDIES: dict[int, str] = {
     errno.EEXIST: "is a file where a folder is needed; choose another path",
@@ -137,9 +147,9 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one line on stderr and exit code 2."""
     if not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app()
+        with own_warnings():
+            app()
     except SystemExit as stop:  # how the parser ends, with its own messages for what was typed wrong
         if stop.code == INTERRUPTED:
             err.print("Stopped. What was written stays.")

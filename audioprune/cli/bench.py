@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..methods import names
+from ..timing import Ratio, unsure_note
 from . import options as o
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -67,8 +67,9 @@ def bench(
     a Whisper with its decoder: the encoder, the first token, and a whole transcript of as many tokens for all settings;
     by default of what is recommended.
 
-    Settings take turns within one run and medians are reported, so that a machine that slows down slows them all. The
-    input is noise. Nothing is written; --json prints the rows.
+    Settings take turns within one run and medians are reported, so that a machine that slows down slows them all. Each
+    ratio has its 95 % interval; one that is too wide to trust gets a question mark. The input is noise. Nothing is
+    written; --json prints the rows.
 
         audioprune bench --model MODEL --keep-rates 1.0,0.7,0.5 --batch-sizes 1,4,16
 
@@ -187,11 +188,14 @@ def _transcription(
 
 
 def _transcription_table(rows: list[dict[str, Any]], title: str) -> Table:
-    caption = f"{rows[0]['new_tokens']} tokens of text; ms: of a batch; faster: than unpruned"
-    table = Table(
-        title=title, title_justify="left", caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    ratios = [Ratio.of(row, name) for row in rows for name in ("speed_up", "encoder_speed_up")]
+    table = compact_table(
+        title,
+        f"encoder, first token, whole ({rows[0]['new_tokens']} tokens of text): ms of a batch",
+        "faster: than unpruned",
+        unsure_note(ratios),
     )
-    for column in ("batch", "keep", "tokens", "encoder ms", "faster", "first ms", "whole ms", "faster", "real time"):
+    for column in ("batch", "keep", "tokens", "encoder", "faster", "first", "whole", "faster", "real time"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -199,17 +203,18 @@ def _transcription_table(rows: list[dict[str, Any]], title: str) -> Table:
             _rate(row["keep_rate"]),
             f"{row['tokens'][0]}→{row['tokens'][-1]}",
             f"{row['encoder_ms']:.0f}",
-            f"{row['encoder_speed_up']:.2f}×",
+            str(Ratio.of(row, "encoder_speed_up")),
             f"{row['first_token_ms']:.0f}",
             f"{row['latency_ms']:.0f}",
-            f"{row['speed_up']:.2f}×",
+            str(Ratio.of(row)),
             f"{row['real_time_factor']:.3f}",
         )
     return table
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, title_justify="left", caption="ms: of a batch; fewer, faster: than unpruned")
+    note = unsure_note([Ratio.of(row) for row in rows])
+    table = compact_table(title, "ms: of a batch; fewer, faster: than unpruned", note)
     for column in ("batch", "keep", "tokens", "GMACs", "fewer", "ms", "clips/s", "faster", "peak MiB"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -222,7 +227,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
             f"{row['macs_ratio']:.2f}×",
             f"{row['latency_ms']:.1f}",
             f"{row['clips_per_second']:.1f}",
-            f"{row['speed_up']:.2f}×",
+            str(Ratio.of(row)),
             memory,
         )
     return table

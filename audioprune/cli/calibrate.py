@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from ..methods import names
+from ..timing import Ratio, unsure_note
 from . import options as o
 from . import training_options as t
 from .calibrate_words import calibrate_words, check_words, words_table
-from .console import err, out, progress, resumable
+from .console import compact_table, err, out, progress, resumable
 from .long_sounds import parse_windows
 from .tag import count, note_left_out
 
@@ -248,25 +248,22 @@ def _read(paths: list[Path], front: Any, windows: Windowing | None) -> Calibrati
 
 
 def _table(result: Calibration, model: str) -> Table:
-    table = Table(
-        title=f"{model}: {len(result.rows)} of {result.about['settings']} settings were heard; up for the choice:",
-        title_justify="left",
-        caption=f"other top label: of {result.about['searching']} clips of the search, and of "
+    measured = [row for row in result.rows if "speed_up" in row]
+    table = compact_table(
+        f"{model}: {len(result.rows)} of {result.about['settings']} settings were heard; up for the choice:",
+        f"other top label: of {result.about['searching']} clips of the search, and of "
         f"{result.about['confirming']} others; faster: in batches of {result.about['batch_size']}; •: chosen",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        unsure_note([Ratio.of(row) for row in measured]),
     )
     table.add_column("setting", overflow="fold")
     for column in ("fewer", "faster", "search", "test", "bound, %", "KL", ""):
         table.add_column(column, justify="right")
-    for row in (row for row in result.rows if "speed_up" in row):
+    for row in measured:
         test = row.get("confirmed")
         table.add_row(
             row["name"],
             f"{row['macs_ratio']:.2f}×",
-            f"{row['speed_up']:.2f}×",
+            str(Ratio.of(row)),
             str(row["searched"]["disagreements"]),
             "–" if test is None else str(test["disagreements"]),
             "–" if test is None else f"{100 * row['bound']:.1f}",

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import options as o
-from .console import err, progress, resumable
+from .console import compact_table, err, progress, resumable
 from .tag import count
 
 if TYPE_CHECKING:
@@ -86,14 +85,9 @@ def _read(clips: Sequence[Path], window: float) -> list[Any]:
 
 
 def words_table(result: WordCalibration, model: str) -> Table:
-    table = Table(
-        title=f"{model}: settings in the order in which they were tested",
-        title_justify="left",
-        caption="words: changed, in % of a clip's; bound: upper 95 %; same: clips; tokens: leave the encoder",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+    table = compact_table(
+        f"{model}: settings in the order in which they were tested",
+        "words: changed, in % of a clip's; bound: upper 95 %; same: clips; tokens: leave the encoder",
     )
     table.add_column("setting", overflow="fold")
     for column in ("words, %", "bound, %", "same", "tokens", ""):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..methods import names
+from ..timing import Ratio, unsure_note
 from . import options as o
 from . import training_options as t
-from .console import err, out, progress, resumable
+from .console import compact_table, err, out, progress, resumable
 from .long_sounds import parse_windows
 
 FineTunedOption = Annotated[
@@ -245,14 +245,10 @@ def _table(result: dict[str, Any]) -> Table:
     error = 100 * math.sqrt(max(score * (1 - score) for score in scores) / clips)
     unit, size = ("GMACs", 1e9) if unpruned["macs"] > 1e9 else ("MMACs", 1e6)
     caption = f"{clips} clips" + ("" if is_map else f": accuracy ± {error:.1f} at most (standard error)")
-    table = Table(
-        title=f"{result['model']} on {result['data']}",
-        title_justify="left",
-        caption=f"{caption}; unpruned: {unpruned['macs'] / size:.4g} {unit} a clip; •: best for its MACs",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+    table = compact_table(
+        f"{result['model']} on {result['data']}",
+        f"{caption}; unpruned: {unpruned['macs'] / size:.4g} {unit} a clip; •: best for its MACs",
+        unsure_note([Ratio.of(time) for row in rows for time in row.get("timing", [])]),
     )
     table.add_column("method", overflow="fold")
     timed = [f"{column} ({time['batch_size']})" for time in unpruned.get("timing", []) for column in ("ms", "faster")]
@@ -278,4 +274,4 @@ def _table(result: dict[str, Any]) -> Table:
 def _times(row: dict[str, Any]) -> list[str]:
     """Of each batch size the milliseconds, and how much faster that is."""
     timing = row.get("timing", [])
-    return [cell for time in timing for cell in (f"{time['latency_ms']:.1f}", f"{time['speed_up']:.2f}×")]
+    return [cell for time in timing for cell in (f"{time['latency_ms']:.1f}", str(Ratio.of(time)))]

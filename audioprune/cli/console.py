@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 # Markup is off: what is printed holds file names, and `[` is a letter in them.
 out = Console(highlight=False, markup=False)
@@ -35,6 +39,33 @@ def progress(unit: str, brief: bool = False) -> Progress:
     )
 
 
+PACKAGE = Path(__file__).parent.parent
+
+
+@contextmanager
+def own_warnings() -> Iterator[None]:
+    """Show audioprune's own warnings as notes, and none of other libraries', of which a user can mend nothing; with
+    AUDIOPRUNE_DEBUG set all are shown."""
+    if os.environ.get("AUDIOPRUNE_DEBUG"):
+        yield
+        return
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if PACKAGE in Path(filename).parents:
+            err.print(f"note: {message}", soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
     """Show what the library warns of as a command's own notes."""
@@ -52,3 +83,20 @@ def resumable(state: Path) -> Iterator[None]:
         except KeyboardInterrupt:
             err.print(f"What was heard so far is in {state}; the same command goes on with it", soft_wrap=True)
             raise
+
+
+def compact_table(title: str | None = None, *captions: str) -> Table:
+    """A table without columns yet, which takes little room: figures and all fit a terminal of 80 columns.
+
+    captions: what is below it, a line each; empty ones are left out.
+    """
+    caption = "\n".join(filter(None, captions))
+    return Table(
+        title=title,
+        title_justify="left",
+        caption=caption or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )

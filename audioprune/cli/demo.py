@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..timing import Ratio, unsure_note
 from . import options as o
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -91,7 +92,7 @@ def _pictures(tagger: Any, clip: Path, folder: Path, methods: dict[str, Method])
 
 
 def _labels(clips: list[Path], results: list[dict[str, Any]]) -> Table:
-    table = Table(title="What the model hears (label, probability)", title_justify="left")
+    table = compact_table("What the model hears (label, probability)")
     table.add_column("clip")
     for result in results:
         table.add_column(result["name"])
@@ -102,10 +103,8 @@ def _labels(clips: list[Path], results: list[dict[str, Any]]) -> Table:
 
 
 def _costs(results: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="What it costs (MACs of a clip, milliseconds of a batch of 4 here)",
-        title_justify="left",
-    )
+    note = unsure_note([Ratio.of(result["cost"]) for result in results])
+    table = compact_table("What it costs", "MMACs: of a clip; ms: of a batch of 4 here; faster: than unpruned", note)
     for column in ("", "tokens per stage", "MMACs", "saved", "ms", "faster"):
         table.add_column(column, justify="left" if not column else "right")
     for result in results:
@@ -116,7 +115,7 @@ def _costs(results: list[dict[str, Any]]) -> Table:
             f"{cost['macs'] / 1e6:.0f}",
             f"{1 - 1 / cost['macs_ratio']:.0%}",
             f"{cost['latency_ms']:.1f}",
-            f"{cost['speed_up']:.2f}×",
+            str(Ratio.of(cost)),
         )
     return table
 

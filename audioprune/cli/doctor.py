@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..timing import Ratio
 from . import options as o
 from .console import out, progress
 
@@ -19,20 +20,20 @@ MARKS = {True: ("ok", "green"), False: ("–", "yellow"), None: ("", "")}
 def doctor(as_json: o.JsonOption = False) -> None:
     """Look at this machine and this installation: what works, how fast, and what to install for the rest.
 
-    Versions, devices, whether bfloat16 and packing are faster here (measured), which sounds can be decoded, which
-    extras lack what, and whether the shipped model hears a chainsaw in the clip of one. No network is asked.
+    Versions, devices, whether bfloat16 and packing are faster here (measured), which sounds can be decoded, what is
+    missing for which command, and whether the shipped model hears a chainsaw in the clip of one. No network is asked.
 
         audioprune doctor
 
     Nothing is written. Exit code 1 where sounds cannot be tagged here.
     """
     from ..doctor import STEPS, examine
-    from . import EXTRAS
+    from . import EXTRAS, NEEDED_BY
 
     o.quiet()
     with progress("checks", brief=True) as bar:
         task = bar.add_task("Looking", total=STEPS)
-        found = examine(EXTRAS, lambda: bar.advance(task))
+        found = examine(EXTRAS, lambda: bar.advance(task), NEEDED_BY)
     if as_json:
         print(json.dumps(found))
     else:
@@ -79,25 +80,27 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[bool | None, str, str]]:
     reach = "HF_HUB_OFFLINE is set: only models that are here" if hub["offline"] else "others are downloaded when named"
     yield None, "hub", f"{hub['models']} models in {hub['cache']}; {reach}"
     for name, extra in found["extras"].items():
-        missing = extra["missing"]
-        lacks = f"lacks {', '.join(missing)}: {extra['remedy']}"
-        yield not missing, f"extra {name}", lacks if missing else "complete"
+        missing, commands = extra["missing"], ", ".join(extra.get("commands", ())) or f"the extra {name}"
+        yield not missing, commands, f"lacks {', '.join(missing)}: {extra['remedy']}" if missing else "ready"
     yield found["works"], "shipped model", _answer(found["shipped_model"])
 
 
-def _speeds(speeds: dict[str, dict[str, float]]) -> Iterator[tuple[bool | None, str, str]]:
+def _speeds(speeds: dict[str, dict[str, Any]]) -> Iterator[tuple[bool | None, str, str]]:
+    for device, ratios in speeds.items():
+        yield _speed(f"bfloat16, {device}", Ratio.of(ratios, "bfloat16"), "--dtype bfloat16", "--dtype float32")
+        if device == "cpu" and "packed" in ratios:
+            yield _speed("packing", Ratio.of(ratios, "packed"), "--pack", "--no-pack")
+        elif device == "cpu":
+            yield False, "packing", "this PyTorch has no oneDNN, by which weights are packed: --no-pack"
+
+
+def _speed(name: str, ratio: Ratio, option: str, otherwise: str) -> tuple[bool | None, str, str]:
     from ..doctor import FAST
 
-    for device, ratios in speeds.items():
-        times = ratios["bfloat16"]
-        what = "--dtype bfloat16 pays" if times > FAST else "stay with --dtype float32"
-        yield times > FAST, f"bfloat16, {device}", f"{times:.2f} times as fast as float32: {what}"
-        if device == "cpu":
-            packed = ratios.get("packed")
-            said = "this PyTorch has no oneDNN, by which weights are packed: --no-pack"
-            if packed is not None:
-                said = f"{packed:.2f} times as fast as unpacked: {'--pack pays' if packed > FAST else 'no gain here'}"
-            yield packed is not None and packed > FAST, "packing", said
+    if not ratio.is_sure:
+        return None, name, f"{ratio} as fast as without: not sure, as this machine is busy; run doctor again"
+    what = f"{option} pays" if ratio > FAST else f"no gain here, stay with {otherwise}"
+    return ratio > FAST, name, f"{ratio} as fast as without: {what}"
 
 
 def _answer(test: dict[str, Any]) -> str:

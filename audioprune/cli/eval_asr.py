@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from . import options as o
 from . import training_options as t
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 
 DEFAULT = ("recommended", "cut+128", "cut")
 METHODS_HELP = (
@@ -82,7 +80,7 @@ def eval_asr(
     On each clip all methods take turns, so the ratios are of the same minutes. A clip's row is written as soon as all
     have finished it: a run that is stopped continues when it is started again. A sound that cannot be decoded is left
     out and makes the exit code 1. The result is in the folder, as eval-asr.json, eval-asr.md and eval-asr.png. It needs
-    jiwer: pip install 'audioprune[asr]'.
+    jiwer: pip install 'audioprune[eval-asr]'.
     """
     from ..transcribing.contenders import contenders, parse_contender
     from ..transcribing.evaluation import Evaluation
@@ -127,7 +125,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     else:
         out.print(result["model"])
         for header, *rows in tables(result):
-            shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            shown = compact_table()
             for i, column in enumerate(header):
                 shown.add_column(column, justify="right" if i else "left", overflow="fold")
             for cells in rows:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from . import options as o
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 
 
 def eval_lm(
@@ -118,13 +116,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(result))
     else:
         header, rows = table(result)
-        shown = Table(
-            title=f"{result['model']} on {result['benchmark']}",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        shown = compact_table(f"{result['model']} on {result['benchmark']}")
         for i, column in enumerate(header):  # where it is narrow the header wraps, and no figure is cut
             shown.add_column(column, justify="right" if i else "left", min_width=max(len(row[i]) for row in rows))
         for cells in rows:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..timing import Ratio, take_turns, unsure_note
 from . import options as o
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 from .demo import CLIPS
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def export(
     samples = None if clip_seconds is None else round(SAMPLE_RATE * clip_seconds)
     check_exportable(model).clip_shape(samples)
     settings = chosen.for_model(model, clip_seconds or o.TYPICAL_SECONDS)
+    if chosen.fits_work and not settings.static:
+        settings = chosen.method  # which merges no padding: how much of it there is, no graph can look at
     described = front if isinstance(front, LogMel) else None
     clips = _examples(front, samples)
     write = partial(export_onnx, model, samples=samples, front=described, clips=clips, opset=opset)
@@ -151,8 +154,8 @@ def _measure(
     seconds: float,
     advance: Callable[[], Any],
 ) -> list[dict[str, Any]]:
-    """A row for each batch size: median milliseconds of the pruned model in PyTorch, and of the files."""
-    from ..compare.benchmark import take_turns
+    """A row for each batch size: median milliseconds of the pruned model in PyTorch, and of the files; how much faster
+    the file is than PyTorch, and than the unpruned file."""
     from ..onnx.agreement import noise
     from ..onnx.export import open_session
 
@@ -164,7 +167,12 @@ def _measure(
         calls |= {name: partial(session.run, None, {found.input: batch.numpy()}) for name, session in sessions.items()}
         times = take_turns([partial(_clocked, call) for call in calls.values()], seconds, advance)
         medians = {f"{name}_ms": 1000 * statistics.median(t) for name, t in zip(calls, times, strict=True)}
-        rows.append({"batch_size": size, **medians, "runs": len(times[0])})
+        row = {"batch_size": size, **medians, "runs": len(times[0])}
+        taken = dict(zip(calls, times, strict=True))
+        row |= Ratio.between(taken["torch"], taken["onnx"]).as_dict("faster")
+        if "unpruned_onnx" in taken:
+            row |= Ratio.between(taken["unpruned_onnx"], taken["onnx"]).as_dict("saved")
+        rows.append(row)
     return rows
 
 
@@ -184,14 +192,17 @@ def _clocked(call: Callable[[], Any]) -> float:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     compared = "unpruned_onnx_ms" in rows[0]
-    table = Table(title="Milliseconds of a batch", title_justify="left")
-    unpruned = ("unpruned onnxruntime", "pruning saves") if compared else ()
+    ratios = [Ratio.of(row, name) for row in rows for name in (("faster", "saved") if compared else ("faster",))]
+    table = compact_table(
+        "Milliseconds of a batch", "faster: than PyTorch, than the unpruned file", unsure_note(ratios)
+    )
+    unpruned = ("unpruned file", "faster") if compared else ()
     for column in ("batch", "PyTorch", "onnxruntime", "faster", *unpruned):
         table.add_column(column, justify="right")
     for row in rows:
-        torch_ms, onnx_ms = row["torch_ms"], row["onnx_ms"]
-        cells = [str(row["batch_size"]), f"{torch_ms:.1f}", f"{onnx_ms:.1f}", f"{torch_ms / onnx_ms:.2f}×"]
+        cells = [str(row["batch_size"]), f"{row['torch_ms']:.1f}", f"{row['onnx_ms']:.1f}"]
+        cells.append(str(Ratio.of(row, "faster")))
         if compared:
-            cells += [f"{row['unpruned_onnx_ms']:.1f}", f"{row['unpruned_onnx_ms'] / onnx_ms:.2f}×"]
+            cells += [f"{row['unpruned_onnx_ms']:.1f}", str(Ratio.of(row, "saved"))]
         table.add_row(*cells)
     return table

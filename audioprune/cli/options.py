@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..methods import names
-from .console import progress
+from .console import progress, warnings_as_notes
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +88,14 @@ LayersOption = Annotated[
         show_default=False,
     ),
 ]
+SpeedUpOption = Annotated[
+    float | None,
+    typer.Option(
+        help="In place of --method: how many times as fast as unpruned, such as 1.5. The mildest recommended merging "
+        "that is measured to be so fast here, in batches of --batch-size.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help='"auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …')]
 DtypeOption = Annotated[
     str, typer.Option(help="float32, bfloat16 or float16; audioprune doctor tells whether bfloat16 is faster here.")
@@ -139,6 +147,38 @@ class ChosenMethod:
         from ..core.recommend import recommended, shape_of_clip
 
         return recommended(model, inputs=shape_of_clip(model, clip_seconds)) if self.fits_work else self.method
+
+
+def chosen_by_time(model: PreTrainedModel, speed_up: float, batch_size: int) -> Method:
+    """The recommended setting that is measured to be so many times as fast, in batches of this size."""
+    import torch
+
+    from ..adapters.blocks.adapter import find_blocks
+    from ..audio.files import SAMPLE_RATE
+    from ..core.recommend import recommended
+
+    blocks = find_blocks(model)
+    shape = blocks.clip_shape(round(TYPICAL_SECONDS * SAMPLE_RATE) if blocks.frames is None else None)
+    batch = torch.randn(batch_size, *shape, device=model.device, dtype=model.dtype)
+    with progress("", brief=True) as bar, warnings_as_notes():
+        bar.add_task("Choosing by time", total=None)
+        return recommended(model, speed_up=speed_up, inputs=batch)
+
+
+def work_left(model: PreTrainedModel, method: Method) -> str:
+    """What a method leaves of a model's work, in words. model: unpruned."""
+    from ..core.cost import macs
+    from ..core.pruning import prune
+    from ..core.recommend import shape_of_clip
+
+    if not method.static:
+        return "what is left of the multiply-accumulates depends on the sound"
+    clip = shape_of_clip(model, TYPICAL_SECONDS)
+    full = macs(model, inputs=clip)
+    with prune(model, method):
+        share = macs(model, inputs=clip) / full
+    length = "" if clip is None else f" of a clip of {TYPICAL_SECONDS:g} s"
+    return f"{100 * share:.0f} % of the multiply-accumulates{length} are left"
 
 
 def build_method(name: str | None, *options: Any, **more: Any) -> Method:

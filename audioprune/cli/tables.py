@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ..timing import Ratio, unsure_note
 from . import options as o
 from . import training_options as t
-from .console import err, out, progress
+from .console import compact_table, err, out, progress
 
 
 def sweep(
@@ -186,7 +187,7 @@ def _percent(row: dict[str, Any]) -> str:
 
 
 def _sweep_table(rows: list[dict[str, Any]], name: str) -> Table:
-    table = Table(title=f"{name}: mean ± standard deviation", title_justify="left")
+    table = compact_table(f"{name}: mean ± standard deviation")
     for column in ("recipe", "keep", "n", "accuracy or mAP, %"):
         table.add_column(column, justify="left" if column == "recipe" else "right")
     for row in rows:
@@ -197,7 +198,8 @@ def _sweep_table(rows: list[dict[str, Any]], name: str) -> Table:
 
 def _eval_table(result: dict[str, Any]) -> Table:
     how = "fine-tuned at each rate" if result["fine_tuned"] else "pruned without fine-tuning"
-    table = Table(title=f"{result['model']} on {result['data']}, {how}", title_justify="left")
+    timed = [Ratio.of(row) for row in result["rows"] if "speed_up" in row]
+    table = compact_table(f"{result['model']} on {result['data']}, {how}", unsure_note(timed))
     name = "mAP, %" if result["metric"] == "map" else "accuracy, %"
     first = result["rows"][0]
     unit, size = ("GMACs", 1e9) if first["macs"] > 1e9 else ("MMACs", 1e6)
@@ -206,7 +208,7 @@ def _eval_table(result: dict[str, Any]) -> Table:
     for row in result["rows"]:
         speed = ("–", "–")
         if "clips_per_second" in row:
-            speed = (f"{row['clips_per_second']:.1f}", f"{row['clips_per_second'] / first['clips_per_second']:.2f}×")
+            speed = (f"{row['clips_per_second']:.1f}", str(Ratio.of(row)))
         table.add_row(
             f"{row['keep_rate']:g}",
             _percent(row),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..audio.windowing import Windowing
     from ..bulk.log import Log
     from ..bulk.sounds import Sound
+    from ..methods import Method
 
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""
@@ -42,6 +43,7 @@ def tag(
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
+    speed_up: o.SpeedUpOption = None,
     top: Annotated[int, typer.Option(min=1, help="Labels reported per clip.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 8,
     device: o.DeviceOption = "auto",
@@ -100,6 +102,10 @@ def tag(
 
         audioprune tag sounds/ --out results.jsonl
 
+    Half as fast again as unpruned, by time measured on this machine:
+
+        audioprune tag sounds/ --speed-up 1.5
+
     A recording longer than the model hears (5 s for esc10, 10 s for most) is heard whole, in windows that overlap by
     half, and read from disk meanwhile, so that hours take no more memory. Its labels are the mean over its windows;
     JSON, CSV and Parquet have start, end and labels of each window, and a picture shows them:
@@ -109,6 +115,17 @@ def tag(
     _check_engine(engine, workers, address)
     windows = parse_windows(window, hop, pool)
     draw = None if picture is None else Pictures(picture, sources, engine)
+    words: dict[str, Any] = {
+        "keep_rate": keep_rate,
+        "score": score,
+        "segments": segments,
+        "dropped": dropped,
+        "layers": layers,
+    }
+    if speed_up is not None:
+        if method is not None or any(value is not None for value in words.values()):
+            raise ValueError("--speed-up chooses the method by time: leave out --method and its options")
+        words["speed_up"] = speed_up
     from ..bulk.asked import asked_for
     from ..tagging.bulk import find_sounds, open_log, reopen_log
 
@@ -118,7 +135,6 @@ def tag(
             f"no sound files in {', '.join(map(str, sources))}; in folders they are found by their names (.wav, .mp3 …)"
         )
     note_left_out(passed)
-    words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
     asked = asked_for(
         model, method, **words, top=top, dtype=dtype, version=__version__, window=window, hop=hop, pool=pool
     )
@@ -138,7 +154,12 @@ def tag(
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
-        settings = chosen.for_model(loaded, front.max_seconds)
+        if speed_up is None:
+            settings = chosen.for_model(loaded, front.max_seconds)
+        else:
+            if pack and engine == "local":  # as it will run
+                o.pack_on_cpu(loaded)
+            settings = _begun_with(log) or o.chosen_by_time(loaded, speed_up, batch_size)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         if windows is not None:
             windows = windows.of(front)
@@ -148,18 +169,28 @@ def tag(
                 log = stack.enter_context(open_log(result_file, setting, asked))
             check_same(result_file, log.setting, setting, ResultLogError)
             _finish_if_done(log, clips, result_file)
+        work = o.work_left(loaded, settings)
         prune(loaded, settings)
-        err.print(f"Pruned by {settings}", soft_wrap=True)
+        err.print(f"Pruned by {settings}: {work}", soft_wrap=True)
         tagger: Any = Tagger(loaded, front, top=top, batch_size=batch_size, windows=windows)
         if engine == "ray":
             from ..tagging.bulk_ray import RayTagger
 
             tagger = stack.enter_context(RayTagger(tagger, workers, address, device, packed=pack))
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
-        elif pack:
+        elif pack and speed_up is None:
             o.pack_on_cpu(loaded)
         written, before, failures = _tag(tagger, clips, log, windows, draw, as_json)
     _finish(written, before, failures, result_file)
+
+
+def _begun_with(log: Log | None) -> Method | None:
+    """The setting of a run that goes on: measured again it could be another one."""
+    from ..core.settings import parse_settings
+
+    if log is None:
+        return None
+    return parse_settings(json.dumps({k: v for k, v in log.setting.items() if k not in ("model", "top", "dtype")}))
 
 
 def _tag(

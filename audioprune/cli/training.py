@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from . import options as o
 from . import training_options as t
-from .console import err, out
+from .console import compact_table, err, out
 
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
@@ -41,13 +39,7 @@ def recipes(
     if name:
         out.print(yaml.safe_dump(found[0].model_dump(mode="json"), sort_keys=False, width=100), end="", soft_wrap=True)
         return
-    table = Table(
-        title="Recipes (audioprune recipes NAME prints one)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table("Recipes (audioprune recipes NAME prints one)")
     # Where it is narrow, words wrap and no figure is cut.
     for column in ("recipe", "model", "starts from"):
         table.add_column(column, overflow="fold", no_wrap=column == "recipe")

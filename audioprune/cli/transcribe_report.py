@@ -11,6 +11,7 @@ import typer
 from rich.progress import Progress
 from rich.text import Text
 
+from ..timing import UNSURE, Ratio
 from .console import err, out
 from .tag import printable
 
@@ -28,6 +29,7 @@ class Totals:
     seconds: float = 0.0
     computed: float = 0.0
     unpruned: list[float] = field(default_factory=list)
+    pruned: list[float] = field(default_factory=list)
     same: int = 0
     differing: int = 0
 
@@ -40,6 +42,7 @@ class Totals:
         self.computed += row["compute_seconds"]
         if "unpruned" in row:
             self.unpruned.append(row["unpruned_compute_seconds"])
+            self.pruned.append(row["compute_seconds"])
             self.same += not row["word_differences"]
             self.differing += row["word_differences"]
 
@@ -51,8 +54,8 @@ class Totals:
             f"factor {self.computed / self.seconds:.3f}"
         ]
         if self.unpruned:
-            ratio = sum(self.unpruned) / max(self.computed, 1e-9)
-            faster = f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
+            ratio = Ratio.between(self.unpruned, [max(seconds, 1e-9) for seconds in self.pruned])
+            faster = f"{ratio} as fast, by the median of files" + (f" ({UNSURE})" if not ratio.is_sure else "")
             lines.append(
                 f"Pruned and unpruned: same words in {self.same} of {self.good}, {self.differing} words differ in all; "
                 f"{faster} ({_length(sum(self.unpruned))} unpruned)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import random
 import statistics
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from ..adapters.blocks.adapter import find_blocks
 from ..core.cost import macs, peak_memory, synchronize
 from ..core.pruning import handle, prune
 from ..methods import Method
+from ..timing import Ratio, take_turns
 
 
 def measure(
@@ -31,7 +31,8 @@ def measure(
     advance: Callable[[], Any] = lambda: None,
     samples: int | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each setting: MACs of a clip, median latency of a batch, memory, and ratios to the first setting.
+    """A row for each setting: MACs of a clip, median latency of a batch, memory, and ratios to the first setting,
+    that of time with its interval (`audioprune.timing.Ratio`).
 
     The input is noise; a method that lets the sound decide has to be judged on sounds (`audioprune compare`).
 
@@ -57,8 +58,7 @@ def measure(
     for row, times in zip(rows, timed, strict=True):
         median = statistics.median(times)
         row |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
-        row["macs_ratio"] = rows[0]["macs"] / row["macs"]
-        row["speed_up"] = rows[0]["latency_ms"] / row["latency_ms"]
+        row |= {"macs_ratio": rows[0]["macs"] / row["macs"], **Ratio.between(timed[0], times).as_dict()}
     return rows
 
 
@@ -85,7 +85,7 @@ def in_turn(
     advance: Callable[[], Any] = lambda: None,
     forward: Callable[[Any], Any] | None = None,
 ) -> list[list[float]]:
-    """Seconds of each forward of each setting, for about `seconds` a setting and at least three forwards.
+    """Seconds of each forward of each setting, for about `seconds` a setting and at least `timing.ROUNDS` forwards.
 
     settings: a model, how it is pruned (None: not at all) and its input, on its device. Each round runs every setting
         once, in an order of its own, so that drift and neighbours hit all alike; the first round is not counted.
@@ -99,33 +99,6 @@ def in_turn(
             return time.perf_counter() - start
 
     return take_turns([partial(timed, *setting) for setting in settings], seconds, advance)
-
-
-def take_turns(
-    calls: Sequence[Callable[[], float]], seconds: float, advance: Callable[[], Any] = lambda: None
-) -> list[list[float]]:
-    """The seconds that each call says it took, for about `seconds` a call and at least three times.
-
-    Each round makes every call once, in an order of its own; the first round is not counted.
-    """
-    shuffle = random.Random(0).shuffle
-    order = list(range(len(calls)))
-    times: list[list[float]] = [[] for _ in calls]
-    rounds, done, began = 0, 0, time.perf_counter()
-    while rounds < 4 or time.perf_counter() - began < seconds * len(calls):
-        for i in order:
-            took = calls[i]()
-            if rounds:
-                times[i].append(took)
-        rounds += 1
-        shuffle(order)
-        due = min(len(calls), int((time.perf_counter() - began) / seconds))
-        while done < due:
-            advance()
-            done += 1
-    for _ in range(len(calls) - done):
-        advance()
-    return times
 
 
 @torch.inference_mode()

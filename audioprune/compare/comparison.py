@@ -17,6 +17,7 @@ from ..audio.front_end import group_by
 from ..core.pruning import prune
 from ..core.settings import describe
 from ..methods import Method, UntrainedError
+from ..timing import Ratio
 from .agreement import agreement, divergence, pooled
 from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
@@ -213,10 +214,11 @@ def _time(
         tuned = setting.tuned
         place = (model, own) if tuned is None else (tuned.model, _timed_batch(tuned.model, tuned.features, size))
         runs.append((place[0], setting.runs[0], place[1]))
-    medians = [statistics.median(times) for times in in_turn(runs, seconds, timed)]
-    for row, median in zip(rows, medians, strict=True):
+    taken = in_turn(runs, seconds, timed)
+    for row, times in zip(rows, taken, strict=True):
+        median = statistics.median(times)
         found = {"batch_size": size, "latency_ms": 1000 * median, "clips_per_second": size / median}
-        row.setdefault("timing", []).append(found | {"speed_up": medians[0] / median})
+        row.setdefault("timing", []).append(found | Ratio.between(taken[0], times).as_dict())
 
 
 def _score(logits: Tensor, labels: Tensor) -> float:

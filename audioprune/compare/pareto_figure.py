@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 MARKERS = "osD^v<>PXphd8H"
+LEAST_SPAN = 10.0
+"""Percent points that an axis of shares shows at least."""
 
 
 def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
@@ -41,6 +43,7 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
     for axes, text in zip(panels, titles, strict=True):
         axes.set_title(text, fontsize=10, loc="left")
         axes.set_xlabel("multiply-accumulates (% of unpruned)")
+        _widen(axes)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -48,6 +51,16 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
     figure.legend(handles, labels, loc="outside right center", fontsize=9, frameon=False, ncols=columns)
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
+
+
+def _widen(axes: Axes) -> None:
+    """Show the work from none to all, and shares over at least `LEAST_SPAN`: a range that fits the points would show a
+    single one, or differences of a few clips, over the whole width."""
+    axes.set_xlim(0, max(100.0, axes.get_xlim()[1]))
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "linear" and high - low < LEAST_SPAN:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
 
 
 def _reference(axes: Axes, result: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,8 @@ from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
 from .fitting import TooMuchWorkError, fit
-from .pruning import prune
+from .pruning import AlreadyPrunedError, handle, prune
+from .recommend_speed import fast_enough
 
 PASSES = (1, 2, 3)
 """Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
@@ -64,7 +66,11 @@ def recommended_at(keep_rate: float = HALF) -> Method:
 
 
 def recommended(
-    model: nn.Module, macs: float | None = None, *, inputs: Tensor | Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    macs: float | None = None,
+    *,
+    speed_up: float | None = None,
+    inputs: Tensor | Mapping[str, Tensor] | None = None,
 ) -> Method:
     """The training-free method that agreed best with the unpruned model in our measurements (docs/results.md), with
     the greatest keep rate at which the model computes at most `macs` of its multiply-accumulates, its own cost
@@ -80,16 +86,27 @@ def recommended(
     `macs`, neighbours in time are merged too, as far as a clip needs it; this changes words (docs/whisper-measured.md),
     and `calibrate` finds how much may be merged.
 
+    With `speed_up`, it is chosen by time, measured now on this machine: the mildest merging, in as many blocks as pay,
+    that is so many times as fast as the model. What is returned depends on the machine and on the batch, and is never
+    slower than the model:
+
+        ap.prune(model, ap.recommended(model, speed_up=2.0, inputs=batch))
+
     Args:
         macs: share of the unpruned model's multiply-accumulates, in (0, 1]; a half by default.
-        inputs: a typical batch, for models that take clips of any length; others need none.
+        speed_up: in place of `macs`: how many times as fast as unpruned, more than 1.
+        inputs: a typical batch, for models that take clips of any length; others need none. With `speed_up` its size
+            matters; one clip of noise by default.
 
     Raises:
         ValueError: `macs` is no share, or so small that merging pairs in every block would cost more.
+        TooFastError: a `ValueError`: no setting was measured to be so fast.
         UnsupportedModelError, AlreadyPrunedError: as `prune`.
     """
     if macs is not None and not 0 < macs <= 1:
         raise ValueError(f"macs is {macs!r}; it is a share of the unpruned model's multiply-accumulates, in (0, 1]")
+    if speed_up is not None:
+        return _timed(model, macs, speed_up, inputs)
     adapter = find_adapter(model)
     if isinstance(adapter, PromptAdapter):
         raise ValueError(
@@ -108,6 +125,31 @@ def recommended(
     sound = fit(model, _sound_at, macs, count, least)
     assert isinstance(sound.keep_rate, float)
     return padded_at(sound.keep_rate)
+
+
+def _timed(
+    model: nn.Module, macs: float | None, speed_up: float, inputs: Tensor | Mapping[str, Tensor] | None
+) -> Method:
+    """`recommended` by time."""
+    if macs is not None:
+        raise ValueError("give macs, a share of the work, or speed_up, which is measured, and not both")
+    if not 1 < speed_up < math.inf:
+        raise ValueError(f"speed_up is {speed_up!r}; it is how many times as fast as unpruned, more than 1")
+    adapter = find_adapter(model)
+    if not isinstance(adapter, BlockAdapter) or adapter.pads:
+        raise ValueError(
+            f"speed_up is for classifiers and encoders that do not pad, and {type(model).__name__} is none: choose by "
+            "macs=, and measure with audioprune bench"
+        )
+    pruned = handle(model)
+    if pruned is not None:
+        raise AlreadyPrunedError(f"this model is pruned with {pruned.method}; call remove() on its handle first")
+    if inputs is None:
+        if adapter.frames is None:
+            raise ValueError(f"{type(model).__name__} takes clips of any length; pass a typical batch as inputs=…")
+        weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+        inputs = torch.randn(1, *adapter.clip_shape(None), device=weight.device, dtype=weight.dtype)
+    return fast_enough(model, adapter.depth, speed_up, inputs)
 
 
 def shape_of_clip(model: nn.Module, seconds: float) -> Tensor | None:

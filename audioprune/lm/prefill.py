@@ -14,6 +14,7 @@ from ..core.cost import macs, peak_memory
 from ..core.pruning import prune
 from ..core.trace import trace
 from ..methods import Method
+from ..timing import Ratio
 from .batch_generate import kept_counts
 from .loading import ask_inputs, audio_tokens, end_tokens, sampling_rate
 
@@ -66,6 +67,5 @@ def measure_prefill(
     for row, times in zip(rows, timings, strict=True):
         median = statistics.median(times)
         row |= {"latency_ms": 1000 * median, "clips_per_second": batch_size / median, "runs": len(times)}
-        row["macs_ratio"] = rows[0]["macs"] / row["macs"]
-        row["speed_up"] = rows[0]["latency_ms"] / row["latency_ms"]
+        row |= {"macs_ratio": rows[0]["macs"] / row["macs"], **Ratio.between(timings[0], times).as_dict()}
     return rows

@@ -70,7 +70,7 @@ def export_onnx(
         ValueError: the model or its method cannot be one graph; the message gives the reason and a remedy.
         ExportError: PyTorch's exporter failed, or the file gives other logits than the model.
         FileExistsError: `path` exists, and `overwrite` is not set.
-        ModuleNotFoundError: onnx, onnxscript or onnxruntime is missing (`pip install 'audioprune[onnx]'`).
+        ModuleNotFoundError: onnx, onnxscript or onnxruntime is missing (`pip install 'audioprune[export]'`).
     """
     target = check_target(path, overwrite)
     if opset < OPSET:
@@ -101,7 +101,7 @@ def export_onnx(
 
 
 def import_packages() -> None:
-    """Raise `ModuleNotFoundError` if a package of the extra `onnx` is missing."""
+    """Raise `ModuleNotFoundError` if a package of the extra `export` is missing."""
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import onnxscript  # noqa: F401

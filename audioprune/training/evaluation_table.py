@@ -24,6 +24,8 @@ from .task import RESULT
 
 COUNTED = 16
 """Number of clips on which multiply-accumulates are counted, for methods whose cost depends on the sound."""
+TIMING = ("clips_per_second", "latency_ms", "batch_size", "speed_up")
+"""What a row tells of its timing: the names begin so."""
 FIELDS = ("fold", "seed", "rate")
 """Fields in braces that a model's path may contain."""
 
@@ -160,7 +162,7 @@ def _rows(
     if seconds:
         timings = measure(model, methods, batch_size, seconds, samples=max(clip.shape[-1] for clip in clips))
         for row, timing in zip(rows, timings, strict=True):
-            row |= {name: timing[name] for name in ("clips_per_second", "latency_ms", "batch_size")}
+            row |= {name: value for name, value in timing.items() if name.startswith(TIMING)}
     return rows
 
 

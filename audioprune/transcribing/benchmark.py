@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..audio.files import SAMPLE_RATE
-from ..compare.benchmark import take_turns
 from ..core.cost import macs, peak_memory, synchronize
 from ..core.pruning import prune
 from ..methods import Method
+from ..timing import Ratio, take_turns
 from .parts import WhisperParts
 from .timing import EncoderClock, tokens_left
 
@@ -73,13 +73,15 @@ def measure_transcription(
         return sum(timings[i][-1])
 
     take_turns([partial(timed, i) for i in range(len(methods))], seconds, advance)
-    for row, times in zip(rows, timings, strict=True):
-        encoder, first, whole = (median(part) for part in zip(*times[1:], strict=True))
+    # For each method the seconds of the encoder, to the first token and of the whole; the first round is not counted.
+    parts_of = [[list(part) for part in zip(*times[1:], strict=True)] for times in timings]
+    for row, times, own in zip(rows, timings, parts_of, strict=True):
+        encoder, first, whole = map(median, own)
         row |= {"encoder_ms": 1000 * encoder, "first_token_ms": 1000 * first, "latency_ms": 1000 * whole}
         row |= {"clips_per_second": batch_size / whole, "real_time_factor": whole / (batch_size * clip_seconds)}
         row |= {"new_tokens": length, "runs": len(times) - 1, "macs_ratio": rows[0]["macs"] / row["macs"]}
-        row["speed_up"] = rows[0]["latency_ms"] / row["latency_ms"]
-        row["encoder_speed_up"] = rows[0]["encoder_ms"] / row["encoder_ms"]
+        row |= Ratio.between(parts_of[0][2], own[2]).as_dict()
+        row |= Ratio.between(parts_of[0][0], own[0]).as_dict("encoder_speed_up")
     return rows
 
 

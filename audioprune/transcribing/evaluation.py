@@ -20,13 +20,14 @@ from ..audio.files import SAMPLE_RATE, AudioError, load_audio
 from ..compare.benchmark import machine
 from ..files import Row
 from ..methods import UntrainedError
+from ..timing import in_turns
 from .contenders import Contender
 from .evaluation_log import EvaluationLog
 from .evaluation_report import write
 from .evaluation_table import clip_rows, method_row
 from .manifest import Utterance
 from .speech_model import SpeechModel
-from .timing import EncoderClock, in_turns, threads
+from .timing import EncoderClock, threads
 from .word_errors import normalizer, require
 
 ROWS = "eval-asr.jsonl"

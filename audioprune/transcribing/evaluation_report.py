@@ -34,7 +34,7 @@ def tables(result: Row) -> list[list[list[str]]]:
     """Two tables, of words and of speed; the first row of each is its header. Refused rows are left out; see
     `refusals` for those."""
     words = ["method", "error", "change", "to unpruned", "same", "runaways"]
-    speed = ["method", "tokens", "encoder ms", "faster", "whole ms", "faster", "real time"]
+    speed = ["method", "tokens", "encoder", "faster", "whole", "faster", "real time"]
     rows = drawable(result)
     return [[words, *map(_word_cells, rows)], [speed, *map(_speed_cells, rows)]]
 
@@ -81,9 +81,9 @@ def captions(result: Row) -> list[str]:
         "interval",
         "to unpruned: the same error against the unpruned model's own transcripts; same: transcripts equal to those, "
         "word for word; runaways: more than twice their words + 5",
-        f"tokens: leave the encoder, mean; ms: of a clip, median of at most {result['repeats']} timed, all methods in "
-        "turn; faster: than unpruned on the same clip, mean ± standard deviation over clips; real time: seconds of "
-        "work by seconds of sound",
+        f"tokens: leave the encoder, mean; encoder, whole: ms of a clip, median of at most {result['repeats']} "
+        "timed, all methods in turn; faster: than unpruned on the same clip, mean ± standard deviation over clips; "
+        "real time: seconds of work by seconds of sound",
     ]
     if any(row["setting"]["method"] == "cut" for row in result["rows"]):
         notes.append("cut: the window ends soon after the clip (audio_ctx), a baseline; not a method to use")

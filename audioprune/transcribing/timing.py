@@ -1,10 +1,9 @@
-"""Seconds of an encoder within a transcription, and turns of several contenders."""
+"""Seconds of an encoder within a transcription."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import fmean
 from types import TracebackType
@@ -73,12 +72,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def in_turns(calls: Sequence[Callable[[], Any]], rounds: int, seed: str = "") -> None:
-    """Make every call once a round, in a new order each round, so that drift and neighbours affect all alike."""
-    shuffle, order = random.Random(seed).shuffle, list(range(len(calls)))
-    for _ in range(rounds):
-        shuffle(order)
-        for i in order:
-            calls[i]()
