@@ -238,7 +238,8 @@ def long_figure(
     heights = (over_time.height_of(names), height_of(record))
     figure = Figure(figsize=(11, 0.9 + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+    upper, lower = parts
     over_time.draw_timeline(upper, timeline, names, marked=span)
     lower.suptitle(f"{span[0]:.2f} s to {span[1]:.2f} s, the window that is marked", fontsize=10)
     draw_stages(lower, log_mel, record, span[1] - span[0])

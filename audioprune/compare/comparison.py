@@ -22,7 +22,7 @@ from .benchmark import in_turn, mean_macs
 from .evaluation import NOTHING, score, spread
 from .planned import Given, Plan, Planned
 from .row_log import RowLog
-from .settings import Clips, FineTuned
+from .settings import Clips, FineTuned, ReadClips
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
@@ -130,11 +130,10 @@ def logits_of(
         found.append(call(batch).logits.float().cpu())
         advance(len(batch))
     logits = torch.cat(found)
-    recordings = getattr(features, "recordings", ())
-    if not recordings:
+    if not isinstance(features, ReadClips) or not features.recordings:
         return logits
     multi_label = model.config.problem_type == "multi_label_classification"
-    return pooled(logits, torch.tensor(recordings), features.pool, multi_label)  # type: ignore[union-attr]
+    return pooled(logits, torch.tensor(features.recordings), features.pool, multi_label)
 
 
 def _batch(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> Tensor:

@@ -55,10 +55,10 @@ class LongAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline
         more = {
             name: value for name, value in {"pool": pool, "return_windows": return_windows}.items() if value is not None
         }
-        Windowing(pool=more.get("pool", "mean"))  # raises for what is none
+        Windowing(pool=pool or "mean")  # raises for what is none
         return before, {}, after | more
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]
         self, inputs: Any, window: float | None = None, hop: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """Features of each window; `is_last` tells the pipeline that the sound ends."""
@@ -78,18 +78,19 @@ class LongAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline
         return iter([waveform_of(inputs).cpu().numpy()])
 
     def _features(self, window: Window, is_last: bool) -> dict[str, Any]:
-        rate = self.feature_extractor.sampling_rate
-        features = self.feature_extractor(window.waveform, sampling_rate=rate, return_tensors="pt")
+        extractor: Any = self.feature_extractor
+        rate = extractor.sampling_rate
+        features = extractor(window.waveform, sampling_rate=rate, return_tensors="pt")
         if self.dtype is not None:
             features = features.to(dtype=self.dtype)
         silent = Clip(window.waveform, 0.0).is_silent
         return {"is_last": is_last, "place": (*window.seconds, silent), **features}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         told = {name: model_inputs.pop(name) for name in ("is_last", "place")}
         return {**told, "logits": self.model(**model_inputs).logits}
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         model_outputs: list[dict[str, Any]],
         top_k: int = 5,
@@ -114,7 +115,7 @@ class LongAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline
 
     def _labels(self, probabilities: torch.Tensor, top_k: int) -> list[dict[str, Any]]:
         scores, ids = probabilities.topk(top_k)
-        names = self.model.config.id2label
+        names: Any = self.model.config.id2label
         return [{"score": score, "label": names[i]} for score, i in zip(scores.tolist(), ids.tolist(), strict=True)]
 
 
