@@ -285,7 +285,7 @@ def test_results_in_parquet_are_guarded(tagger, tmp_path) -> None:
     (tmp_path / "file.parquet").touch()
     with pytest.raises(ResultLogError, match="is a file"):
         open_log(tmp_path / "file.parquet", SETTING)
-    with pytest.raises(ValueError, match="ends in .jsonl or .parquet"):
+    with pytest.raises(ValueError, match="ends in .jsonl, .csv or .parquet"):
         open_log(tmp_path / "out.csv", SETTING)
 
 
@@ -380,7 +380,7 @@ class Fatal:
         (("--engine", "spark"), "--engine is 'spark'; there are local and ray"),
         (("--workers", "2"), "--workers and --address are for --engine ray"),
         (("--address", "auto"), "--workers and --address are for --engine ray"),
-        (("--out", "out.csv"), "--out is 'out.csv'; give it a name that ends in .jsonl or .parquet"),
+        (("--out", "out.txt"), "--out is 'out.txt'; give it a name that ends in .jsonl, .csv or .parquet"),
     ],
 )
 def test_words_that_make_no_sense(run, clips, words: tuple[str, ...], message: str) -> None:

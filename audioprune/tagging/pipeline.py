@@ -55,7 +55,7 @@ class LongAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline
         more: dict[str, Any] = {
             name: value for name, value in {"pool": pool, "return_windows": return_windows}.items() if value is not None
         }
-        Windowing(pool=more.get("pool", "mean"))  # raises for what is none
+        Windowing(pool=pool or "mean")  # raises for what is none
         return before, {}, after | more
 
     def preprocess(  # type: ignore[override]
