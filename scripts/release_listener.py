@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from listener import blind, evaluate, silenced
-from listener.scenes import KINDS, make_scenes, read_recordings
+from listener import held_out_sets, summary
 from release_checkpoint import DATA, attribution
 
 HELD_OUT = {"5"}
@@ -66,19 +64,11 @@ def main() -> None:
     store(args.run, args.out)
     model = Qwen2AudioForConditionalGeneration.from_pretrained(args.out).float().eval()
     processor = AutoProcessor.from_pretrained(args.out)
-    recordings = read_recordings(args.data, "test")
-    sets = [make_scenes(recordings, FIRST_SEED + i, SCENES) for i in range(SETS)]
-    heard = [evaluate(model, processor, scenes) for scenes in sets]
-    silent = [evaluate(model, processor, silenced(scenes)) for scenes in sets]
-    fixed = [blind(scenes) for scenes in sets]
-    rows = []
-    for kind in KINDS:
-        right = [100 * statistics.fmean(found[kind]) for found in heard]
-        deaf = 100 * max(
-            statistics.fmean(statistics.fmean(found[kind]) for found in silent),
-            statistics.fmean(found[kind] for found in fixed),
-        )
-        rows.append(f"| {kind} | {statistics.fmean(right):.1f} ± {statistics.stdev(right):.1f} | {deaf:.1f} |")
+    sets = held_out_sets(processor, args.data, "test", range(FIRST_SEED, FIRST_SEED + SETS), SCENES)
+    rows = [
+        f"| {kind} | {found['mean']:.1f} ± {found['std']:.1f} | {found['text only']:.1f} |"
+        for kind, found in summary(model, processor, sets).items()
+    ]
     settings = json.loads((args.run / "settings.json").read_text())
     licences = ", ".join(
         f"{name} ({n})" for name, n in attribution(args.data / "esc10", args.out, HELD_OUT).most_common()

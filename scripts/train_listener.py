@@ -40,20 +40,18 @@ from listener import (
     EarTraining,
     ListenerTraining,
     Settings,
-    blind,
-    evaluate,
-    hears_timelines,
+    held_out_sets,
     make_ear_model,
     make_ear_processor,
     make_model,
     make_processor,
     read_heard,
     right_answers,
-    silenced,
+    summary,
     write_heard,
 )
-from listener.scenes import PARTS, Scene, make_scenes, read_recordings
-from listener.timelines import Timeline, make_timelines, read_voices
+from listener.scenes import PARTS, read_recordings
+from listener.timelines import read_voices
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 SETS = 5
@@ -92,7 +90,7 @@ def scene_training(args: argparse.Namespace) -> ListenerTraining:
 def ear_training(args: argparse.Namespace) -> EarTraining:
     processor = make_ear_processor(args.ear)
     model = make_ear_model(
-        args.ear, processor, width=args.width or 160, heads=args.text_heads or 5, layers=args.text_layers or 4,
+        args.ear, processor, width=args.width or 128, heads=args.text_heads or 4, layers=args.text_layers or 3,
         seed=args.seed,
     )  # fmt: skip
     settings = EarSettings(**chosen(args, ("steps", "batch")), **peak(args), seed=args.seed)
@@ -163,8 +161,9 @@ def examine(args: argparse.Namespace) -> None:
     model = Qwen2AudioForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(args.model)
     first = FIRST_SEED + (1_000 if args.part != "test" else 0)
-    sets = held_out_sets(processor, args.data, args.part, first, SCENES)
-    report = summary(model, processor, sets) | {
+    sets = held_out_sets(processor, args.data, args.part, range(first, first + SETS), SCENES)
+    report = {
+        "kinds": summary(model, processor, sets),
         "part": args.part,
         "sets": SETS,
         "scenes": SCENES,
@@ -175,36 +174,6 @@ def examine(args: argparse.Namespace) -> None:
     (args.out or args.model.parent / ("eval.json" if args.part == "test" else f"eval-{args.part}.json")).write_text(
         text + "\n"
     )
-
-
-def held_out_sets(processor: Any, data: Path, part: str, first: int, scenes: int) -> list[list[Scene | Timeline]]:
-    """`SETS` sets of the scenes that a listener is asked about: series `first`, `first` + 1, …"""
-    series = range(first, first + SETS)
-    if hears_timelines(processor):
-        voices = read_voices(data, part)
-        return [list(make_timelines(voices, seed, scenes)) for seed in series]
-    recordings = read_recordings(data, part)
-    return [list(make_scenes(recordings, seed, scenes)) for seed in series]
-
-
-def summary(model: Any, processor: Any, sets: list[list[Scene | Timeline]]) -> dict:
-    """Return the percent right (mean and standard deviation over the sets), with and without hearing the sound."""
-    heard = [evaluate(model, processor, scenes) for scenes in sets]
-    deaf = evaluate(model, processor, silenced([scene for scenes in sets for scene in scenes]))
-    fixed = blind([scene for scenes in sets for scene in scenes])
-    report = {}
-    for kind in fixed:
-        shares = [100 * float(np.mean(right[kind])) for right in heard]
-        silence, constant = 100 * float(np.mean(deaf[kind])), 100 * fixed[kind]
-        report[kind] = {
-            "mean": round(float(np.mean(shares)), 2),
-            "std": round(float(np.std(shares, ddof=1)), 2),
-            "sets": [round(share, 1) for share in shares],
-            "given silence": round(silence, 2),
-            "best fixed answer": round(constant, 2),
-            "text only": round(max(silence, constant), 2),
-        }
-    return {"kinds": report}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -233,9 +202,9 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--steps", type=int, help=f"default: {Settings.steps}; with an ear, {EarSettings.steps}")
     training.add_argument("--batch", type=int, help=f"default: {Settings.batch}")
     training.add_argument("--lr", type=float, help=f"default: {Settings.peak_lr}; with an ear, {EarSettings.peak_lr}")
-    training.add_argument("--width", type=int, help="default: 128; with an ear, of the language model, 160")
-    training.add_argument("--text-heads", type=int, help="default: 4; with an ear, 5")
-    training.add_argument("--text-layers", type=int, help="default: 3; with an ear, 4")
+    training.add_argument("--width", type=int, help="default: 128; with an ear, of the language model")
+    training.add_argument("--text-heads", type=int, help="default: 4")
+    training.add_argument("--text-layers", type=int, help="default: 3")
     training.add_argument("--save-every", type=int, default=200, help="steps between two written states")
     own = training.add_argument_group("without --ear")
     own.add_argument("--hold-out", action="store_true", help="keep the validation recordings out of the training")

@@ -11,7 +11,8 @@ model learn, from timelines that the ear heard once.
 from .batches import Batch, audio_tokens, frame_targets, log_mel, make_batch, mask_features, thinned
 from .ear import give_ear, hear, hears_timelines, make_ear_model, make_ear_processor
 from .ear_training import EarSettings, EarTraining, right_answers
-from .evaluate import answers, blind, evaluate, kinds, silenced
+from .evaluate import answers, blind, evaluate, held_out_sets, kinds, silenced
+from .examination import Examination, summary
 from .forward import answer_logits, encode, encode_windows
 from .heard import read_heard, write_heard
 from .learning import ListenerTraining, Settings
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "EarSettings",
     "EarTraining",
+    "Examination",
     "ListenerTraining",
     "Settings",
     "answer_logits",
@@ -34,6 +36,7 @@ __all__ = [
     "give_ear",
     "hear",
     "hears_timelines",
+    "held_out_sets",
     "kinds",
     "log_mel",
     "make_batch",
@@ -46,6 +49,7 @@ __all__ = [
     "read_heard",
     "right_answers",
     "silenced",
+    "summary",
     "thinned",
     "write_heard",
 ]

@@ -60,7 +60,7 @@ def hears_timelines(processor: Qwen2AudioProcessor) -> bool:
 
 
 def make_ear_model(
-    ear: str | Path, processor: Qwen2AudioProcessor, *, width: int = 160, heads: int = 5, layers: int = 4, seed: int = 0
+    ear: str | Path, processor: Qwen2AudioProcessor, *, width: int = 128, heads: int = 4, layers: int = 3, seed: int = 0
 ) -> Qwen2AudioForConditionalGeneration:
     """A listener with Whisper's encoder, which does not learn, and an untrained adapter and language model.
 

@@ -26,7 +26,7 @@ class EarSettings:
 
     `ramp`: steps over which the learning rate rises; `token_weight`: of the tokens' loss beside the answers'; `drop`:
     share of the tokens' numbers that take their mean; `thinned`: share of the batches in which a random part of each
-    sound's tokens, from `least` on, is left; `average`: decay of the running average of the weights.
+    sound's tokens is left, from `least` to all, and mostly a small part; `average`: decay of the running average of the weights.
     """
 
     steps: int = 3000
@@ -36,7 +36,7 @@ class EarSettings:
     weight_decay: float = 0.05
     token_weight: float = 0.3
     drop: float = 0.1
-    thinned: float = 0.6
+    thinned: float = 0.75
     least: float = 0.08
     average: float = 0.99
     seed: int = 0
@@ -83,7 +83,8 @@ class EarTraining(ResumableTraining):
         chosen = [self.heard[i] for i in self._indices(step)]
         thin = rng.random() < settings.thinned
         # One share for a batch: rows of similar length have little filler.
-        return make_heard_batch(self.processor, chosen, rng, rng.uniform(settings.least, 1.0) if thin else 1.0)
+        share = settings.least + (1 - settings.least) * rng.random() ** 2 if thin else 1.0
+        return make_heard_batch(self.processor, chosen, rng, share)
 
     def _indices(self, step: int) -> list[int]:
         """Each timeline comes once in an epoch, in an order of its own."""

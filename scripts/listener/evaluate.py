@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,9 +14,10 @@ from transformers import Qwen2AudioProcessor
 import audioprune as ap
 from audioprune.audio.files import SAMPLE_RATE
 
+from .ear import hears_timelines
 from .model import prompt
-from .scenes import Scene
-from .timelines import Timeline
+from .scenes import Scene, make_scenes, read_recordings
+from .timelines import Timeline, make_timelines, read_voices
 
 AnyScene = TypeVar("AnyScene", Scene, Timeline)
 
@@ -56,6 +58,17 @@ def evaluate(
 def kinds(scenes: Sequence[Scene | Timeline]) -> list[str]:
     """The kinds of question that are asked of each scene, in their order."""
     return [question.kind for question in scenes[0].questions]
+
+
+def held_out_sets(
+    processor: Qwen2AudioProcessor, data: Path, part: str, series: Sequence[int], scenes: int
+) -> list[list[Scene | Timeline]]:
+    """Sets of the scenes that a listener is asked about, one for each of `series`. data: folder of the recordings."""
+    if hears_timelines(processor):
+        voices = read_voices(data, part)
+        return [list(make_timelines(voices, seed, scenes)) for seed in series]
+    recordings = read_recordings(data, part)
+    return [list(make_scenes(recordings, seed, scenes)) for seed in series]
 
 
 def silenced(scenes: Sequence[AnyScene]) -> list[AnyScene]:
