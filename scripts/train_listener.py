@@ -15,7 +15,8 @@ With `--ear`, the encoder is that of a real Whisper model, frozen; an adapter an
 
 EAR is a folder with Whisper tiny.en in transformers' form, or openai/whisper-tiny.en where there is a network. PATH
 holds `commands/` and `speech/` too. `hear` writes what the encoder hears of some thousands of scenes, and continues
-where it stopped. A third of the speakers of every set, and fold 5, are in no training.
+where it stopped. A third of the speakers of every set, and fold 5, are in no training. `join` makes a whole model of
+the released adapter and language model (scripts/release_listener.py writes them) and EAR.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from listener import (
     ListenerTraining,
     Settings,
     held_out_sets,
+    join_ear,
     make_ear_model,
     make_ear_processor,
     make_model,
@@ -126,6 +128,13 @@ def write_hearing(args: argparse.Namespace) -> None:
         )  # fmt: skip
         for done in written:
             progress.update(bar, completed=done)
+
+
+def join(args: argparse.Namespace) -> None:
+    """Write the whole model of a released adapter and language model."""
+    join_ear(args.model, args.ear).save_pretrained(args.out)
+    AutoProcessor.from_pretrained(args.model).save_pretrained(args.out)
+    print(f"wrote {args.out}")
 
 
 def run(training: Any, out: Path, save_every: int, check: Callable[[], dict[str, float]]) -> None:
@@ -219,7 +228,12 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--mels", type=int, default=64)
     own.add_argument("--dropout", type=float, default=0.0)
     training.set_defaults(run=train)
-    examination = commands.add_parser("eval", parents=[shared])
+    joining = commands.add_parser("join", help="put Whisper's encoder into a released listener")
+    joining.add_argument("--model", type=Path, required=True, help="folder with the adapter and the language model")
+    joining.add_argument("--ear", required=True, help="folder or hub id of the Whisper model")
+    joining.add_argument("--out", type=Path, required=True)
+    joining.set_defaults(run=join)
+    examination = commands.add_parser("eval", parents=[shared], help="ask about held-out scenes")
     examination.add_argument("--model", type=Path, required=True)
     examination.add_argument("--part", choices=("test", "validation"), default="test")
     examination.add_argument("--out", type=Path, help="default: eval.json beside the model's folder")
@@ -232,7 +246,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     hears = args.run is train and args.ear
     if hears and not args.heard:
         parser.error("--ear needs --heard: the folders that `hear` wrote")
-    if not hears and args.data is None:
+    if not hears and args.run is not join and args.data is None:
         parser.error("--data is missing: the folder with esc10/ and fsdd/")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 import audioprune as ap
@@ -26,12 +27,14 @@ from listener import (
     evaluate,
     hear,
     hears_timelines,
+    join_ear,
     make_ear_model,
     make_ear_processor,
     make_processor,
     prompt,
     read_heard,
     right_answers,
+    save_without_ear,
     silenced,
     summary,
     write_heard,
@@ -196,6 +199,13 @@ class TestEar:
         for name, parameter in listener.model.audio_tower.named_parameters():
             assert torch.equal(parameter, whisper[name])
             assert not parameter.requires_grad
+
+    def test_is_stored_without_its_ear(self, listener, ear: Path, processor, tmp_path: Path) -> None:
+        save_without_ear(listener, tmp_path)
+        assert not [name for name in load_file(tmp_path / "model.safetensors") if "audio_tower" in name]
+        joined = join_ear(tmp_path, ear)
+        for (name, one), other in zip(joined.named_parameters(), listener.parameters(), strict=True):
+            assert torch.equal(one, other if "audio_tower" in name else other.half().float()), name
 
     def test_its_processor_knows_the_words(self, processor, voices: Voices) -> None:
         assert hears_timelines(processor)

@@ -9,7 +9,7 @@ model learn, from timelines that the ear heard once.
 """
 
 from .batches import Batch, audio_tokens, frame_targets, log_mel, make_batch, mask_features, thinned
-from .ear import give_ear, hear, hears_timelines, make_ear_model, make_ear_processor
+from .ear import give_ear, hear, hears_timelines, join_ear, make_ear_model, make_ear_processor, save_without_ear
 from .ear_training import EarSettings, EarTraining, right_answers
 from .evaluate import answers, blind, evaluate, held_out_sets, kinds, silenced
 from .examination import Examination, summary
@@ -37,6 +37,7 @@ __all__ = [
     "hear",
     "hears_timelines",
     "held_out_sets",
+    "join_ear",
     "kinds",
     "log_mel",
     "make_batch",
@@ -48,6 +49,7 @@ __all__ = [
     "prompt",
     "read_heard",
     "right_answers",
+    "save_without_ear",
     "silenced",
     "summary",
     "thinned",

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
+    GenerationConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
     WhisperFeatureExtractor,
@@ -25,9 +27,11 @@ from .timelines import COMMANDS, TALK, WORDS
 
 EAR = "openai/whisper-tiny.en"
 """Whose encoder hears, where there is a network."""
+WEIGHTS = "model.safetensors"
 LONGEST = 1024
 """Positions of a prompt: 750 audio tokens in 30 s, and a question."""
 
+_TOWER = "model.audio_tower."
 # fmt: off
 _QUESTION = (
     "which", "how", "many", "what", "was", "heard", "first", "said", "between", "and", "interrupts", "sound", "in",
@@ -78,6 +82,27 @@ def give_ear(model: Qwen2AudioForConditionalGeneration, ear: str | Path) -> None
     tower = model.model.audio_tower
     tower.load_state_dict(WhisperModel.from_pretrained(ear, dtype=torch.float32).encoder.state_dict())
     tower.requires_grad_(False)
+
+
+def save_without_ear(model: Qwen2AudioForConditionalGeneration, folder: Path) -> None:
+    """Write a listener's config, adapter and language model as float16, and nothing of Whisper."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    own = {name: weight.half() for name, weight in model.state_dict().items() if not name.startswith(_TOWER)}
+    save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def join_ear(folder: Path, ear: str | Path) -> Qwen2AudioForConditionalGeneration:
+    """The listener that `save_without_ear` wrote, with Whisper's encoder. Raises `ValueError` if weights lack."""
+    model = Qwen2AudioForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    missing = [name for name in found.missing_keys if not name.startswith(_TOWER)]
+    if missing or found.unexpected_keys:
+        raise ValueError(f"{folder / WEIGHTS}: {', '.join(missing + found.unexpected_keys)} missing or unknown")
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    give_ear(model, ear)
+    return model.float().eval()
 
 
 @torch.no_grad()

@@ -17,7 +17,10 @@ from .batches import IGNORED, Batch, prompts
 from .forward import answer_logits, read
 from .heard import HEADS, Heard, token_targets
 from .resumable import ResumableTraining
-from .timelines import KINDS
+from .timelines import KINDS, SPOKEN
+
+SOME = 300
+"""Timelines by which the adapter is prepared."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class EarSettings:
 
     `ramp`: steps over which the learning rate rises; `token_weight`: of the tokens' loss beside the answers'; `drop`:
     share of the tokens' numbers that take their mean; `thinned`: share of the batches in which a random part of each
-    sound's tokens is left, from `least` to all, and mostly a small part; `average`: decay of the running average of the weights.
+    sound's tokens is left, from `least` to all, and mostly a small part; `average`: decay of the running average of the
+    weights.
     """
 
     steps: int = 3000
@@ -67,9 +71,7 @@ class EarTraining(ResumableTraining):
         torch.manual_seed(settings.seed)
         super().__init__(model, nn.Linear(model.config.text_config.hidden_size, sum(HEADS)), settings)
         self.processor, self.heard = processor, heard
-        some = torch.cat([one.tokens.float() for one in heard[:500]])
-        self.mean, deviation = some.mean(0), some.std(0) + 1e-5
-        standardize(model, self.mean, deviation)
+        self.mean = prepare_adapter(model, heard[:SOME])
         learning = [p for p in (*model.parameters(), *self.heads.parameters()) if p.requires_grad]
         self.averaged = [parameter.detach().clone() for parameter in model.parameters()]
         decayed, plain = ([p for p in learning if (p.ndim > 1) == wide] for wide in (True, False))
@@ -125,12 +127,35 @@ class EarTraining(ResumableTraining):
 
 
 @torch.no_grad()
-def standardize(model: Qwen2AudioForConditionalGeneration, mean: Tensor, deviation: Tensor) -> None:
-    """Have the adapter begin as if its input had mean 0 and deviation 1: of Whisper's numbers, a few are far larger."""
+def prepare_adapter(model: Qwen2AudioForConditionalGeneration, heard: Sequence[Heard]) -> Tensor:
+    """Have the adapter begin with a linear discriminant analysis. Returns the mean of the tokens, (width,).
+
+    Its first rows are the directions that tell words and blocks apart best, its others are random ones. Of Whisper's
+    numbers, a few are far larger than the rest: from random rows alone the language model takes many times as long.
+    """
+    tokens = torch.cat([one.tokens.float() for one in heard])
+    targets = torch.cat([token_targets(one.truth, len(one.tokens)) for one in heard])
+    # Of one class: each word, and each block where no word is spoken.
+    classes = torch.where(targets[:, 0] < len(SPOKEN), targets[:, 0], len(SPOKEN) + targets[:, 1])
+    present, classes = classes.unique(return_inverse=True)
+    counts = torch.bincount(classes)[:, None]
+    means = torch.zeros(len(present), tokens.shape[1]).index_add_(0, classes, tokens) / counts
+    white = _inverse_root((tokens - means[classes]).T.cov())
+    _, _, directions = torch.linalg.svd((means - means.mean(0)) @ white, full_matrices=False)
     linear = model.model.multi_modal_projector.linear
+    rows = directions[: min(len(present) - 1, linear.out_features // 2)] @ white
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-    linear.weight.div_(deviation)
+    linear.weight.copy_(torch.cat((rows, linear.weight @ _inverse_root(tokens.T.cov())))[: linear.out_features])
+    linear.weight.div_((tokens @ linear.weight.T).std(0)[:, None])
+    mean = tokens.mean(0)
     linear.bias.copy_(-linear.weight @ mean)
+    return mean
+
+
+def _inverse_root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    # The smallest are noise, and would become the largest.
+    return vectors @ (values.clamp_min(0) + 1e-2 * values.mean()).rsqrt().diag() @ vectors.T
 
 
 def make_heard_batch(
