@@ -66,7 +66,8 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     training = ear_training(args) if args.ear else scene_training(args)
-    write_json(args.out / "settings.json", asdict(training.settings))
+    heard = {"heard": len(training.heard)} if isinstance(training, EarTraining) else {}
+    write_json(args.out / "settings.json", asdict(training.settings) | heard)
     if (args.out / "state.pt").exists():
         training.load_state(torch.load(args.out / "state.pt", weights_only=True))
         print(f"continuing after step {training.done}")
