@@ -41,6 +41,7 @@ from listener import (
 )
 from listener.ear_training import make_heard_batch
 from listener.heard import token_targets
+from listener.recompose import Parts, joined, parts_of
 from listener.scenes import DIGITS, SOUNDS
 from listener.timelines import BLOCKS, COMMANDS, KINDS, SECONDS, SPOKEN, TALK, Voices, make_timeline, read_voices
 
@@ -266,6 +267,38 @@ class TestHeard:
                     )  # fmt: skip
                     wanted.append(out.logits[0, batch.labels[row, read] != -100])
         torch.testing.assert_close(said, torch.cat(wanted), atol=1e-4, rtol=1e-3)
+
+
+class TestRecompose:
+    def test_a_timeline_is_all_of_its_parts(self, heard) -> None:
+        for one in heard:
+            again = joined(parts_of(one))
+            assert torch.equal(again.tokens, one.tokens)
+            for event, other in zip(
+                (*again.truth.blocks, *again.truth.words, again.truth.interruption),
+                (*one.truth.blocks, *one.truth.words, one.truth.interruption),
+                strict=True,
+            ):
+                assert event.word == other.word
+                assert (event.start, event.end) == pytest.approx((other.start, other.end))
+
+    def test_the_truth_follows_the_parts(self, heard) -> None:
+        parts, rng = Parts(heard), np.random.default_rng(0)
+        known = {word: part.tokens for word, found in parts.words.items() for part in found[:1]}
+        for _ in range(20):
+            one = parts.recompose(rng)
+            truth = one.truth
+            assert 1 <= len(truth.words) <= 4
+            assert [question.kind for question in truth.questions(rng)] == list(KINDS)
+            assert len({block.word for block in truth.blocks} | {truth.interruption.word}) == 4
+            events = sorted((*truth.blocks, *truth.words), key=lambda event: event.start)
+            assert all(before.end <= after.start for before, after in pairwise(events))
+            assert events[-1].end / 0.04 <= len(one.tokens) + 1
+            for word in truth.words:
+                if len(parts.words[word.word]) == 1:
+                    windows = one.tokens.unfold(0, len(known[word.word]), 1).transpose(1, 2)
+                    (found,) = (windows == known[word.word]).all(dim=(1, 2)).nonzero()[:1]
+                    assert found * 0.04 <= word.start < word.end <= (found + len(known[word.word]) + 1) * 0.04
 
 
 class TestTraining:

@@ -16,11 +16,14 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from .batches import IGNORED, Batch, prompts
 from .forward import answer_logits, read
 from .heard import HEADS, Heard, token_targets
+from .recompose import Parts
 from .resumable import ResumableTraining
 from .timelines import KINDS, SPOKEN
 
 SOME = 300
 """Timelines by which the adapter is prepared."""
+_OTHERS = 0.2
+"""Strength of the adapter's random rows, in that of its first ones."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class EarSettings:
     `ramp`: steps over which the learning rate rises; `token_weight`: of the tokens' loss beside the answers'; `drop`:
     share of the tokens' numbers that take their mean; `thinned`: share of the batches in which a random part of each
     sound's tokens is left, from `least` to all, and mostly a small part; `average`: decay of the running average of the
-    weights.
+    weights; `recomposed`: share of the timelines that are made of parts of others (see `recompose.py`).
     """
 
     steps: int = 3000
@@ -39,9 +42,10 @@ class EarSettings:
     ramp: int = 100
     weight_decay: float = 0.05
     token_weight: float = 0.3
-    drop: float = 0.1
+    drop: float = 0.15
     thinned: float = 0.75
     least: float = 0.08
+    recomposed: float = 0.7
     average: float = 0.99
     seed: int = 0
 
@@ -70,7 +74,7 @@ class EarTraining(ResumableTraining):
     ) -> None:
         torch.manual_seed(settings.seed)
         super().__init__(model, nn.Linear(model.config.text_config.hidden_size, sum(HEADS)), settings)
-        self.processor, self.heard = processor, heard
+        self.processor, self.heard, self.parts = processor, heard, Parts(heard)
         self.mean = prepare_adapter(model, heard[:SOME])
         learning = [p for p in (*model.parameters(), *self.heads.parameters()) if p.requires_grad]
         self.averaged = [parameter.detach().clone() for parameter in model.parameters()]
@@ -82,7 +86,10 @@ class EarTraining(ResumableTraining):
         """The timelines of a step with new questions, whole or thinned."""
         settings = self.settings
         rng = np.random.default_rng((settings.seed, 1, step))
-        chosen = [self.heard[i] for i in self._indices(step)]
+        chosen = [
+            self.parts.recompose(rng) if rng.random() < settings.recomposed else self.heard[i]
+            for i in self._indices(step)
+        ]
         thin = rng.random() < settings.thinned
         # One share for a batch: rows of similar length have little filler.
         share = settings.least + (1 - settings.least) * rng.random() ** 2 if thin else 1.0
@@ -130,8 +137,9 @@ class EarTraining(ResumableTraining):
 def prepare_adapter(model: Qwen2AudioForConditionalGeneration, heard: Sequence[Heard]) -> Tensor:
     """Have the adapter begin with a linear discriminant analysis. Returns the mean of the tokens, (width,).
 
-    Its first rows are the directions that tell words and blocks apart best, its others are random ones. Of Whisper's
-    numbers, a few are far larger than the rest: from random rows alone the language model takes many times as long.
+    Its first rows are the directions that tell words and blocks apart best. Its others are random ones, and weaker:
+    with equal ones, the language model learns voices and rooms by heart. From random rows alone it takes many times as
+    long, because a few of Whisper's numbers are far larger than the rest.
     """
     tokens = torch.cat([one.tokens.float() for one in heard])
     targets = torch.cat([token_targets(one.truth, len(one.tokens)) for one in heard])
@@ -145,8 +153,10 @@ def prepare_adapter(model: Qwen2AudioForConditionalGeneration, heard: Sequence[H
     linear = model.model.multi_modal_projector.linear
     rows = directions[: min(len(present) - 1, linear.out_features // 2)] @ white
     nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-    linear.weight.copy_(torch.cat((rows, linear.weight @ _inverse_root(tokens.T.cov())))[: linear.out_features])
-    linear.weight.div_((tokens @ linear.weight.T).std(0)[:, None])
+    others = linear.weight[len(rows) :] / (tokens.std(0) + 1e-5)
+    strengths = torch.tensor([1.0] * len(rows) + [_OTHERS] * len(others))
+    linear.weight.copy_(torch.cat((rows, others)))
+    linear.weight.mul_((strengths / (tokens @ linear.weight.T).std(0))[:, None])
     mean = tokens.mean(0)
     linear.bias.copy_(-linear.weight @ mean)
     return mean

@@ -148,23 +148,30 @@ def make_timeline(voices: Voices, seed: int, index: int, *, vary: bool = False) 
     rng = np.random.default_rng((seed, index))
     names = [str(name) for name in rng.choice(sorted(voices.sounds), 3, replace=False)]
     track = _Track()
-    order, single, loose = rng.permutation(3), int(rng.integers(1, 3)), rng.integers(0, 3, rng.integers(0, MOST_WORDS))
-    others = [gap for gap in range(4) if gap != single]
-    counts = [1 if gap == single else int((loose == others.index(gap)).sum()) for gap in range(4)]
     blocks, interruption, words = [], None, []
-    for gap, count in enumerate(counts):
-        words += [track.add(*_word(voices, vary, rng), rng) for _ in range(count)]
-        if gap == 3:
-            break
-        if order[gap] < 2:
-            name = names[order[gap]]
-            blocks.append(track.add(*_sound(voices.sounds[name], _SOUND, vary, rng), rng))
+    for slot in draw_order(rng):
+        if slot is None:
+            words.append(track.add(*_word(voices, vary, rng), rng))
+        elif slot < 2:
+            blocks.append(track.add(*_sound(voices.sounds[names[slot]], _SOUND, vary, rng), rng))
         else:
             before, interruption = _talk(voices, names[2], track, vary, rng)
             blocks.append(before)
     assert interruption is not None
     truth = Truth((blocks[0], blocks[1], blocks[2]), interruption, tuple(words))
     return Timeline(track.mixed(rng), truth, truth.questions(rng), tuple(track.sources))
+
+
+def draw_order(rng: np.random.Generator) -> list[int | None]:
+    """What follows what: the sounds 0 and 1, the talk 2, and words (None). In one gap between two of the three there is
+    one word."""
+    order, single, loose = rng.permutation(3), int(rng.integers(1, 3)), rng.integers(0, 3, rng.integers(0, MOST_WORDS))
+    others = [gap for gap in range(4) if gap != single]
+    slots: list[int | None] = []
+    for gap in range(4):
+        slots += [None] * (1 if gap == single else int((loose == others.index(gap)).sum()))
+        slots += [int(order[gap])] if gap < 3 else []
+    return slots
 
 
 def make_timelines(voices: Voices, seed: int, count: int) -> list[Timeline]:
