@@ -1,11 +1,12 @@
-"""Measure what pruning costs the listener: every method at every keep rate, on held-out scenes.
+"""Measure what pruning costs a listener: every method at every keep rate, on held-out scenes.
 
     python scripts/listener_tables.py measure --model runs/seed0/model runs/seed1/model --data PATH --out runs/tables
     python scripts/listener_tables.py render --out runs/tables
 
-PATH holds `esc10/` and `fsdd/`. `measure` appends a line to OUT/rows.jsonl for each model and setting. If you start it
-again, it continues where it stopped. `render` writes results/listener.json, docs/listener.png and the table of
-docs/audio-language-models.md.
+PATH holds `esc10/` and `fsdd/`, and for a listener with a real ear `commands/` and `speech/` too. `measure` appends a
+line to OUT/rows.jsonl for each model and setting. If you start it again, it continues where it stopped. `render` writes
+results/listener.json, docs/listener.png and the table of docs/audio-language-models.md; with a real ear, their names
+are listener-ear.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,12 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-import audioprune as ap
-from audioprune.audio.files import SAMPLE_RATE
 from audioprune.compare.benchmark import machine
 from audioprune.lm.settings import method
-from listener import prompt
-from listener.scenes import KINDS, Scene, make_scenes, read_recordings
+from listener import Examination, hears_timelines, held_out_sets
+from listener.scenes import KINDS
+from listener.timelines import KINDS as EAR_KINDS
 
-RATES = (0.5, 0.33, 0.25, 0.125)
 METHODS = (
     "segmentwise",
     "segmentwise+merge",
@@ -56,19 +56,44 @@ METHODS = (
 """Names of `audioprune eval-lm`. random is one draw for each model."""
 AT_THEIR_TIMES = ("segmentwise", "segmentwise+merge", "topk", "uniform", "pooling")
 """Methods that are also measured with positions="keep"."""
-FIRST_SEED, SETS, BATCH = 9_000, 5, 20
+SEGMENTS = (2, 3, 4, 5, 8, 10, 15)
+"""Segments of segmentwise Top-K beside S = K."""
+RIVALS = ("topk", "bottomk", "random", "pooling", "uniform", "atome", "visionzip")
+"""What segmentwise Top-K is compared with, question by question."""
+FIRST_SEED, SETS = 9_000, 5
 """Held-out scenes. scripts/train_listener.py tests a listener on the same scenes."""
 DOCS = Path("docs/audio-language-models.md")
-BEGIN, END = "<!-- listener: begin -->", "<!-- listener: end -->"
+TITLES = {
+    "order": "what was said, in order?",
+    "first": "what was heard first, A or B?",
+    "count": "how many?",
+    "between": "what was said between A and B?",
+    "sound": "which sound interrupts the talk?",
+}
 
 
-def settings() -> Iterator[dict[str, Any]]:
-    """Yield the settings to measure, in order."""
-    yield {"method": "unpruned", "keep_rate": 1.0, "positions": "renumber"}
-    for positions, names in (("renumber", METHODS), ("keep", AT_THEIR_TIMES)):
-        for rate in RATES:
+@dataclass(frozen=True)
+class Tables:
+    """What is measured of one of the listeners, and where it is written."""
+
+    name: str
+    kinds: tuple[str, ...]
+    rates: tuple[float, ...]
+    methods: tuple[str, ...]
+    segments: tuple[int, ...] = ()
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """Yield the settings to measure, in order."""
+        yield {"method": "unpruned", "keep_rate": 1.0, "positions": "renumber"}
+        swept = tuple(f"segmentwise+segments={count}" for count in self.segments)
+        for positions, names in (("renumber", self.methods + swept), ("keep", AT_THEIR_TIMES)):
             for name in names:
-                yield {"method": name, "keep_rate": rate, "positions": positions}
+                for rate in self.rates:
+                    yield {"method": name, "keep_rate": rate, "positions": positions}
+
+
+OWN = Tables("listener", KINDS, (0.5, 0.33, 0.25, 0.125), METHODS)
+EAR = Tables("listener-ear", EAR_KINDS, (0.5, 0.25, 0.1), (*METHODS[:4], "bottomk", *METHODS[4:]), SEGMENTS)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -77,63 +102,20 @@ def measure(args: argparse.Namespace) -> None:
     log = args.out / "rows.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     known = {(row["model"], row["method"], row["keep_rate"], row["positions"]) for row in done}
-    recordings = read_recordings(args.data, "test")
-    sets = [make_scenes(recordings, FIRST_SEED + i, args.scenes) for i in range(SETS)]
     for number, folder in enumerate(args.model):
         model = Qwen2AudioForConditionalGeneration.from_pretrained(folder).float().eval()
         processor = AutoProcessor.from_pretrained(folder)
-        todo = [s for s in settings() if (str(folder), s["method"], s["keep_rate"], s["positions"]) not in known]
+        tables = EAR if hears_timelines(processor) else OWN
+        todo = [s for s in tables.settings() if (str(folder), s["method"], s["keep_rate"], s["positions"]) not in known]
+        sets = held_out_sets(processor, args.data, "test", range(FIRST_SEED, FIRST_SEED + SETS), args.scenes)
         examination = Examination(model, processor, sets)
         for setting in track(todo, f"model {number + 1} of {len(args.model)}"):
-            row = {"model": str(folder), **setting, "scenes": args.scenes, **examination.accuracy(setting)}
+            pruned = setting["method"] != "unpruned"
+            chosen = method(setting["method"], setting["keep_rate"]) if pruned else None
+            shares = examination.accuracy(chosen, setting["positions"])
+            row = {"model": str(folder), **setting, "scenes": args.scenes, **shares}
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-
-
-class Examination:
-    """The held-out questions of all sets.
-
-    What is the same for every setting is computed once: the log-mels, and the encoder with its last attention.
-
-    sets: a list of scenes for each set.
-    """
-
-    def __init__(self, model: Any, processor: Any, sets: list[list[Scene]]) -> None:
-        self.model, self.processor = model, processor
-        self.sheets = [
-            (kind, number, self._inputs(part, i), [scene.questions[i].answer for scene in part])
-            for i, kind in enumerate(KINDS)
-            for number, scenes in enumerate(sets)
-            for part in (scenes[at : at + BATCH] for at in range(0, len(scenes), BATCH))
-        ]
-        # This method looks at everything that a method can look at.
-        with ap.prune(model, ap.TopK(0.5, dropped="merge")) as handle, torch.no_grad():
-            self._heard = {id(x["input_features"]): handle.attachment._listen(dict(x)) for _, _, x, _ in self.sheets}
-        self._sets = len(sets)
-
-    def _inputs(self, scenes: list[Scene], kind: int) -> Any:
-        words = [prompt(scene.questions[kind].text) for scene in scenes]
-        sounds = [scene.waveform for scene in scenes]
-        given = {"sampling_rate": SAMPLE_RATE, "return_tensors": "pt", "padding": True}
-        return dict(self.processor(text=words, audio=sounds, **given))
-
-    def accuracy(self, setting: dict[str, Any]) -> dict[str, list[float]]:
-        """Return kind of question → share of right answers on each set."""
-        if setting["method"] == "unpruned":
-            return self._ask()
-        chosen = method(setting["method"], setting["keep_rate"])
-        with ap.prune(self.model, chosen, positions=setting["positions"]) as handle:
-            handle.attachment._listen = lambda given: self._heard[id(given["input_features"])]
-            return self._ask()
-
-    @torch.no_grad()
-    def _ask(self) -> dict[str, list[float]]:
-        right: dict[str, list[list[bool]]] = {kind: [[] for _ in range(self._sets)] for kind in KINDS}
-        for kind, number, inputs, answers in self.sheets:
-            said = self.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-            texts = self.processor.batch_decode(said, skip_special_tokens=True)
-            right[kind][number] += [text.strip() == answer for text, answer in zip(texts, answers, strict=True)]
-        return {kind: [statistics.fmean(found) for found in sets] for kind, sets in right.items()}
 
 
 def render(args: argparse.Namespace) -> None:
@@ -141,14 +123,24 @@ def render(args: argparse.Namespace) -> None:
     models = sorted({row["model"] for row in rows})
     for row in rows:
         row["model"] = models.index(row["model"])
+    tables = EAR if EAR_KINDS[-1] in rows[0] else OWN
     command = "python scripts/listener_tables.py measure --model MODEL … --data PATH --out RUNS; … render --out RUNS"
     whole = {"command": command, "machine": machine(), "models": len(models), "sets": SETS, "rows": rows}
-    Path("results/listener.json").write_text(json.dumps(whole, indent=None, separators=(",", ":")) + "\n")
-    figure(rows).savefig("docs/listener.png", dpi=110)
-    text = DOCS.read_text()
-    before, rest = text.split(BEGIN)
-    DOCS.write_text(before + BEGIN + "\n\n" + table(rows) + "\n" + END + rest.split(END)[1])
-    print(table(rows), file=sys.stderr)
+    Path(f"results/{tables.name}.json").write_text(json.dumps(whole, indent=None, separators=(",", ":")) + "\n")
+    figure(rows, tables).savefig(f"docs/{tables.name}.png", dpi=110)
+    parts = {"": table(rows, tables)}
+    if tables.segments:
+        parts |= {"-segments": segments_table(rows, tables), "-rivals": rivals_table(rows, tables)}
+    for part, text in parts.items():
+        put(f"{tables.name}{part}", text)
+        print(text, file=sys.stderr)
+
+
+def put(name: str, text: str) -> None:
+    """Replace what is between the marks of a name in the docs."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = DOCS.read_text().split(begin)
+    DOCS.write_text(before + begin + "\n\n" + text + "\n" + end + rest.split(end)[1])
 
 
 def cells(rows: list[dict[str, Any]], name: str, rate: float, positions: str, kind: str) -> list[float]:
@@ -157,22 +149,51 @@ def cells(rows: list[dict[str, Any]], name: str, rate: float, positions: str, ki
     return [100 * share for row in wanted for share in row[kind]]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def heading(first: str, tables: Tables) -> list[str]:
+    heads = [f"{kind} {rate:g}" for kind in tables.kinds for rate in tables.rates]
+    return [f"| {first} | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
+
+
+def table(rows: list[dict[str, Any]], tables: Tables) -> str:
     """Make a Markdown table: mean ± standard deviation over held-out sets and models."""
-    heads = [f"{kind} {rate:g}" for kind in KINDS for rate in RATES]
-    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
-    whole = [cells(rows, "unpruned", 1.0, "renumber", kind) for kind in KINDS]
+    lines = heading("method", tables)
+    whole = [cells(rows, "unpruned", 1.0, "renumber", kind) for kind in tables.kinds]
     lines.append(
         "| unpruned | "
-        + " | ".join(spread(found) if i == 0 else "″" for found in whole for i in range(len(RATES)))
+        + " | ".join(spread(found) if i == 0 else "″" for found in whole for i in range(len(tables.rates)))
         + " |"
     )
-    for positions, names in (("renumber", METHODS), ("keep", AT_THEIR_TIMES)):
+    for positions, names in (("renumber", tables.methods), ("keep", AT_THEIR_TIMES)):
         for name in names:
-            found = [cells(rows, name, rate, positions, kind) for kind in KINDS for rate in RATES]
+            found = [cells(rows, name, rate, positions, kind) for kind in tables.kinds for rate in tables.rates]
             if any(found):
                 title = name if positions == "renumber" else f"{name}, positions kept"
                 lines.append(f"| {title} | " + " | ".join(map(spread, found)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def segments_table(rows: list[dict[str, Any]], tables: Tables) -> str:
+    """Make a Markdown table of segmentwise Top-K by its number of segments."""
+    lines = heading("S", tables)
+    for count in (1, *tables.segments, "K"):
+        name = {1: "topk", "K": "segmentwise"}.get(count, f"segmentwise+segments={count}")
+        found = [cells(rows, name, rate, "renumber", kind) for kind in tables.kinds for rate in tables.rates]
+        title = f"{count} (Top-K)" if count == 1 else count
+        lines.append(f"| {title} | " + " | ".join(map(spread, found)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rivals_table(rows: list[dict[str, Any]], tables: Tables) -> str:
+    """Make a Markdown table of what segmentwise Top-K (S = K) has more than others, in points: mean ± standard
+    deviation of the differences on each set."""
+    lines = heading("segmentwise minus", tables)
+    for name in RIVALS:
+        found = []
+        for kind in tables.kinds:
+            for rate in tables.rates:
+                one, other = (cells(rows, word, rate, "renumber", kind) for word in ("segmentwise", name))
+                found.append([a - b for a, b in zip(one, other, strict=True)])
+        lines.append(f"| {name} | " + " | ".join(map(spread, found)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -180,30 +201,36 @@ def spread(found: list[float]) -> str:
     return f"{statistics.fmean(found):.1f} ± {statistics.stdev(found):.1f}" if found else "–"
 
 
-def figure(rows: list[dict[str, Any]]) -> Figure:
+def figure(rows: list[dict[str, Any]], tables: Tables) -> Figure:
     """Draw accuracy against the share of tokens kept, a panel for each kind of question."""
-    made = Figure(figsize=(16, 5.6), layout="constrained")
+    made = Figure(figsize=(4 + 4 * len(tables.kinds), 5.6), layout="constrained")
     FigureCanvasAgg(made)
-    panels = made.subplots(1, len(KINDS), sharey=True)
-    bases = list(dict.fromkeys(name.split("+")[0] for name in METHODS))
+    panels = made.subplots(1, len(tables.kinds), sharey=True)
+    bases = list(dict.fromkeys(name.split("+")[0] for name in tables.methods))
     colours = {base: f"C{i}" if i < 10 else "black" for i, base in enumerate(bases)}
-    for axes, kind in zip(panels, KINDS, strict=True):
+    for axes, kind in zip(panels, tables.kinds, strict=True):
         axes.axhline(np.mean(cells(rows, "unpruned", 1.0, "renumber", kind)), color="black", linewidth=1, linestyle=":")
-        for name in METHODS:
-            found = [cells(rows, name, rate, "renumber", kind) for rate in RATES]
+        for name in tables.methods:
+            found = [cells(rows, name, rate, "renumber", kind) for rate in tables.rates]
             if all(found):
                 base, merged = name.split("+")[0], name.endswith("+merge")
                 axes.errorbar(
-                    RATES, [np.mean(f) for f in found], color=colours[base], label=name, capsize=2, elinewidth=0.6,
-                    yerr=[np.std(f, ddof=1) / len(f) ** 0.5 for f in found], marker="s" if merged else "o",
-                    markersize=4, linestyle="--" if merged else "-", linewidth=2.2 if base == "segmentwise" else 1,
-                )  # fmt: skip
+                    tables.rates,
+                    [np.mean(shares) for shares in found],
+                    yerr=[np.std(shares, ddof=1) / len(shares) ** 0.5 for shares in found],
+                    label=name,
+                    color=colours[base],
+                    marker="s" if merged else "o",
+                    linestyle="--" if merged else "-",
+                    linewidth=2.2 if base == "segmentwise" else 1,
+                    capsize=2,
+                    elinewidth=0.6,
+                    markersize=4,
+                )
         axes.set_xscale("log", base=2)
-        axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axes.set_xticks(tables.rates, [f"{rate:g}" for rate in tables.rates])
         axes.set_xlabel("share of audio tokens that the language model reads")
-        axes.set_title(
-            {"order": "which digits, in order?", "first": "what was heard first, A or B?"}.get(kind, "how many digits?")
-        )
+        axes.set_title(TITLES[kind])
         axes.grid(color="0.92")
     panels[0].set_ylabel("right answers (%)")
     handles, labels = panels[0].get_legend_handles_labels()

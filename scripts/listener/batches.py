@@ -15,7 +15,7 @@ from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 from audioprune.audio.files import SAMPLE_RATE
 
 from .model import HEARD, SECONDS
-from .scenes import DIGITS, MOST_DIGITS, Scene
+from .scenes import DIGITS, MOST_DIGITS, Question, Scene
 
 TOKEN_SECONDS = 0.04
 """An audio token: four frames of 10 ms."""
@@ -81,11 +81,8 @@ class Batch:
 
 
 def make_batch(processor: Qwen2AudioProcessor, scenes: Sequence[Scene]) -> Batch:
-    rows = [_row(processor.tokenizer, scene) for scene in scenes]
-    length = max(len(row) for row in rows)
-    filler = np.array([processor.tokenizer.pad_token_id, 0, IGNORED, -1])
-    table = np.stack([np.concatenate((row, np.tile(filler, (length - len(row), 1)))) for row in rows])
-    ids, positions, labels, question = torch.from_numpy(table).unbind(-1)
+    tokens = [audio_tokens(len(scene.waveform))[1] for scene in scenes]
+    ids, positions, labels, question = prompts(processor.tokenizer, tokens, [scene.questions for scene in scenes])
     return Batch(
         features=log_mel(processor.feature_extractor, [scene.waveform for scene in scenes]),
         lengths=torch.tensor([audio_tokens(len(scene.waveform))[0] for scene in scenes]),
@@ -97,12 +94,24 @@ def make_batch(processor: Qwen2AudioProcessor, scenes: Sequence[Scene]) -> Batch
     )
 
 
-def _row(tokenizer: Any, scene: Scene) -> np.ndarray:
+def prompts(
+    tokenizer: Any, tokens: Sequence[int], questions: Sequence[Sequence[Question]]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`ids`, `positions`, `labels` and `question` of a `Batch`. tokens: audio tokens of each scene; questions: those
+    about each."""
+    rows = [_row(tokenizer, count, asked) for count, asked in zip(tokens, questions, strict=True)]
+    length = max(len(row) for row in rows)
+    filler = np.array([tokenizer.pad_token_id, 0, IGNORED, -1])
+    table = np.stack([np.concatenate((row, np.tile(filler, (length - len(row), 1)))) for row in rows])
+    ids, positions, labels, question = torch.from_numpy(table).unbind(-1)
+    return ids, positions, labels, question
+
+
+def _row(tokenizer: Any, tokens: int, questions: Sequence[Question]) -> np.ndarray:
     """(length, 4): id, position, label, question."""
-    audio = "<|AUDIO|>" * audio_tokens(len(scene.waveform))[1]
-    sound = tokenizer(f"<|audio_bos|>{audio}<|audio_eos|>").input_ids
+    sound = tokenizer(f"<|audio_bos|>{'<|AUDIO|>' * tokens}<|audio_eos|>").input_ids
     rows = [(token, i, IGNORED, 0) for i, token in enumerate(sound)]
-    for number, question in enumerate(scene.questions, 1):
+    for number, question in enumerate(questions, 1):
         asked = tokenizer(question.text).input_ids
         answer = [*tokenizer(question.answer).input_ids, tokenizer.eos_token_id]
         # The last word of the question predicts the first of the answer, and the end is predicted, not read.

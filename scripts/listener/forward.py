@@ -33,6 +33,13 @@ def answer_logits(
     model: Qwen2AudioForConditionalGeneration, batch: Batch, tokens: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """(answer words, vocabulary) where `batch.labels` has a word, from the tokens of `encode`."""
+    return model.lm_head(read(model, batch, tokens, dtype)[batch.labels != IGNORED])
+
+
+def read(
+    model: Qwen2AudioForConditionalGeneration, batch: Batch, tokens: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(scenes, length, width) that the language model makes of `batch.ids` with the tokens of `encode`."""
     embedded = model.get_input_embeddings()(batch.ids)
     heard = batch.ids == model.config.audio_token_id
     real = torch.arange(tokens.shape[1]) < heard.sum(1, keepdim=True)
@@ -48,4 +55,4 @@ def answer_logits(
     out = model.model.language_model(
         inputs_embeds=embedded, attention_mask=mask[:, None], position_ids=batch.positions, use_cache=False
     )
-    return model.lm_head(out.last_hidden_state[batch.labels != IGNORED])
+    return out.last_hidden_state

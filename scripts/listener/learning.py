@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from audioprune.files import differences
-
 from .batches import IGNORED, Batch, frame_targets, make_batch, mask_features, thinned
 from .forward import answer_logits, encode, encode_windows
 from .model import HEARD
+from .resumable import ResumableTraining
 from .scenes import DIGITS, MOST_DIGITS, Recordings, Scene, make_scene
 
 _HEADS = (len(DIGITS) + 1, len(HEARD), MOST_DIGITS + 2, 2)
@@ -57,11 +56,13 @@ class Settings:
         return self.steps + self.thinned
 
 
-class ListenerTraining:
-    """A training that can be stopped after any step and goes on from `state()` as if it had not been.
+class ListenerTraining(ResumableTraining):
+    """The training of the listener that hears with an encoder of our own.
 
     Scenes, masks and dropout are functions of the seed and the step.
     """
+
+    settings: Settings
 
     def __init__(
         self,
@@ -72,14 +73,13 @@ class ListenerTraining:
     ) -> None:
         # Plain attention: under bfloat16 on a CPU the backward of SDPA takes half as long again.
         model.set_attn_implementation("eager")
-        self.model, self.processor, self.recordings, self.settings = model, processor, recordings, settings
         torch.manual_seed(settings.seed)
-        self.heads = nn.Linear(model.model.audio_tower.config.d_model, sum(_HEADS))
+        heads = nn.Linear(model.model.audio_tower.config.d_model, sum(_HEADS))
+        super().__init__(model, heads, settings)
+        self.processor, self.recordings = processor, recordings
         # That no digit is spoken is soon learnt, and then most of the frames.
         self.digit_weight = torch.tensor([1.0] * len(DIGITS) + [0.3])
-        self.averaged = [parameter.detach().clone() for parameter in model.parameters()]
         self.optimizer = torch.optim.AdamW(self._groups(), lr=settings.peak_lr, betas=(0.9, 0.98))
-        self.done = 0
 
     def _groups(self) -> list[dict[str, Any]]:
         tower = self.model.model.audio_tower
@@ -143,14 +143,7 @@ class ListenerTraining:
             losses = self.losses(batch, local=step < settings.local, answers=step >= settings.warmup)
         total = sum(losses[name] * (settings.frame_weight if name != "answer" else 1.0) for name in losses)
         assert isinstance(total, Tensor)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
-        self.optimizer.step()
-        self.done += 1
-        decay = min(settings.average, (1 + self.done) / (10 + self.done))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.averaged, list(self.model.parameters()), 1 - decay)
+        self.update(total)
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def losses(self, batch: Batch, *, local: bool = False, answers: bool = True) -> dict[str, Tensor]:
@@ -198,37 +191,9 @@ class ListenerTraining:
         rise = min(1.0, max(0, step - begin + 1) / settings.ramp)
         return settings.peak_lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
 
-    def result(self) -> Qwen2AudioForConditionalGeneration:
-        """The model with the averaged weights; the training goes on with its own."""
-        model = type(self.model)(self.model.config)
-        model.load_state_dict(self.model.state_dict())
-        model.generation_config = self.model.generation_config
-        with torch.no_grad():
-            for parameter, averaged in zip(model.parameters(), self.averaged):
-                parameter.copy_(averaged)
-        return model.eval()
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "done": self.done,
-            "settings": asdict(self.settings),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises `ValueError` if it was begun with other settings."""
-        other = differences(state["settings"], asdict(self.settings))
-        if other:
-            raise ValueError(f"the state to resume was begun with {', '.join(other)}; finish that, or start anew")
-        self.averaged, self.done = state["averaged"], state["done"]
+    def _before_loading(self) -> None:
         if self.done > self.settings.steps:
             self._begin_thinning()
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _answerable(scene: Scene) -> Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -39,9 +40,11 @@ def prompt(question: str) -> str:
     return f"<|audio_bos|><|AUDIO|><|audio_eos|> {question}"
 
 
-def make_processor(mels: int = 64) -> Qwen2AudioProcessor:
-    """Words to ids, and 16 kHz clips of up to ten seconds to (mels, 1000) log-mel features."""
-    words = dict.fromkeys((*_SPECIAL, *_WORDS, *DIGITS, *HEARD))
+def make_processor(
+    mels: int = 64, seconds: int = SECONDS, words: Iterable[str] = (*_WORDS, *DIGITS, *HEARD)
+) -> Qwen2AudioProcessor:
+    """Words to ids, and 16 kHz clips of up to `seconds` to (mels, 100 · seconds) log-mel features."""
+    words = dict.fromkeys((*_SPECIAL, *words))
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -54,7 +57,7 @@ def make_processor(mels: int = 64) -> Qwen2AudioProcessor:
         model_input_names=["input_ids", "attention_mask"],
     )
     extractor = WhisperFeatureExtractor(
-        feature_size=mels, chunk_length=SECONDS, sampling_rate=SAMPLE_RATE, return_attention_mask=True
+        feature_size=mels, chunk_length=seconds, sampling_rate=SAMPLE_RATE, return_attention_mask=True
     )
     return Qwen2AudioProcessor(extractor, tokenizer, chat_template=_CHAT)
 
@@ -74,10 +77,6 @@ def make_model(
 
     width: of both halves. dropout: in the encoder, while it trains.
     """
-    tokenizer = processor.tokenizer
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    # transformers' own 0.02 is for widths in the thousands: at this one it leaves hardly any signal to begin with.
-    scale = 0.9 / math.sqrt(width)
     audio = {
         "model_type": "qwen2_audio_encoder",
         "d_model": width,
@@ -86,19 +85,34 @@ def make_model(
         "encoder_ffn_dim": 4 * width,
         "num_mel_bins": processor.feature_extractor.feature_size,
         "max_source_positions": SECONDS * 50,
-        "initializer_range": scale,
+        "initializer_range": _scale(width),
         "dropout": dropout,
     }
+    model = assemble(processor, audio, width=width, heads=text_heads, layers=text_layers, seed=seed)
+    _prepare(model.model.audio_tower)
+    return model
+
+
+def assemble(
+    processor: Qwen2AudioProcessor, audio: dict[str, Any], *, width: int, heads: int, layers: int, seed: int,
+    longest: int = 512,
+) -> Qwen2AudioForConditionalGeneration:  # fmt: skip
+    """An encoder of the config `audio`, an adapter, and a language model; all untrained.
+
+    width, heads, layers: of the language model. longest: positions of a prompt with its answer.
+    """
+    tokenizer = processor.tokenizer
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     text = {
         "model_type": "qwen2",
         "hidden_size": width,
         "intermediate_size": 3 * width,
-        "num_hidden_layers": text_layers,
-        "num_attention_heads": text_heads,
-        "num_key_value_heads": text_heads,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 512,
-        "initializer_range": scale,
+        "max_position_embeddings": longest,
+        "initializer_range": _scale(width),
         "tie_word_embeddings": False,
         "bos_token_id": None,
         **ids,
@@ -108,9 +122,13 @@ def make_model(
         audio_config=audio, text_config=text, audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>")
     )
     model = Qwen2AudioForConditionalGeneration(config)
-    _prepare(model.model.audio_tower)
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=MOST_DIGITS + 4, **ids)
     return model
+
+
+def _scale(width: int) -> float:
+    # transformers' own 0.02 is for widths in the thousands: at these it leaves hardly any signal to begin with.
+    return 0.9 / math.sqrt(width)
 
 
 @torch.no_grad()

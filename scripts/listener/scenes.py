@@ -92,11 +92,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Question:
-    """`kind`: one of `KINDS`; text and answer are words with a space between them."""
+    """`kind`: one of `KINDS`; text and answer are words with a space between them; `choices`: the answers that the text
+    names, in its order."""
 
     kind: str
     text: str
     answer: str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Scene:
         one, other = self.mentioned
         return (
             Question("order", "which digits , in order ?", " ".join(digit.word for digit in self.digits)),
-            Question("first", f"what was heard first , the {one} or the {other} ?", self.sounds[0].word),
+            Question("first", f"what was heard first , the {one} or the {other} ?", self.sounds[0].word, (one, other)),
             Question("count", "how many digits ?", DIGITS[len(self.digits)]),
         )
 
@@ -139,7 +141,7 @@ def read_recordings(data: Path, part: str) -> Recordings:
     speaker = {row.path: row.labels[0] for row in read_fsdd_speakers(data / "fsdd").rows}
     digits: dict[str, dict[str, list[Recording]]] = {}
     for row in _of(part, spoken, "test", _is_validation_take):
-        recording = Recording(DIGITS[int(row.labels[0])], _trimmed(row.path, margin=0.02), row.path)
+        recording = Recording(DIGITS[int(row.labels[0])], trimmed(row.path, margin=0.02), row.path)
         if len(recording.waveform) <= _LONGEST_DIGIT * SAMPLE_RATE:
             digits.setdefault(speaker[row.path], {}).setdefault(recording.word, []).append(recording)
     sounds: dict[str, list[Recording]] = {}
@@ -147,7 +149,7 @@ def read_recordings(data: Path, part: str) -> Recordings:
         if row.labels[0] not in SOUNDS:
             raise DataError(f"{row.path}: no word for the class {row.labels[0]!r}; scenes know {', '.join(SOUNDS)}")
         # A third of a second of rest stays, so that a bark that is repeated is a row of barks and not a rattle.
-        recording = Recording(SOUNDS[row.labels[0]], _trimmed(row.path, margin=0.3), row.path)
+        recording = Recording(SOUNDS[row.labels[0]], trimmed(row.path, margin=0.3), row.path)
         sounds.setdefault(recording.word, []).append(recording)
     return _complete(Recordings(digits, sounds), data, part)
 
@@ -168,12 +170,12 @@ def make_scene(recordings: Recordings, seed: int, index: int, *, vary: bool = Fa
     while sum(len(wave) for _, wave in spoken) / SAMPLE_RATE + gap * (len(spoken) + 1) > seconds - 0.1:
         spoken.pop()
     starts = _places([len(wave) for _, wave in spoken], len(background), gap, rng)
-    waveform, whole = background.copy(), _rms(background)
+    waveform, whole = background.copy(), rms(background)
     digits = []
     for (recording, wave), start in zip(spoken, starts):
         span = slice(start, start + len(wave))
-        level = max(_rms(background[span]), whole) * 10 ** (rng.uniform(SNR[0], clearest) / 20)
-        waveform[span] += wave * np.float32(level / _rms(wave))
+        level = max(rms(background[span]), whole) * 10 ** (rng.uniform(SNR[0], clearest) / 20)
+        waveform[span] += wave * np.float32(level / rms(wave))
         digits.append(Event(recording.word, start / SAMPLE_RATE, (start + len(wave)) / SAMPLE_RATE))
         sources.append(recording.path)
     mentioned = (sounds[0].word, sounds[1].word)
@@ -212,7 +214,7 @@ def _complete(found: Recordings, data: Path, part: str) -> Recordings:
     return found
 
 
-def _trimmed(path: Path, margin: float) -> np.ndarray:
+def trimmed(path: Path, margin: float) -> np.ndarray:
     """A file without what is 45 dB under its loudest 10 ms at either end, but for `margin` seconds of it."""
     wave = load_audio(path).waveform
     step = SAMPLE_RATE // 100
@@ -250,11 +252,11 @@ def _sound(
     heard, paths = np.zeros(samples, dtype=np.float32), []
     for share in (1.0, rng.uniform(0.3, 1.0)) if vary and rng.random() < 0.3 else (1.0,):
         recording = choices[int(rng.integers(len(choices)))]
-        wave = _varied(recording.waveform, 0.15, 4.0, rng) if vary else recording.waveform
+        wave = varied(recording.waveform, 0.15, 4.0, rng) if vary else recording.waveform
         cut = np.take(wave, np.arange(samples) + rng.integers(len(wave)), mode="wrap")
-        heard += np.float32(share / max(_rms(cut), 1e-5)) * cut
+        heard += np.float32(share / max(rms(cut), 1e-5)) * cut
         paths.append(recording.path)
-    return heard * np.float32(_LEVEL * 10 ** (rng.uniform(-5, 5) / 20) / max(_rms(heard), 1e-5)), paths
+    return heard * np.float32(_LEVEL * 10 ** (rng.uniform(-5, 5) / 20) / max(rms(heard), 1e-5)), paths
 
 
 def _spoken(
@@ -268,7 +270,7 @@ def _spoken(
         speaker = only if same else speakers[rng.integers(len(speakers))]
         choices = recordings.digits[speaker][DIGITS[rng.integers(len(DIGITS))]]
         recording = choices[rng.integers(len(choices))]
-        spoken.append((recording, _varied(recording.waveform, 0.12, 3.0, rng) if vary else recording.waveform))
+        spoken.append((recording, varied(recording.waveform, 0.12, 3.0, rng) if vary else recording.waveform))
     return spoken
 
 
@@ -283,7 +285,7 @@ def _places(lengths: Sequence[int], total: int, rest: float, rng: np.random.Gene
     return starts
 
 
-def _varied(wave: np.ndarray, speed: float, decibels: float, rng: np.random.Generator) -> np.ndarray:
+def varied(wave: np.ndarray, speed: float, decibels: float, rng: np.random.Generator) -> np.ndarray:
     """Up to `speed` (a share) faster or slower, and equalised by a curve of `decibels` standard deviation."""
     rate = rng.uniform(1 - speed, 1 + speed)
     samples = int(len(wave) / rate)
@@ -298,5 +300,5 @@ def _varied(wave: np.ndarray, speed: float, decibels: float, rng: np.random.Gene
     return torch.fft.irfft(spectrum * steps, size)[:samples].numpy()
 
 
-def _rms(wave: np.ndarray) -> float:
+def rms(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(wave)))) if len(wave) else 0.0

@@ -14,7 +14,7 @@ from ..base import Attachment
 from ..replacement import Replacement
 from .encoder_padding import EncoderCall, EncoderPadding
 from .generation import generate_shorter, take_embeddings
-from .shortening import PER_LAYER, Shortening, is_shortening, stop_at_language_model
+from .shortening import PER_LAYER, EncodedPrompt, Shortening, is_shortening, stop_at_language_model
 from .spans import PROMPT, real_frames
 from .tap import AttentionTap
 
@@ -72,10 +72,15 @@ class PromptAttachment(Attachment):
         own = self._forward.own
         return getattr(own, "_torchdynamo_orig_callable", own)
 
-    def shorten(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Shorten a model's inputs to fewer audio tokens; see `Shortening`."""
+    def shorten(self, inputs: Mapping[str, Any], encoded: EncodedPrompt | None = None) -> dict[str, Any]:
+        """Shorten a model's inputs to fewer audio tokens; see `Shortening`. encoded: what `encode` returned for them,
+        with a method that looks at no less."""
         arguments, reducer = dict(inputs), self.reducer
-        return Shortening(self, reducer, arguments).run() if self._shortens(arguments, reducer) else arguments
+        return Shortening(self, reducer, arguments).run(encoded) if self._shortens(arguments, reducer) else arguments
+
+    def encode(self, inputs: Mapping[str, Any]) -> EncodedPrompt:
+        """Run a model up to its language model, to shorten the same inputs by several methods."""
+        return Shortening(self, self.reducer, dict(inputs)).encode()
 
     def _generate(
         self,

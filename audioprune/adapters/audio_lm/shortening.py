@@ -40,6 +40,15 @@ class PromptPass:
     bounds: list[Tensor]
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A batch of prompts up to the language model. `call`: the arguments of its call; `clips`: the sounds, with what a
+    method looks at."""
+
+    call: dict[str, Any]
+    clips: list[AudioSpan]
+
+
 class _LanguageModelCall(Exception):  # noqa: N818
     """Raised at the call of the language model, with the arguments of the call."""
 
@@ -86,12 +95,15 @@ class Shortening:
         self.adapter = attachment.adapter
 
     @torch.compiler.disable
-    def run(self) -> dict[str, Any]:
-        """The shorter inputs. Not part of a compiled graph, because the number of tokens depends on the prompt."""
+    def run(self, encoded: EncodedPrompt | None = None) -> dict[str, Any]:
+        """The shorter inputs. Not part of a compiled graph, because the number of tokens depends on the prompt.
+
+        encoded: what `encode` returned for these inputs, with a method that looks at no less."""
         inputs, entry = self.inputs, self.adapter.entry
         self.adapter.check_input(inputs)
-        call, clips = self._encode()
-        embeds, stays = self._reduce(call["inputs_embeds"], clips)
+        encoded = self.encode() if encoded is None else encoded
+        call = encoded.call
+        embeds, stays = self._reduce(call["inputs_embeds"], encoded.clips)
         layout = Layout(stays, inputs.get("attention_mask"))
         shorter = {k: v for k, v in inputs.items() if k not in (entry.features, *entry.about)}
         shorter["inputs_embeds"] = layout.take(embeds)
@@ -117,8 +129,9 @@ class Shortening:
             masks.setdefault("attention_mask", layout.mask)
         return masks
 
-    def _encode(self) -> tuple[dict[str, Any], list[AudioSpan]]:
-        """Run the model up to its language model. Returns the arguments of that call, and the clips."""
+    @torch.compiler.disable
+    def encode(self) -> EncodedPrompt:
+        """Run the model up to its language model."""
         adapter, entry = self.adapter, self.adapter.entry
         tap = self.attachment.tap if self.reducer.needs(PROMPT) else None
         runs = find_runs(self.inputs["input_ids"], adapter.audio_token)
@@ -126,10 +139,10 @@ class Shortening:
         skipped = self.attachment.encoder_call(self.reducer, sounds.real)
         if tap is None:
             call = self._language_model_call(skipped)
-            return call, sounds.clips(None, call["inputs_embeds"], adapter.blank)
+            return EncodedPrompt(call, sounds.clips(None, call["inputs_embeds"], adapter.blank))
         with tap.recording(None if entry.packed else sounds.voters, entry.masked) as record:
             call = self._language_model_call(skipped)
-        return call, sounds.clips(record, call["inputs_embeds"], adapter.blank)
+        return EncodedPrompt(call, sounds.clips(record, call["inputs_embeds"], adapter.blank))
 
     def _language_model_call(self, encoder_call: EncoderCall | None) -> dict[str, Any]:
         """Arguments with which the language model would be called. encoder_call: the padding that is skipped."""
