@@ -10,8 +10,8 @@ import itertools
 import operator
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,16 +144,13 @@ def mean_share(rate: float, stages: Sequence[int], depth: int) -> float:
     return sum(itertools.accumulate(each, operator.mul)) / depth
 
 
-class _evaluating:  # noqa: N801 (a context)
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation, and as it was afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._training = [module for module in self._model.modules() if module.training]
-        self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
             module.training = True
