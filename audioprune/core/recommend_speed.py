@@ -10,6 +10,7 @@ import itertools
 import operator
 import time
 import warnings
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -127,10 +128,9 @@ def _ladders(depth: int) -> list[list[Method]]:
 def _setting(stages: tuple[int, ...], share: float, depth: int) -> Method | None:
     """Merging at some blocks at the greatest keep rate that leaves at most this share of the tokens; None if merging
     does not go so far there."""
-    rates = (step / 1000 for step in range(999, 0, -1))
-    rate = next((rate for rate in rates if mean_share(rate, stages, depth) <= share), None)
-    layers = "all" if len(stages) == depth else stages
-    for passes in PASSES if rate is not None else ():
+    steps = bisect_right(range(1, 1000), share, key=lambda step: mean_share(step / 1000, stages, depth))
+    rate, layers = steps / 1000, "all" if len(stages) == depth else stages
+    for passes in PASSES if steps else ():
         with suppress(ValueError):  # a pass of pairs leaves half at least
             return ToMe(rate, layers=layers, metric="hidden", passes=passes)
     return None
