@@ -92,7 +92,13 @@ def tag(
         audioprune tag sounds/ --speed-up 1.5
     """
     _check_engine(engine, workers, address)
-    words = {"keep_rate": keep_rate, "score": score, "segments": segments, "dropped": dropped, "layers": layers}
+    words: dict[str, Any] = {
+        "keep_rate": keep_rate,
+        "score": score,
+        "segments": segments,
+        "dropped": dropped,
+        "layers": layers,
+    }
     if speed_up is not None:
         if method is not None or any(value is not None for value in words.values()):
             raise ValueError("--speed-up chooses the method by time: leave out --method and its options")

@@ -129,7 +129,8 @@ def _setting(stages: tuple[int, ...], share: float, depth: int) -> Method | None
     """Merging at some blocks at the greatest keep rate that leaves at most this share of the tokens; None if merging
     does not go so far there."""
     steps = bisect_right(range(1, 1000), share, key=lambda step: mean_share(step / 1000, stages, depth))
-    rate, layers = steps / 1000, "all" if len(stages) == depth else stages
+    rate = steps / 1000
+    layers: Any = "all" if len(stages) == depth else stages
     for passes in PASSES if steps else ():
         with suppress(ValueError):  # a pass of pairs leaves half at least
             return ToMe(rate, layers=layers, metric="hidden", passes=passes)
