@@ -685,7 +685,7 @@ def test_models_of_their_own_on_the_command_line(run, reported, tiny, tones, tmp
     assert (result["about"]["tau"], result["about"]["tau_given"]) == (-0.4, True)
     rows = result["answers"]["tradeoff"]["values"]["rates"]
     assert rows[1]["macs"] < rows[0]["macs"] / 2
-    assert rows[1]["speed_up"] > 0
+    assert rows[1]["speed_up"] is None or rows[1]["speed_up"] > 0  # None where it was not sure
 
 
 def test_silence_on_the_command_line(run, tiny, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from audioprune.audio.files import AudioError
 from audioprune.cli.app import build, choices
 from audioprune.methods.names import words
 from audioprune.tagging.tagger import Tagger
+from audioprune.timing import Ratio
 from audioprune.transcribing.options import Options
 from audioprune.transcribing.parts import WhisperParts
 from audioprune.transcribing.recognizer import Recognizer
@@ -247,8 +248,15 @@ def test_a_model_that_cannot_be_loaded_is_tried_again(tagger: Tagger) -> None:
 def test_bars_have_their_numbers(answer: Comparison) -> None:
     full = replace(answer.unpruned, tokens=(64,) * 4, macs=818_000_000, milliseconds=20.0)
     pruned = replace(full, tokens=(64, 32, 16, 8), macs=409_000_000, milliseconds=8.0)
-    html = bars(replace(answer, unpruned=full, pruned=pruned))
-    for text in ("<div>32</div>", "818 M", "409 M · 50 %", "20.0 ms", "8.00 ms · 2.50× faster", "width:40.0%"):
+    html = bars(replace(answer, unpruned=full, pruned=pruned, speed_up=Ratio(2.5, 2.4, 2.6)))
+    for text in (
+        "<div>32</div>",
+        "818 M",
+        "409 M · 50 %",
+        "20.0 ms",
+        "8.00 ms · 2.50× faster (2.40–2.60)",
+        "width:40.0%",
+    ):
         assert text in html
     deep = replace(answer, unpruned=replace(full, tokens=(64,) * 24), pruned=replace(full, tokens=(64,) * 23 + (7,)))
     assert bars(deep).count("<div>64</div>") == 1, "of many blocks the first and the last are numbered"
@@ -265,7 +273,10 @@ def test_magnitudes(macs: int, text: str) -> None:
 
 def test_times_in_words() -> None:
     assert [duration(9.126), duration(123.46)] == ["9.13 ms", "123.5 ms"]
-    assert [faster(2.0), faster(1.01), faster(0.5)] == ["2.00× faster", "no difference", "2.00× slower"]
+    assert faster(Ratio(2.0, 1.9, 2.1)) == "2.00× faster (1.90–2.10)"
+    assert faster(Ratio(0.5, 0.4, 0.5)) == "2.00× slower (2.00–2.50)"
+    assert faster(Ratio(1.05, 0.99, 1.1)) == "no difference"
+    assert faster(Ratio(2.0, 1.0, 3.0)) == "speed not sure, the machine is busy"
 
 
 def test_the_page_offers_every_method_that_needs_no_training() -> None:
@@ -467,12 +478,12 @@ def test_both_transcripts_with_marks_on_what_differs() -> None:
     )
     shown = transcripts(row, "tiny", "TopK(0.5)")
     assert "2 words differ" in shown
-    assert "With pruning: 0.50 s, 4.00 times faster" in shown
+    assert "With pruning: 0.50 s, about 4.0 times faster" in shown
     assert "a &lt;b&gt;.wav · tiny · TopK(0.5)" in shown
     assert "/here" not in shown
     same = transcripts(row | {"text": "", "unpruned": "", "word_differences": 0, "compute_seconds": 4.0}, "m", "n")
     assert "The same words" in same
-    assert "2.00 times slower" in same
+    assert "about 2.0 times slower" in same
     assert same.count("<i>no words</i>") == 2
 
 

@@ -86,7 +86,10 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label, hertz in (("high", 2000.0), ("low", 200.0)):
         (root / label).mkdir()
         for i, seconds in enumerate(SECONDS):
-            soundfile.write(root / label / f"{i}.wav", tone(seconds, hertz=hertz * (1 + 0.1 * i)), 16_000)
+            clip = tone(seconds, hertz=hertz * (1 + 0.1 * i))
+            # Tokens of a pure tone are as alike as rounding lets them be, and so are the pairs that merging chooses from.
+            clip += 0.05 * np.random.default_rng(i).standard_normal(len(clip)).astype(np.float32)
+            soundfile.write(root / label / f"{i}.wav", clip, 16_000)
     return root
 
 
@@ -102,7 +105,7 @@ def test_tag(run, folders, sounds, name: str) -> None:
     alone = [json.loads(line) for line in out.splitlines()]
     for one, other in zip(together, alone, strict=True):
         assert one["path"] == other["path"]
-        assert one["labels"][0]["score"] == pytest.approx(other["labels"][0]["score"], abs=1e-5)
+        assert one["labels"][0]["score"] == pytest.approx(other["labels"][0]["score"], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

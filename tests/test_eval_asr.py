@@ -26,6 +26,7 @@ from audioprune.adapters.blocks.transcriber import MergedEncoderOutput
 from audioprune.core.settings import parse_method
 from audioprune.data import DataError
 from audioprune.methods.chain import Chain
+from audioprune.timing import in_turns
 from audioprune.transcribing import evaluation as evaluation_module
 from audioprune.transcribing.contenders import Contender, contenders, parse_contender
 from audioprune.transcribing.evaluation import ROWS, Evaluation
@@ -34,7 +35,7 @@ from audioprune.transcribing.evaluation_report import captions, figure, markdown
 from audioprune.transcribing.evaluation_table import clip_rows, method_row
 from audioprune.transcribing.manifest import Utterance, read_manifest
 from audioprune.transcribing.speech_model import SpeechModel, open_speech_model
-from audioprune.transcribing.timing import EncoderClock, in_turns, threads, tokens_left
+from audioprune.transcribing.timing import EncoderClock, threads, tokens_left
 from audioprune.transcribing.window_cut import WindowCut, clip_frames
 from audioprune.transcribing.word_errors import WordErrors, is_runaway, normalizer, total, word_errors
 
