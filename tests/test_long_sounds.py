@@ -295,6 +295,23 @@ def test_other_windows_are_another_setting(run, tiny: str, long: Path) -> None:
     assert "1 were done before" in run(*words)[2]
 
 
+@pytest.mark.parametrize("out", ["a.jsonl", "a.parquet"])
+def test_results_of_earlier_versions_go_on_unless_a_sound_was_cut(
+    run, tiny: str, long: Path, clips: Path, out: str
+) -> None:
+    """Earlier versions knew no windows, as is so with --window first."""
+    if out.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    words = ("--model", tiny, "--method", "topk", "--out", out)
+    assert run("tag", clips / "tone0.wav", *words, "--window", "first")[0] == 0
+    code, _, err = run("tag", clips / "tone0.wav", long, *words)
+    assert (code, "1 clip done, 1 were done before" in err) == (0, True), err
+    words = (*words[:-1], f"cut-{out}")
+    assert run("tag", long, *words, "--window", "first")[0] == 0
+    code, _, err = run("tag", long, *words)
+    assert (code, "begun with windows=None" in err) == (2, True), err
+
+
 def test_parquet_has_the_windows(run, tiny: str, long: Path) -> None:
     dataset = pytest.importorskip("pyarrow.dataset")
     assert run("tag", long, "--model", tiny, "--method", "topk", "--out", "a.parquet")[0] == 0

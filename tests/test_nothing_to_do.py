@@ -48,9 +48,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     models: list[str] = []
     load = options.open_model
 
-    def counted(source: str, *rest: str) -> object:
+    def counted(source: str, *rest: str, **more: bool) -> object:
         models.append(source)
-        return load(source, *rest)
+        return load(source, *rest, **more)
 
     monkeypatch.setattr(options, "open_model", counted)
     return models

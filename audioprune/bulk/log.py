@@ -14,6 +14,8 @@ from .sounds import Sound, key
 
 ROW_START = b'{"path": '
 """Beginning of every row. An incomplete last line must begin with it too."""
+WINDOWS = "windows"
+"""Key, in a setting, of how long sounds are heard."""
 ASKED = "asked"
 """Key of the mark of what was asked for."""
 
@@ -74,8 +76,19 @@ class ResultLog:
     def _resume(self, number: int, row: Row) -> None:
         if not isinstance(row.get("path"), str) or not isinstance(row.get("setting"), dict):
             self._journal.refuse(number)
-        check_same(self.path, row["setting"], self.setting, ResultLogError)
+        is_cut = row.get("heard_seconds", row.get("seconds", 0)) < row.get("seconds", 0) - 0.01
+        check_same(self.path, with_windows(row["setting"], self.setting, is_cut), self.setting, ResultLogError)
         self._count(row)
+
+
+def with_windows(begun: Row, setting: Row, is_cut: bool) -> Row:
+    """The setting of an earlier row, as it counts now: earlier versions knew no windows.
+
+    A sound that fits one window has the same row however long sounds are heard. is_cut: whether it does not fit.
+    """
+    if is_cut or WINDOWS in begun or WINDOWS not in setting:
+        return begun
+    return {**begun, WINDOWS: setting[WINDOWS]}
 
 
 def begun(path: Path) -> tuple[Row, str] | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..bulk.asked import Asked
-from ..bulk.log import ResultLog, ResultLogError
+from ..bulk.log import ResultLog, ResultLogError, with_windows
 from ..bulk.sounds import Sound, key
 from ..files import DRAFT, Row, check_same, draft
 from .parquet_sounds import UNREADABLE, first_line
@@ -157,8 +157,11 @@ class ParquetLog:
                 metadata = file.schema_arrow.metadata or {}
                 if SETTING not in metadata:
                     raise ResultLogError(f"{part}: is not a part of results; choose another --out, nothing was changed")
-                check_same(self.path, json.loads(metadata[SETTING]), self.setting, ResultLogError)
-                columns = file.read(columns=["path", "error"])
+                columns = file.read(columns=["path", "error", "seconds", "heard_seconds"])
+                lengths = zip(columns["seconds"].to_pylist(), columns["heard_seconds"].to_pylist(), strict=True)
+                is_cut = any((heard or 0.0) < (seconds or 0.0) - 0.01 for seconds, heard in lengths)
+                begun = with_windows(json.loads(metadata[SETTING]), self.setting, is_cut)
+                check_same(self.path, begun, self.setting, ResultLogError)
         except UNREADABLE as error:
             raise ResultLogError(
                 f"{part}: cannot be read ({first_line(error)}); delete it, and its clips are tagged again"
