@@ -221,7 +221,7 @@ def _sound(
     choices: Sequence[Recording], seconds: tuple[float, float], vary: bool, rng: np.random.Generator
 ) -> tuple[Recording, np.ndarray]:
     """A stretch of one recording in which it is heard: at least half as much energy as in its loudest stretch."""
-    recording = choices[rng.integers(len(choices))]
+    recording = choices[int(rng.integers(len(choices)))]
     wave = varied(recording.waveform, 0.12, 4.0, rng) if vary else recording.waveform
     samples, step = round(rng.uniform(*seconds) * SAMPLE_RATE), SAMPLE_RATE // 20
     if len(wave) <= samples:
