@@ -50,7 +50,7 @@ The adapter and the language model of an audio-language model of Qwen2-Audio's c
 
     python scripts/train_listener.py join --model checkpoints/listener-ear --ear EAR --out runs/listener-ear
 
-It hears scenes of up to 13 s: two everyday sounds and read speech that a third sound interrupts, one after the other in any order, with one to four spoken words before, between and after them. It answers five questions, in these words: `which words , in order ?`, `how many words ?`, `what was heard first , the rain or the talk ?`, `what was said between the dog and the talk ?`, `which sound interrupts the talk ?` (sounds: baby, chainsaw, clock, dog, fire, helicopter, sneeze, rain, rooster, sea; words: the digits, yes, no, up, down, left, right, on, off, stop, go).
+It hears scenes of up to 15 s: two everyday sounds and read speech that a third sound interrupts, one after the other in any order, with one to four spoken words before, between and after them. It answers five questions, in these words: `which words , in order ?`, `how many words ?`, `what was heard first , the rain or the talk ?`, `what was said between the dog and the talk ?`, `which sound interrupts the talk ?` (sounds: baby, chainsaw, clock, dog, fire, helicopter, sneeze, rain, rooster, sea; words: the digits, yes, no, up, down, left, right, on, off, stop, go).
 
 **Meant for** audioprune's own measurements: it exists so that what pruning costs can be seen on a real encoder. It is no good for anything else; it always answers something.
 

@@ -73,7 +73,7 @@ class EarTraining(ResumableTraining):
         settings: EarSettings,
     ) -> None:
         torch.manual_seed(settings.seed)
-        super().__init__(model, nn.Linear(model.config.text_config.hidden_size, sum(HEADS)), settings)
+        super().__init__(model, nn.Linear(model.lm_head.in_features, sum(HEADS)), settings)
         self.processor, self.heard, self.parts = processor, heard, Parts(heard)
         self.mean = prepare_adapter(model, heard[:SOME])
         learning = [p for p in (*model.parameters(), *self.heads.parameters()) if p.requires_grad]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from .ear import hears_timelines
 from .model import prompt
 from .scenes import Scene, make_scenes, read_recordings
 from .timelines import Timeline, make_timelines, read_voices
-
-AnyScene = TypeVar("AnyScene", Scene, Timeline)
 
 
 @torch.no_grad()
@@ -71,7 +69,7 @@ def held_out_sets(
     return [list(make_scenes(recordings, seed, scenes)) for seed in series]
 
 
-def silenced(scenes: Sequence[AnyScene]) -> list[AnyScene]:
+def silenced(scenes: Sequence[Scene | Timeline]) -> list[Scene | Timeline]:
     """The same questions about silence of the same length."""
     return [replace(scene, waveform=np.zeros_like(scene.waveform)) for scene in scenes]
 

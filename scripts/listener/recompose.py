@@ -73,7 +73,9 @@ def parts_of(heard: Heard) -> list[Part]:
 
 def joined(parts: Sequence[Part]) -> Heard:
     """A timeline of parts in this order: three blocks, one of them a talk, and words."""
-    blocks, words, interruption, at = [], [], None, 0
+    blocks: list[Event] = []
+    words: list[Event] = []
+    interruption, at = None, 0
     for part in parts:
         (words if part.event.word in SPOKEN else blocks).append(_moved(part.event, at))
         if part.interruption is not None:

@@ -33,9 +33,9 @@ KINDS = ("order", "count", "first", "between", "sound")
 blocks, the sound that interrupts the talk."""
 
 MOST_WORDS = 4
-SECONDS = 13.0
+SECONDS = 15.0
 """No timeline is longer."""
-_SOUND, _TALK, _INTERRUPTION = (1.2, 1.8), (1.8, 2.4), (1.0, 1.5)
+_SOUND, _TALK, _INTERRUPTION = (1.2, 1.8), (1.8, 2.4), (1.3, 1.8)
 _GAP = (0.15, 0.4)
 _LONGEST_WORD = 1.0
 _LEVEL = 0.05
@@ -221,7 +221,7 @@ def _sound(
     choices: Sequence[Recording], seconds: tuple[float, float], vary: bool, rng: np.random.Generator
 ) -> tuple[Recording, np.ndarray]:
     """A stretch of one recording in which it is heard: at least half as much energy as in its loudest stretch."""
-    recording = choices[rng.integers(len(choices))]
+    recording = choices[int(rng.integers(len(choices)))]
     wave = varied(recording.waveform, 0.12, 4.0, rng) if vary else recording.waveform
     samples, step = round(rng.uniform(*seconds) * SAMPLE_RATE), SAMPLE_RATE // 20
     if len(wave) <= samples:
