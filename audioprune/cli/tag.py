@@ -113,11 +113,8 @@ def tag(
         audioprune tag street.flac --hop 1 --picture street.png --out street.csv
     """
     _check_engine(engine, workers, address)
-<<<<<<< HEAD
     windows = parse_windows(window, hop, pool)
     draw = None if picture is None else Pictures(picture, sources, engine)
-=======
->>>>>>> user
     words: dict[str, Any] = {
         "keep_rate": keep_rate,
         "score": score,

@@ -10,14 +10,9 @@ import itertools
 import operator
 import time
 import warnings
-<<<<<<< HEAD
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-=======
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
->>>>>>> user
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -133,19 +128,10 @@ def _ladders(depth: int) -> list[list[Method]]:
 def _setting(stages: tuple[int, ...], share: float, depth: int) -> Method | None:
     """Merging at some blocks at the greatest keep rate that leaves at most this share of the tokens; None if merging
     does not go so far there."""
-<<<<<<< HEAD
-    rates = (step / 1000 for step in range(999, 0, -1))
-    rate = next((rate for rate in rates if mean_share(rate, stages, depth) <= share), None)
-    layers: Any = "all" if len(stages) == depth else stages
-    if rate is None:
-        return None
-    for passes in PASSES:
-=======
     steps = bisect_right(range(1, 1000), share, key=lambda step: mean_share(step / 1000, stages, depth))
     rate = steps / 1000
     layers: Any = "all" if len(stages) == depth else stages
     for passes in PASSES if steps else ():
->>>>>>> user
         with suppress(ValueError):  # a pass of pairs leaves half at least
             return ToMe(rate, layers=layers, metric="hidden", passes=passes)
     return None
