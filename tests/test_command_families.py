@@ -87,7 +87,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / label).mkdir()
         for i, seconds in enumerate(SECONDS):
             clip = tone(seconds, hertz=hertz * (1 + 0.1 * i))
-            # Tokens of a pure tone are as alike as rounding lets them be, and so are the pairs that merging chooses from.
+            # Tokens of a pure tone are as alike as rounding lets them be, and so are the pairs that merging may choose.
             clip += 0.05 * np.random.default_rng(i).standard_normal(len(clip)).astype(np.float32)
             soundfile.write(root / label / f"{i}.wav", clip, 16_000)
     return root
