@@ -220,9 +220,9 @@ def test_settings_take_turns(model, features) -> None:
         [(model, None, features[:2]), (model, ap.TopK(0.5), features[:1])], 0.001, lambda: ticks.append(None)
     )
     hook.remove()
-    assert [len(taken) for taken in times] == [3, 3]
+    assert [len(taken) for taken in times] == [5, 5]
     assert len(ticks) == 2
-    assert [sorted(seen[i : i + 2]) for i in range(0, 8, 2)] == [["None", "TopK(0.5)"]] * 4
+    assert [sorted(seen[i : i + 2]) for i in range(0, 12, 2)] == [["None", "TopK(0.5)"]] * 6
 
 
 # What is compared, and on what.
