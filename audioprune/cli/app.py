@@ -10,6 +10,7 @@ import typer
 
 from ..methods import names
 from . import options as o
+from . import window_options as w
 from .console import err, out, progress
 from .long_sounds import parse_windows
 
@@ -40,9 +41,9 @@ def app(
             show_default=False,
         ),
     ] = None,
-    window: o.WindowOption = "auto",
-    hop: o.HopOption = None,
-    pool: o.PoolOption = "mean",
+    window: w.WindowOption = "auto",
+    hop: w.HopOption = None,
+    pool: w.PoolOption = "mean",
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,

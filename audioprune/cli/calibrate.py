@@ -16,6 +16,7 @@ from ..methods import names
 from ..timing import Ratio, unsure_note
 from . import options as o
 from . import training_options as t
+from . import window_options as w
 from .calibrate_words import calibrate_words, check_words, words_table
 from .console import compact_table, err, out, progress, resumable
 from .long_sounds import parse_windows
@@ -56,9 +57,9 @@ def calibrate(
     ] = 8,
     bench_seconds: Annotated[float, typer.Option(min=0.01, help="Seconds of timing a setting.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the clips that are kept from the search.")] = 0,
-    window: o.WindowOption = "auto",
-    hop: o.SpreadHopOption = None,
-    pool: o.PoolOption = "mean",
+    window: w.WindowOption = "auto",
+    hop: w.SpreadHopOption = None,
+    pool: w.PoolOption = "mean",
     accept_estimate: Annotated[
         bool,
         typer.Option("--accept-estimate", help="Write a setting that keeps the limit by its estimate alone as well."),

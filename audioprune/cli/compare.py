@@ -15,6 +15,7 @@ from ..methods import names
 from ..timing import Ratio, unsure_note
 from . import options as o
 from . import training_options as t
+from . import window_options as w
 from .console import compact_table, err, out, progress, resumable
 from .long_sounds import parse_windows
 
@@ -67,9 +68,9 @@ def compare(
         str,
         typer.Option("--batch-size", "--batch-sizes", help="Clips per forward in the timing; several with commas."),
     ] = "16",
-    window: o.WindowOption = "auto",
-    hop: o.SpreadHopOption = None,
-    pool: o.PoolOption = "mean",
+    window: w.WindowOption = "auto",
+    hop: w.SpreadHopOption = None,
+    pool: w.PoolOption = "mean",
     device: o.DeviceOption = "auto",
     cache: t.CacheOption = None,
     out_file: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write.")] = None,

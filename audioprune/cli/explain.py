@@ -11,6 +11,7 @@ import typer
 
 from ..methods import names
 from . import options as o
+from . import window_options as w
 from .console import out, progress
 from .explain_words import explain_words
 from .long_sounds import parse_windows, stretch_lines, watch_windows
@@ -34,9 +35,9 @@ def explain(
     segments: o.SegmentsOption = None,
     dropped: o.DroppedOption = None,
     layers: o.LayersOption = None,
-    window: o.WindowOption = "auto",
-    hop: o.HopOption = None,
-    pool: o.PoolOption = "mean",
+    window: w.WindowOption = "auto",
+    hop: w.HopOption = None,
+    pool: w.PoolOption = "mean",
     at: Annotated[
         float | None,
         typer.Option(

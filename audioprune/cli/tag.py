@@ -14,6 +14,7 @@ from rich.text import Text
 
 from .. import __version__
 from . import options as o
+from . import window_options as w
 from .console import err, out, progress
 from .long_sounds import Notes, Pictures, parse_windows, stretch_lines, watch_windows
 
@@ -49,9 +50,9 @@ def tag(
     device: o.DeviceOption = "auto",
     dtype: o.DtypeOption = "float32",
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help=o.PACK_HELP)] = True,
-    window: o.WindowOption = "auto",
-    hop: o.HopOption = None,
-    pool: o.PoolOption = "mean",
+    window: w.WindowOption = "auto",
+    hop: w.HopOption = None,
+    pool: w.PoolOption = "mean",
     result_file: Annotated[
         Path | None,
         typer.Option(
