@@ -61,40 +61,36 @@ def rows_of(arm: Row, table: str) -> list[Row]:
 
 
 def contrast() -> tuple[list[str], list[list[str]]]:
-    """Header and rows: what the last stage keeps, for each start, pooling and score."""
+    """Header and rows: what the stages keep, for each start, pooling and score; the last row is a random choice."""
     arms = json.loads((RESULTS / "contrast.json").read_text())["arms"]
-    header = [
-        "start",
-        "pooled by",
-        "attention",
-        "unpruned, %",
-        "pruned, %",
-        "signal of kept",
-        "C1",
-        "B",
-        "Γ of signal, pooled",
-    ]
+    header = ["start", "pooled by", "attention", "accuracy, %", "ratio A", "ratio B", "signal", "C1, %", "Γ"]
     order = {name: i for i, name in enumerate((*STARTS, *POOLINGS, *SCORES))}
     arms.sort(key=lambda arm: (order[arm["start"]], order[arm["pooling"]], order[arm["score"]], arm["seed"]))
-    return header, [_cells(arm) for arm in arms]
+    stages = rows_of(arms[0], "retained_signal")
+    ratios = [" / ".join(f"{row[f'random {name}']:.3f}" for row in stages) for name in "AB"]
+    share = rows_of(arms[0], "kept_by_cluster")[-1]["random"]
+    return header, [*map(_cells, arms), ["a random choice", "", "", "", *ratios, "0.0", f"{100 * share:.1f}", ""]]
 
 
 def _cells(arm: Row) -> list[str]:
     full, pruned = rows_of(arm, "tradeoff")
-    last = rows_of(arm, "retained_signal")[-1]
+    stages, last = rows_of(arm, "retained_signal"), rows_of(arm, "retained_signal")[-1]
     clusters = rows_of(arm, "kept_by_cluster")[-1]
     gamma = [row["Γ pooled"] for row in rows_of(arm, "attention_ratio") if row["retained"] == "signal"]
     return [
         STARTS[arm["start"]],
         POOLINGS[arm["pooling"]],
         SCORES[arm["score"]],
-        f"{full['accuracy, %']:.1f}",
-        f"{pruned['accuracy, %']:.1f}",
-        f"{100 * (last['signal of kept'] - last['signal of input']):+.1f}",
-        f"{100 * clusters['C1']:.1f} %",
-        f"{last['B']:.3f} ± {last['B ±'] / last['clips with signal'] ** 0.5:.3f}",
+        f"{full['accuracy, %']:.1f} → {pruned['accuracy, %']:.1f}",
+        *(" / ".join(f"{row[name]:.3f}" for row in stages) + _error(last, name) for name in "AB"),
+        f"{100 * (last['signal of kept'] - last['signal of input']):+.1f}".replace("-", "−"),
+        f"{100 * clusters['C1']:.1f}",
         " / ".join(f"{value:.2f}" for value in gamma),
     ]
+
+
+def _error(row: Row, name: str) -> str:
+    return f" ± {row[f'{name} ±'] / row['clips with signal'] ** 0.5:.3f}"
 
 
 if __name__ == "__main__":

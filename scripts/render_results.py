@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import contrast_tables
 import encoder_tables
 import performance
 import speech_tables
@@ -382,6 +383,7 @@ def five_minutes() -> str:
 
 
 PAGES = (
+    "analysis.md",
     "results.md",
     "performance.md",
     "choose-a-rate.md",
@@ -409,6 +411,7 @@ TABLES = {
     },
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
     "encoder-padding": lambda: table(*performance.encoder_padding()),
+    "contrast": lambda: table(*contrast_tables.contrast()),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
