@@ -48,6 +48,10 @@ new MutationObserver(() => document.querySelectorAll(".toast-body").forEach(toas
   .observe(document, {childList: true, subtree: true});
 """
 """Notes what Gradio itself has to say: the page has its own words for all that may go wrong."""
+INSIDE = """
+[...document.querySelectorAll(".ap-bars *")].every(one => one.getBoundingClientRect().right <= window.innerWidth)
+"""
+"""Whether the bars end on the page: what hides its overflow does not widen the document."""
 PATIENCE = 60_000
 """Milliseconds."""
 
@@ -119,10 +123,11 @@ class Visitor:
         self.page.get_by_role("option", name=option, exact=True).click()
 
     def shoot(self, name: str) -> None:
-        """Look, through a narrow window and a wide one: nothing may be cut off."""
-        for width in (700, 1400):
+        """Look, through a phone, a narrow window and a wide one: nothing may be cut off."""
+        for width in (390, 700, 1400):
             self.page.set_viewport_size({"width": width, "height": 1000})
             assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (name, width)
+            assert self.page.evaluate(INSIDE), (name, width)
             self.page.screenshot(path=self.shots / f"{name}-{width}.png", full_page=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,14 @@ class Comparison:
         return len(self.record.layers)
 
 
-def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECONDS) -> Comparison:
+def compare(
+    tagger: Tagger,
+    path: Path,
+    method: Method,
+    *,
+    seconds: float = SECONDS,
+    progress: Callable[[int, int], Any] = lambda done, total: None,
+) -> Comparison:
     """Predict the labels of a sound with a method and without. The model is unchanged afterwards.
 
     Args:
@@ -100,13 +108,16 @@ def compare(tagger: Tagger, path: Path, method: Method, *, seconds: float = SECO
         path: path of the sound.
         method: the pruning method.
         seconds: time to measure each of the two.
+        progress: called with the windows of a long sound that were heard, by both, and their number.
 
     Raises `AudioError` if the sound cannot be used, and `ValueError` if the method does not fit the model or the
     output is not finite.
     """
     model: Any = tagger.model
     clip = load_audio(path, max_seconds=tagger.seconds)
+    tagger.progress = lambda done, total: progress(done, 2 * total)
     full_timeline = tagger.timeline(path, clip.seconds) if tagger.is_long(clip) else None
+    tagger.progress = lambda done, total: progress(total + done, 2 * total)
     with prune(model, method) as handle:
         depth = handle.adapter.depth
         timeline = None if full_timeline is None else tagger.timeline(path, clip.seconds)

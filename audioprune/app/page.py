@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -190,18 +190,19 @@ def _wire(
 ) -> None:
     model, method, keep_rate, score = settings
 
-    def update(*words: Any) -> dict[Any, Any]:
-        return _update(studio, parts, *words, again=False)
+    # Gradio hands a `Progress` to the last parameter, which must have a place of its own.
+    def update(path: Any, name: Any, kind: Any, rate: Any, by: Any, before: Any, bar: Any = gr.Progress()) -> Any:  # noqa: B008
+        return _update(studio, parts, path, name, kind, rate, by, before, again=False, bar=bar)
 
-    def update_again(*words: Any) -> dict[Any, Any]:
-        return _update(studio, parts, *words, again=True)
+    def update_again(path: Any, name: Any, kind: Any, rate: Any, by: Any, before: Any, bar: Any = gr.Progress()) -> Any:  # noqa: B008
+        return _update(studio, parts, path, name, kind, rate, by, before, again=True, bar=bar)
 
     # Not the stage: Gradio raises an error for a stage of the previous comparison that the latest does not have.
     inputs = [sound, *settings, parts.state]
     outputs = list(vars(parts).values())
     # Of the requests that came while the model was busy, only the latest is computed.
     turn: dict[str, Any] = {"trigger_mode": "always_last", "concurrency_limit": 1, "concurrency_id": "model"}
-    turn |= {"show_progress": "minimal", "show_progress_on": [parts.verdict], "api_visibility": "private"}
+    turn |= {"show_progress": "full", "show_progress_on": [parts.hint, parts.verdict], "api_visibility": "private"}
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     draw: dict[str, Any] = {"fn": _image, "inputs": [parts.state, parts.stage], "outputs": parts.picture, **quick}
     triggers = [sound.change, model.input, score.input, keep_rate.input]
@@ -234,6 +235,7 @@ def _update(
     before: PageState | None,
     *,
     again: bool,
+    bar: Callable[..., Any] = lambda *_, **__: None,
 ) -> dict[Any, Any]:
     """Changes of the page for a request. If a sound or a setting cannot be used, only the message changes.
 
@@ -247,14 +249,20 @@ def _update(
         score: the score, or `OWN_SCORE`.
         before: state of the page, or None.
         again: whether to repeat the latest request. Gradio reports some changes twice.
+        bar: shows how much of a long sound was heard: `gr.Progress`.
     """
     if path is None:
         return {parts.message: gr.update(visible=False)}
     request = (path, model, method, keep_rate, score)
     if before is not None and before.request == request and not again:
         return {parts.message: _notes(before.comparison)}
+
+    def heard(done: int, total: int) -> None:
+        bar((done, total), desc="Hearing a long sound", unit="windows")
+
     try:
-        comparison = studio.compare(Path(path), model, method, keep_rate, None if score == OWN_SCORE else score)
+        chosen = None if score == OWN_SCORE else score
+        comparison = studio.compare(Path(path), model, method, keep_rate, chosen, progress=heard)
     except Exception as error:
         return {parts.message: message_box(_failure(reason(error, Path(path), model), before), "ap-error")}
     return {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -54,7 +55,15 @@ class Studio:
         with self._turn:
             return self._open(model)
 
-    def compare(self, path: Path, model: str, name: str, keep_rate: float, score: str | None) -> Comparison:
+    def compare(
+        self,
+        path: Path,
+        model: str,
+        name: str,
+        keep_rate: float,
+        score: str | None,
+        progress: Callable[[int, int], Any] = lambda done, total: None,
+    ) -> Comparison:
         """Compare predictions, like `compare`, from names.
 
         Args:
@@ -63,9 +72,11 @@ class Studio:
             name: name of the method.
             keep_rate: the keep rate.
             score: the score; None for the method's own.
+            progress: see `compare`.
 
         Raises the errors of loading a model, building a method, and `compare`.
         """
         with self._turn:
             tagger = self._open(model)
-            return compare(tagger, path, self._build(name, keep_rate, score, tagger.model))
+            method = self._build(name, keep_rate, score, tagger.model)
+            return compare(tagger, path, method, progress=progress)
