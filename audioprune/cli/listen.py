@@ -165,13 +165,17 @@ def _say_latency(model: Any, front: Any, settings: Any, window: float) -> None:
 
     from ..audio.files import SAMPLE_RATE
     from ..compare.benchmark import in_turn
+    from ..timing import Ratio, unsure_note
 
     noise = np.random.default_rng(0).standard_normal(round(window * SAMPLE_RATE)).astype(np.float32) * 0.1
     front.to(model.device)
     inputs = front([noise]).to(model.dtype)
-    times = in_turn([(model, None, inputs), (model, settings, inputs)], 0.3)
-    full, pruned = (1000 * statistics.median(each) for each in times)
-    err.print(f"An answer takes the model {pruned:.1f} ms pruned, {full:.1f} ms unpruned ({full / pruned:.2f}×)")
+    unpruned, pruned = in_turn([(model, None, inputs), (model, settings, inputs)], 0.3)
+    ratio = Ratio.between(unpruned, pruned)
+    full, fast = (1000 * statistics.median(each) for each in (unpruned, pruned))
+    err.print(f"An answer takes the model {fast:.1f} ms pruned, {full:.1f} ms unpruned ({ratio})")
+    if note := unsure_note([ratio]):
+        err.print(note, soft_wrap=True)
 
 
 def pipe_blocks(pipe: Any, dtype: str, channels: int) -> Iterator[np.ndarray]:
@@ -199,8 +203,6 @@ def check_microphone() -> None:
     """Raise `ModuleNotFoundError` without sounddevice, and `OSError` without the library that it needs."""
     try:
         import sounddevice  # noqa: F401
-    except ModuleNotFoundError:
-        raise
     except OSError as error:
         raise OSError(
             f"sounddevice cannot be used here ({error}); install PortAudio (such as libportaudio2 of Debian), or send "
