@@ -244,6 +244,8 @@ class TestHeard:
             for i, word in enumerate(one.truth.words, 1):
                 middle = targets[int((word.start + word.end) / 2 / 0.04)]
                 assert (int(middle[0]), int(middle[1]), int(middle[2])) == (SPOKEN.index(word.word), len(BLOCKS), i)
+            for i, block in enumerate(one.truth.blocks, 1):
+                assert int(targets[int((block.start + 0.1) / 0.04), 3]) == i
             for block in (*one.truth.blocks[:1], one.truth.interruption):
                 middle = targets[int((block.start + 0.1) / 0.04)]
                 assert (int(middle[0]), int(middle[1])) == (len(SPOKEN), BLOCKS.index(block.word))
