@@ -244,6 +244,8 @@ class TestHeard:
             for i, word in enumerate(one.truth.words, 1):
                 middle = targets[int((word.start + word.end) / 2 / 0.04)]
                 assert (int(middle[0]), int(middle[1]), int(middle[2])) == (SPOKEN.index(word.word), len(BLOCKS), i)
+            for i, block in enumerate(one.truth.blocks, 1):
+                assert int(targets[int((block.start + 0.1) / 0.04), 3]) == i
             for block in (*one.truth.blocks[:1], one.truth.interruption):
                 middle = targets[int((block.start + 0.1) / 0.04)]
                 assert (int(middle[0]), int(middle[1])) == (len(SPOKEN), BLOCKS.index(block.word))
@@ -299,6 +301,19 @@ class TestRecompose:
                     windows = one.tokens.unfold(0, len(known[word.word]), 1).transpose(1, 2)
                     (found,) = (windows == known[word.word]).all(dim=(1, 2)).nonzero()[:1]
                     assert found * 0.04 <= word.start < word.end <= (found + len(known[word.word]) + 1) * 0.04
+
+    def test_a_shift_changes_what_is_heard_and_not_the_truth(self, heard) -> None:
+        parts = Parts(heard)
+        plain, shifted = (parts.recompose(np.random.default_rng(3), shift) for shift in (0.0, 0.5))
+        assert plain.truth == shifted.truth
+        changed = (plain.tokens != shifted.tokens).any(dim=1)
+        events = [event for event in (*plain.truth.blocks, *plain.truth.words) if event.word != TALK]
+        times = torch.arange(len(changed)) * 0.04
+        inside = torch.zeros_like(changed)
+        for event in events:
+            inside |= (times > event.start - 0.08) & (times < event.end + 0.04)
+        assert changed.any()
+        assert not (changed & ~inside).any()
 
 
 class TestTraining:

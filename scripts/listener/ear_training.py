@@ -33,7 +33,8 @@ class EarSettings:
     `ramp`: steps over which the learning rate rises; `token_weight`: of the tokens' loss beside the answers'; `drop`:
     share of the tokens' numbers that take their mean; `thinned`: share of the batches in which a random part of each
     sound's tokens is left, from `least` to all, and mostly a small part; `average`: decay of the running average of the
-    weights; `recomposed`: share of the timelines that are made of parts of others (see `recompose.py`).
+    weights; `recomposed`: share of the timelines that are made of parts of others (see `recompose.py`);
+    `shift`: how far their voices and sources are changed.
     """
 
     steps: int = 3000
@@ -46,6 +47,7 @@ class EarSettings:
     thinned: float = 0.75
     least: float = 0.08
     recomposed: float = 0.7
+    shift: float = 0.5
     average: float = 0.99
     seed: int = 0
 
@@ -87,7 +89,7 @@ class EarTraining(ResumableTraining):
         settings = self.settings
         rng = np.random.default_rng((settings.seed, 1, step))
         chosen = [
-            self.parts.recompose(rng) if rng.random() < settings.recomposed else self.heard[i]
+            self.parts.recompose(rng, settings.shift) if rng.random() < settings.recomposed else self.heard[i]
             for i in self._indices(step)
         ]
         thin = rng.random() < settings.thinned

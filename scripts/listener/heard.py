@@ -23,7 +23,7 @@ from .timelines import BLOCKS, MOST_WORDS, SPOKEN, Truth, Voices, make_timeline
 
 PART = 50
 """Timelines in a file."""
-HEADS = (len(SPOKEN) + 1, len(BLOCKS) + 1, MOST_WORDS + 1)
+HEADS = (len(SPOKEN) + 1, len(BLOCKS) + 1, MOST_WORDS + 1, 4)
 """How many answers each column of `token_targets` has."""
 
 
@@ -71,16 +71,18 @@ def read_heard(*folders: Path) -> list[Heard]:
 
 
 def token_targets(truth: Truth, tokens: int) -> Tensor:
-    """(tokens, 3) int64, of each audio token: the word (20: none), the block or what interrupts it (11: none), and how
-    many words have begun."""
+    """(tokens, 4) int64, of each audio token: the word (20: none), the block or what interrupts it (11: none), how many
+    words have begun, and how many blocks."""
     times = (torch.arange(tokens) + 0.5) * TOKEN_SECONDS
-    targets = torch.zeros(tokens, 3, dtype=torch.long)
+    targets = torch.zeros(tokens, 4, dtype=torch.long)
     targets[:, 0], targets[:, 1] = len(SPOKEN), len(BLOCKS)
     for word in truth.words:
         targets[_during(times, word), 0] = SPOKEN.index(word.word)
         targets[times >= word.start, 2] += 1
     for block in (*truth.blocks, truth.interruption):
         targets[_during(times, block), 1] = BLOCKS.index(block.word)
+    for block in truth.blocks:
+        targets[times >= block.start, 3] += 1
     return targets
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +29,18 @@ class Part:
     event: Event
     interruption: Event | None = None
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last (exclusive) token of the event."""
+        start = min(int(self.event.start / TOKEN_SECONDS), len(self.tokens) - 1)
+        return start, max(start + 1, int(self.event.end / TOKEN_SECONDS))
+
+    @cached_property
+    def middle(self) -> Tensor:
+        """(width,), the mean of the event's tokens."""
+        start, end = self.span
+        return self.tokens[start:end].float().mean(0)
+
 
 class Parts:
     """Parts of heard timelines: words, sounds, and talks by what interrupts them."""
@@ -44,15 +57,31 @@ class Parts:
                 else:
                     (self.words if name in SPOKEN else self.sounds).setdefault(name, []).append(part)
 
-    def recompose(self, rng: np.random.Generator) -> Heard:
-        """A timeline as `make_timeline` would order it: all words and all sounds are equally likely."""
+    def recompose(self, rng: np.random.Generator, shift: float = 0.0) -> Heard:
+        """A timeline as `make_timeline` would order it: all words and all sounds are equally likely.
+
+        shift: strength of a random change of each part's voice or source. It is the difference of two other recordings
+        of the same word or sound, times up to so much.
+        """
         talk = _drawn(self.talks, rng)
         assert talk.interruption is not None
         others = {name: parts for name, parts in self.sounds.items() if name != talk.interruption.word}
         one = _drawn(others, rng)
         other = _drawn({name: parts for name, parts in others.items() if name != one.event.word}, rng)
         blocks = (one, other, talk)
-        return joined([_drawn(self.words, rng) if slot is None else blocks[slot] for slot in draw_order(rng)])
+        parts = [_drawn(self.words, rng) if slot is None else blocks[slot] for slot in draw_order(rng)]
+        return joined([self._shifted(part, shift, rng) for part in parts] if shift else parts)
+
+    def _shifted(self, part: Part, shift: float, rng: np.random.Generator) -> Part:
+        named = self.words if part.event.word in SPOKEN else self.sounds
+        alike = named.get(part.event.word)
+        if alike is None:  # a talk
+            return part
+        one, other = (alike[rng.integers(len(alike))].middle for _ in range(2))
+        tokens = part.tokens.float()
+        start, end = part.span
+        tokens[start:end] += shift * rng.random() * (one - other)
+        return replace(part, tokens=tokens)
 
 
 def parts_of(heard: Heard) -> list[Part]:
@@ -83,7 +112,9 @@ def joined(parts: Sequence[Part]) -> Heard:
         at += len(part.tokens)
     assert interruption is not None
     one, other, last = blocks
-    return Heard(torch.cat([part.tokens for part in parts]), Truth((one, other, last), interruption, tuple(words)))
+    return Heard(
+        torch.cat([part.tokens.half() for part in parts]), Truth((one, other, last), interruption, tuple(words))
+    )
 
 
 def _moved(event: Event, tokens: int) -> Event:
