@@ -286,7 +286,7 @@ def test_results_in_parquet_are_guarded(tagger, tmp_path) -> None:
     with pytest.raises(ResultLogError, match="is a file"):
         open_log(tmp_path / "file.parquet", SETTING)
     with pytest.raises(ValueError, match="ends in .jsonl, .csv or .parquet"):
-        open_log(tmp_path / "out.csv", SETTING)
+        open_log(tmp_path / "out.tsv", SETTING)
 
 
 def test_readers_pass_over_the_journal(tmp_path, monkeypatch) -> None:

@@ -339,7 +339,7 @@ def setting(run, tiny, clips, *words: object) -> dict:
     code, _, err = run("tag", clips / "tone0.wav", "--model", tiny, "--out", "a.jsonl", *words)
     assert code == 0, err
     found = json.loads(Path("a.jsonl").read_text())["setting"]
-    return {key: value for key, value in found.items() if key not in ("model", "top", "dtype")}
+    return {key: value for key, value in found.items() if key not in ("model", "top", "dtype", "windows")}
 
 
 def test_without_options_the_recommended_method_tags(run, tiny, clips) -> None:

@@ -36,7 +36,7 @@ from .conftest import tone
 from .families import STABLE, ast, audiomae, data2vec, wav2vec2, waveform, whisper
 
 LABELS = {"num_labels": 2, "id2label": {0: "high", 1: "low"}, "label2id": {"high": 0, "low": 1}}
-SECONDS = (0.3, 0.5, 0.5, 0.9, 1.4)
+SECONDS = (0.3, 0.5, 0.5, 0.9, 1.4, 0.4, 0.6, 0.7)
 """Lengths of the clips: under and over the second that the models of fixed length hear."""
 
 WAVEFORMS: dict[str, Callable[[], PreTrainedModel]] = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Wav2Vec2FeatureExtractor
 
 import audioprune as ap
 from audioprune import METR, FastAST, LogMel
@@ -383,7 +383,7 @@ def test_command_compares_with_the_unpruned_model(run, tiny) -> None:
     assert code == 0, err
     assert "SegmentwiseTopK(0.5) → a.onnx" in out
     assert "onnxruntime and PyTorch differ by" in out
-    assert "pruning saves" in out
+    assert "pruning saves" in out or "too wide to trust" in out + err
     assert metadata(Path("a.onnx"))["method"]["keep_rate"] == 0.5
     code, out, err = run(*words[:3], "--keep-rate", "1.0", "--no-time", "--overwrite", "--json")
     assert code == 0, err
@@ -393,6 +393,7 @@ def test_command_compares_with_the_unpruned_model(run, tiny) -> None:
 
 def test_command_for_a_waveform(run) -> None:
     wav2vec2(**TWO_BLOCKS).save_pretrained("speech")
+    Wav2Vec2FeatureExtractor().save_pretrained("speech")
     words = ("export", "speech", "a.onnx", "--no-time")
     assert "--clip-seconds 5" in run(*words)[2]
     code, out, err = run(*words, "--clip-seconds", "0.32", "--json")

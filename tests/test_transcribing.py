@@ -261,7 +261,7 @@ def test_reading_from_a_moment_on(tmp_path) -> None:
     clip = ap.load_audio(tmp_path / "a.wav", start_seconds=1.5, max_seconds=1.0)
     assert (clip.seconds, clip.heard_seconds) == (3.0, 1.0)
     assert np.array_equal(clip.waveform, counting(3)[24_000:40_000])
-    with pytest.raises(ap.AudioError, match="no samples"):
+    with pytest.raises(ap.AudioError, match="the file ends at 3.00 s"):
         ap.load_audio(tmp_path / "a.wav", start_seconds=9.0)
 
 

@@ -120,8 +120,8 @@ NEEDED_BY = {
     "export": ("export",),
     "app": ("app",),
     "ray": ("tag of Parquet files", "tag --engine ray"),
-    "media": ("M4A, WMA, WebM … and videos",),
-    "mic": ("listen to a microphone",),
+    "media": ("tag of M4A, WMA, WebM … and of videos",),
+    "mic": ("listen --mic",),
 }
 """Extra to the commands that need it; all others need none."""
 

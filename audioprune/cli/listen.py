@@ -100,6 +100,11 @@ def listen(
         _run(stream, blocks, seconds, report, latest=not from_pipe)
     finally:
         report.say(stream.seconds)
+    if not report.times:
+        raise ValueError(
+            f"no answer: only {max(stream.seconds, report.heard):.2f} s of sound came; is the pipe empty, or the "
+            "microphone off?"
+        )
 
 
 def _run(stream: Stream, blocks: Iterator[np.ndarray], seconds: float | None, report: _Report, latest: bool) -> None:
@@ -146,10 +151,7 @@ class _Report:
 
     def say(self, heard: float) -> None:
         if not self.times:
-            raise ValueError(
-                f"no answer: only {max(heard, self.heard):.2f} s of sound came; is the pipe empty, or the microphone "
-                "off?"
-            )
+            return
         late = sum(took > self._hop for took in self.times)
         err.print(
             f"{len(self.times)} answers to {max(heard, self.heard):.1f} s of sound, each in "

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..bulk.sounds import Sound
     from ..methods import Method
 
+OF_THE_RUN = ("model", "top", "dtype", "windows")
+"""Settings of a run that are not its method's."""
 ALWAYS_THERE = ("auto", "cpu")
 """Devices that every machine has. Whether another is there, only PyTorch knows."""
 
@@ -191,7 +193,7 @@ def _begun_with(log: Log | None) -> Method | None:
 
     if log is None:
         return None
-    return parse_settings(json.dumps({k: v for k, v in log.setting.items() if k not in ("model", "top", "dtype")}))
+    return parse_settings(json.dumps({k: v for k, v in log.setting.items() if k not in OF_THE_RUN}))
 
 
 def _tag(
