@@ -170,7 +170,7 @@ def test_calibrate(run, folders, sounds, name: str) -> None:
     assert code in (0, 1), err
     report = json.loads(Path("all.json").read_text())
     assert report["clips"] == 2 * len(SECONDS)
-    assert report["rows"]
+    assert report["settings"] > 0
 
 
 @pytest.mark.parametrize(("name", "method"), [("ast", "topk"), ("whisper", "recommended"), ("wav2vec2", "topk")])
