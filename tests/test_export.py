@@ -383,7 +383,7 @@ def test_command_compares_with_the_unpruned_model(run, tiny) -> None:
     assert code == 0, err
     assert "SegmentwiseTopK(0.5) → a.onnx" in out
     assert "onnxruntime and PyTorch differ by" in out
-    assert "pruning saves" in out or "too wide to trust" in out + err
+    assert "than the unpruned file" in out
     assert metadata(Path("a.onnx"))["method"]["keep_rate"] == 0.5
     code, out, err = run(*words[:3], "--keep-rate", "1.0", "--no-time", "--overwrite", "--json")
     assert code == 0, err
