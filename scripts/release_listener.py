@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,13 @@ def store(run: Path, out: Path) -> None:
     AutoProcessor.from_pretrained(run / "model").save_pretrained(out)
 
 
-def check(kinds: dict[str, dict]) -> None:
-    """Stop if a listener with an ear does not hear well enough."""
-    weak = [
+def too_weak(kinds: dict[str, dict]) -> list[str]:
+    """The kinds of question that a listener with an ear does not answer well enough."""
+    return [
         f"{kind} {found['mean']:.1f} % (without hearing {found['text only']:.1f} %)"
         for kind, found in kinds.items()
         if found["mean"] < LEAST or found["mean"] - found["text only"] < ABOVE_DEAF
     ]
-    if weak:
-        raise SystemExit(f"not released: {', '.join(weak)}; train for longer, or on more scenes")
 
 
 def main() -> None:
@@ -102,6 +101,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--ear", help="folder or hub id of the Whisper model whose encoder the listener has")
     args = parser.parse_args()
+    if args.ear and args.out.exists():
+        raise SystemExit(f"{args.out}: exists; choose another folder, since one that hears too little is removed again")
     if args.ear:
         whole = Qwen2AudioForConditionalGeneration.from_pretrained(args.run / "model", dtype="float32")
         save_without_ear(whole, args.out)
@@ -113,8 +114,9 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(args.out)
     sets = held_out_sets(processor, args.data, "test", range(FIRST_SEED, FIRST_SEED + SETS), SCENES)
     kinds = summary(model, processor, sets)
-    if args.ear:
-        check(kinds)
+    if args.ear and (weak := too_weak(kinds)):
+        shutil.rmtree(args.out)
+        raise SystemExit(f"not released: {', '.join(weak)}; train for longer, or on more scenes")
     text = card(args, model, kinds)
     (args.out / "README.md").write_text(text)
     print(text)

@@ -121,6 +121,18 @@ def test_explain(run, folders, sounds, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_explain_a_long_sound(run, folders, sounds, name: str) -> None:
+    words = ("--method", "topk", "--keep-rate", "0.5", "--window", "0.5", "--out", "a.png", "--json")
+    code, out, err = run("explain", sounds / "low/4.wav", "--model", folders(name), *words)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["explained"]["end"] - found["explained"]["start"] == pytest.approx(0.5)
+    assert len(found["windows"]) == 5, "every quarter of a second, and the last at the end of 1.4 s"
+    with Image.open("a.png") as picture:
+        assert picture.size[0] > 1000
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_bench(run, folders, name: str) -> None:
     words = ("--keep-rates", "0.5", "--seconds", "0.05", "--batch-sizes", "2", "--clip-seconds", "0.5")
     code, out, err = run("bench", "--model", folders(name), *words, "--json")

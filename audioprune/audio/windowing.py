@@ -41,11 +41,11 @@ class Windowing:
             if hop is not None:
                 raise ValueError(f"--hop is {hop:g}, but --window first hears one window; leave one of both out")
             return None
+        if pool not in POOLS:
+            raise ValueError(f"--pool is {pool!r}; it is {' or '.join(POOLS)}")
         try:
             return cls(None if window == AUTO else float(window), hop, pool)
-        except ValueError as error:
-            if "pool" in str(error):
-                raise ValueError(f"--{error}") from None
+        except ValueError:
             raise ValueError(f"--window is {window!r}; it is auto, first, or a number of seconds") from None
 
     def of(self, front: FrontEnd) -> Self:
@@ -75,12 +75,8 @@ class Windowing:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON and for the settings of a run."""
-        rounded = {name: None if value is None else round(value, 6) for name, value in self._times.items()}
-        return {**rounded, "pool": self.pool}
-
-    @property
-    def _times(self) -> dict[str, float | None]:
-        return {"window_seconds": self.seconds, "hop_seconds": self.hop}
+        times = {"window_seconds": self.seconds, "hop_seconds": self.hop}
+        return {name: None if value is None else round(value, 6) for name, value in times.items()} | {"pool": self.pool}
 
 
 WHOLE = Windowing()

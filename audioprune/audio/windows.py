@@ -43,11 +43,6 @@ class Window:
         return self.start / SAMPLE_RATE, (self.start + len(self.waveform)) / SAMPLE_RATE
 
 
-def is_longer(clip: Clip, seconds: float) -> bool:
-    """Whether a sound goes on after a window of so many seconds."""
-    return (clip.seconds - seconds) * SAMPLE_RATE > TAIL
-
-
 def pieces(load: Load) -> Iterator[np.ndarray]:
     """A sound from beginning to end in pieces of `PIECE_SECONDS`, (samples,) float32 at 16 kHz; the last is shorter.
 
@@ -108,6 +103,13 @@ def spread(samples: int, window: int, hop: int | None, most: int = MOST_SPREAD) 
         return starts if samples - (starts[-1] + window) <= TAIL else [*starts, samples - window]
     number = min(most, -(-samples // window))
     return [round(i * (samples - window) / (number - 1)) for i in range(number)]
+
+
+def bounds(spans: np.ndarray) -> np.ndarray:
+    """(windows + 1,), the moments at which one window's answer gives way to the next one's: half-way between the
+    middles of both. spans: (windows, 2), start and end of each in seconds, at least one."""
+    middles = spans.mean(1)
+    return np.concatenate(([0.0], (middles[1:] + middles[:-1]) / 2, spans[-1:, 1]))
 
 
 def batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:

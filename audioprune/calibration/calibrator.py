@@ -37,9 +37,7 @@ class ModelCalibrator:
         self.clips, self.confirming = searching, len(order) - searching
         self._stage, self._advance = stage, stage("Hearing the unpruned model", len(order))
         self._whole: Callable[[int], Any] = lambda heard: None
-        self._hearing = Hearing(
-            model, clips, order, batch_size, ledger, lambda heard: (self._advance(heard), self._whole(heard))
-        )
+        self._hearing = Hearing(model, clips, order, batch_size, ledger, self._count)
         self._costs = Costs(model, clips, order[:searching], batch_size)
         self._ledger, self._seconds = ledger, 0.0
         self._ladders: dict[Method, list[Method]] = {}
@@ -55,6 +53,10 @@ class ModelCalibrator:
                 self._ladders[family] = steps
         advance = self._stage("Timing kinds of settings", 1 + len({kind(family) for family in self.families}))
         self._costs.time_kinds(self.families, self._ledger, lambda: advance(1))
+
+    def _count(self, heard: int) -> None:
+        self._advance(heard)
+        self._whole(heard)
 
     def expect(self, clips: int) -> None:
         """Tell how many clips the search and the tests may hear in all."""

@@ -15,7 +15,7 @@ from .. import fingerprints
 from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead, load_audio
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import Windowing
-from ..audio.windows import is_longer, spread
+from ..audio.windows import spread
 
 AHEAD = 16
 """Files that are decoded ahead."""
@@ -83,7 +83,7 @@ def _windows(path: Path, front: FrontEnd, windows: Windowing | None) -> list[Cli
     """The windows of a file that are heard."""
     seconds = front.max_seconds if windows is None else windows.of(front).seconds
     first = load_audio(path, max_seconds=seconds)
-    if windows is None or not is_longer(first, seconds or 0.0):
+    if windows is None or not first.is_cut:
         return [first]
     window, _ = windows.of(front).samples
     hop = None if windows.hop is None else round(windows.hop * SAMPLE_RATE)

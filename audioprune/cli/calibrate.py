@@ -18,9 +18,9 @@ from . import options as o
 from . import training_options as t
 from . import window_options as w
 from .calibrate_words import calibrate_words, check_words, words_table
-from .console import compact_table, err, out, progress, resumable
+from .console import compact_table, count, err, out, progress, resumable
 from .long_sounds import parse_windows
-from .tag import count, note_left_out
+from .tag import note_left_out
 
 if TYPE_CHECKING:
     from ..audio.windowing import Windowing

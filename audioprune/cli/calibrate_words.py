@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from . import options as o
-from .console import compact_table, err, progress, resumable
-from .tag import count
+from .console import compact_table, count, err, progress, resumable
 
 if TYPE_CHECKING:
     from ..calibration import WordCalibration

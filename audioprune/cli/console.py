@@ -39,6 +39,10 @@ def progress(unit: str, brief: bool = False) -> Progress:
     )
 
 
+def count(clips: int) -> str:
+    return f"{clips} clip" if clips == 1 else f"{clips} clips"
+
+
 PACKAGE = Path(__file__).parent.parent
 
 

@@ -211,7 +211,7 @@ def explain_long(
     sound = load_audio(clip, max_seconds=tagger.seconds, start_seconds=start)
     with trace(tagger.model) as record:
         tagger.probabilities([sound.waveform])
-    log_mel = tagger.front([sound.waveform])[0].cpu().numpy()
+    log_mel = tagger.front.picture(sound.waveform)
     names = [tagger.name_of(i) for i in range(timeline.probabilities.shape[1])]
     span = (start, start + sound.heard_seconds)
     save(long_figure(timeline, names, log_mel, record, span, title=f"{title} · unpruned: {full}"), target)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 from rich.text import Text
 
-from .console import err
+from .console import count, err
 
 if TYPE_CHECKING:
     from ..audio.windowing import Windowing
@@ -108,22 +110,20 @@ class Notes:
 
     def say(self) -> None:
         if self._cut:
-            err.print(
-                f"{_count(self._cut)} longer than the model's window: the first {self._first:.2f} s heard of each"
-            )
+            err.print(f"{count(self._cut)} longer than the model's window: the first {self._first:.2f} s heard of each")
         if self._long:
             assert self._windows is not None
             cut = self._windows.as_dict()
             windows = "1 window" if self._heard == 1 else f"{self._heard} windows"
             err.print(
-                f"{_count(self._long)} longer than {cut['window_seconds']:.4g} s: heard whole in {windows}, one every "
+                f"{count(self._long)} longer than {cut['window_seconds']:.4g} s: heard whole in {windows}, one every "
                 f"{cut['hop_seconds']:.4g} s; the labels are the {cut['pool']} over them. "
                 f"{self._macs / self._heard / 1e9:.3g} GMACs a window, {self._macs / 1e9:.4g} in all",
                 soft_wrap=True,
             )
         if self._silent:
             err.print(
-                f"{_count(self._silent)} silent: the model has to name something all the same, and it means nothing"
+                f"{count(self._silent)} silent: the model has to name something all the same, and it means nothing"
             )
 
 
@@ -140,24 +140,18 @@ def stretch_lines(row: dict[str, Any]) -> Iterator[Text]:
 
 
 def stretches_of(windows: Sequence[dict[str, Any]]) -> list[tuple[float, float, str | None, float]]:
-    """Stretches of time with one top label: start, end, label (None for silence), its mean probability.
+    """Stretches of time with one top label: start, end, label (None for silence), its mean probability."""
+    import numpy as np
 
-    One window gives way to the next half-way between the middles of both.
-    """
-    found: list[tuple[float, float, str | None, float]] = []
+    from ..audio.windows import bounds
+
+    if not windows:
+        return []
+    moments = bounds(np.array([(one["start"], one["end"]) for one in windows])).tolist()
     tops = [None if one.get("silent") else one["labels"][0]["label"] for one in windows]
-    middles = [(one["start"] + one["end"]) / 2 for one in windows]
-    first = 0
-    for i in range(1, len(windows) + 1):
-        if i < len(windows) and tops[i] == tops[first]:
-            continue
-        start = 0.0 if first == 0 else (middles[first - 1] + middles[first]) / 2
-        end = windows[-1]["end"] if i == len(windows) else (middles[i - 1] + middles[i]) / 2
-        score = sum(one["labels"][0]["score"] for one in windows[first:i]) / (i - first)
-        found.append((start, end, tops[first], score))
-        first = i
+    found: list[tuple[float, float, str | None, float]] = []
+    for label, group in groupby(range(len(windows)), key=tops.__getitem__):
+        places = list(group)
+        score = fmean(windows[i]["labels"][0]["score"] for i in places)
+        found.append((moments[places[0]], moments[places[-1] + 1], label, score))
     return found
-
-
-def _count(clips: int) -> str:
-    return f"{clips} clip" if clips == 1 else f"{clips} clips"

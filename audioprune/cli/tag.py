@@ -15,7 +15,7 @@ from rich.text import Text
 from .. import __version__
 from . import options as o
 from . import window_options as w
-from .console import err, out, progress
+from .console import count, err, out, progress
 from .long_sounds import Notes, Pictures, parse_windows, stretch_lines, watch_windows
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ def tag(
 
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
+        if pack and engine == "local":  # now, since what is measured must be what runs
+            o.pack_on_cpu(loaded)
         if speed_up is None:
             settings = chosen.for_model(loaded, front.max_seconds)
         else:
-            if pack and engine == "local":  # as it will run
-                o.pack_on_cpu(loaded)
             settings = _begun_with(log) or o.chosen_by_time(loaded, speed_up, batch_size)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}
         if windows is not None:
@@ -181,8 +181,6 @@ def tag(
 
             tagger = stack.enter_context(RayTagger(tagger, workers, address, device, packed=pack))
             err.print(f"On Ray: {tagger.workers} workers, {tagger.device}")
-        elif pack and speed_up is None:
-            o.pack_on_cpu(loaded)
         written, before, failures = _tag(tagger, clips, log, windows, draw, as_json)
     _finish(written, before, failures, result_file)
 
@@ -260,10 +258,6 @@ def note_left_out(paths: Sequence[Path]) -> None:
         err.print(
             f"Passing over {len(paths)} files that are hidden, or no sounds by their names: {names}", soft_wrap=True
         )
-
-
-def count(clips: int) -> str:
-    return f"{clips} clip" if clips == 1 else f"{clips} clips"
 
 
 def printable(text: str) -> str:

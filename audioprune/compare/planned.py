@@ -141,7 +141,7 @@ class _Candidate:
         try:
             return self._fitted(share, model, few)
         except TooMuchWorkError as error:
-            if self.at(1.0)[0].layers != None:  # noqa: E711 (the earlier spacing too)
+            if self.at(1.0)[0].layers:
                 raise
             with suppress(TooMuchWorkError):
                 return self._fitted(share, model, few, layers=(0,))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.files import SAMPLE_RATE, AudioError, load_audio
+from ..audio.files import SAMPLE_RATE, AudioError, is_cut, load_audio
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import Windowing
 from ..audio.windows import spread
@@ -163,7 +163,9 @@ def in_windows(
     hop = None if windows.hop is None else round(windows.hop * SAMPLE_RATE)
     found, owners = list[ClipRow](), list[int]()
     for number, row in enumerate(rows):
-        starts = spread(round(_seconds(row) * SAMPLE_RATE), window, hop)
+        seconds = _seconds(row)
+        is_long = is_cut(seconds, window / SAMPLE_RATE)
+        starts = spread(round(seconds * SAMPLE_RATE), window, hop) if is_long else [0]
         if len(starts) == 1:
             found.append(row)
         for start in starts if len(starts) > 1 else ():

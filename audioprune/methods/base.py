@@ -133,7 +133,7 @@ class Method(ABC):
         Raises `ValueError` where a layer lies outside the model or the rates do not match the layers in number.
         """
         layers = range(depth) if self.layers == "all" else self.layers
-        if layers == None:  # noqa: E711 (the earlier spacing too)
+        if not layers:  # the default, of this version or of an earlier one
             layers = self._spaced(depth)
         assert not isinstance(layers, str)
         if layers[-1] >= depth:

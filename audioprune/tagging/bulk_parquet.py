@@ -159,8 +159,7 @@ class ParquetLog:
                     raise ResultLogError(f"{part}: is not a part of results; choose another --out, nothing was changed")
                 columns = file.read(columns=["path", "error", "seconds", "heard_seconds"])
                 lengths = zip(columns["seconds"].to_pylist(), columns["heard_seconds"].to_pylist(), strict=True)
-                is_cut = any((heard or 0.0) < (seconds or 0.0) - 0.01 for seconds, heard in lengths)
-                begun = with_windows(json.loads(metadata[SETTING]), self.setting, is_cut)
+                begun = with_windows(json.loads(metadata[SETTING]), self.setting, lengths)
                 check_same(self.path, begun, self.setting, ResultLogError)
         except UNREADABLE as error:
             raise ResultLogError(

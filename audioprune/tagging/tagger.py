@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import WHOLE, Windowing
-from ..audio.windows import Envelope, batches, count, cut, is_longer, pieces, read_ahead
+from ..audio.windows import Envelope, batches, count, cut, pieces, read_ahead
 from ..bulk.sounds import Sound, key, load
 from ..core.cost import macs
 from ..core.pruning import handle
@@ -87,8 +87,8 @@ class Tagger:
         yield from self._rows(batch)
 
     def is_long(self, clip: Clip) -> bool:
-        """Whether a sound is heard in windows."""
-        return self.windows is not None and is_longer(clip, self.seconds)
+        """Whether a sound is heard in windows. clip: its first window."""
+        return self.windows is not None and clip.is_cut
 
     def timeline(self, sound: Path | Sound, seconds: float) -> Timeline:
         """What the model hears in each window of a sound, which is read from disk meanwhile.

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..audio.windows import bounds
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -49,7 +51,5 @@ class Timeline:
 
     @property
     def bounds(self) -> np.ndarray:
-        """(windows + 1,), the moments in seconds at which one window's answer gives way to the next one's: half-way
-        between the middles of both."""
-        middles = self.spans.mean(1)
-        return np.concatenate(([0.0], (middles[1:] + middles[:-1]) / 2, self.spans[-1:, 1]))
+        """(windows + 1,), see `windows.bounds`."""
+        return bounds(self.spans)
