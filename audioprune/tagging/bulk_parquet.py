@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -136,8 +137,8 @@ class ParquetLog:
 
     def _close(self) -> None:
         self._journal.__exit__(None, None, None)
-        if not any(self.path.iterdir()):  # there are no results: leave no empty folder
-            self.path.rmdir()
+        with suppress(OSError):  # another run may begin in it now
+            self.path.rmdir()  # if it is empty: there are no results
 
     def _parts(self) -> list[Path]:
         return _parts(self.path)
