@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import soundfile
 
 import audioprune.locks
 from audioprune.bulk.log import ResultLog
@@ -19,11 +18,8 @@ from audioprune.compare.row_log import RowLog
 from audioprune.files import Journal
 from audioprune.locks import LOCK, alone, claim, open_locked
 
-from . import transcribers
-from .conftest import class_folders, tone
-from .families import audiomae
+from .outputs import build, words_of
 from .processes import COMMAND, begin
-from .test_training_processes import RECIPE
 
 pytest.importorskip("fcntl", reason="this system has no locks of files")
 
@@ -36,43 +32,11 @@ held = open_locked(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
 """
-TIMELESS = ("--bench-seconds", 0)
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> Path:
-    """A folder with sounds, sounds with labels, models and a recipe."""
-    folder = tmp_path_factory.mktemp("stage")
-    class_folders(folder / "data", {"train": 4, "test": 2})
-    (folder / "clips").mkdir()
-    for i in range(16):
-        soundfile.write(folder / "clips" / f"{i}.wav", tone(0.4, hertz=200.0 * (i + 1)), 16_000)
-    names = {0: "high", 1: "low"}
-    audiomae(num_labels=2, id2label=names, label2id={name: i for i, name in names.items()}).save_pretrained(
-        folder / "tiny"
-    )
-    transcribers.save(folder / "whisper")
-    (folder / "tiny.yaml").write_text(RECIPE)
-    return folder
-
-
-def words_of(command: str, stage: Path, out: str) -> list[object]:
-    """A command that writes to `out`."""
-    labelled: list[object] = ["--model", stage / "tiny", "--data", stage / "data"]
-    words: list[object] = {
-        "tag": ["tag", stage / "clips", "--model", stage / "tiny", "--method", "topk"],
-        "transcribe": ["transcribe", stage / "clips", "--model", stage / "whisper", "--method", "none"],
-        "subtitles": ["transcribe", stage / "clips", "--model", stage / "whisper", "--format", "srt"],
-        "compare": ["compare", *labelled, "--methods", "topk", "--keep-rates", "0.5", *TIMELESS],
-        "calibrate": [
-            *("calibrate", "--clips", stage / "clips", "--model", stage / "tiny", "--methods", "topk"),
-            *("--max-disagreement", 0.5),
-        ],
-        "analyze": ["analyze", *labelled, "--keep-rates", "0.5", "--pictures", 0, *TIMELESS],
-        "train": ["train", "--recipe", stage / "tiny.yaml", "--data", stage / "data"],
-        "pretrain": ["pretrain", "--recipe", "esc10-pretrain", "--set", "data=null", "--data", stage / "data"],
-    }[command]
-    return [*words, "--out", out]
+    return build(tmp_path_factory.mktemp("stage"))
 
 
 @contextmanager

@@ -108,8 +108,9 @@ def analyze(
     leaves of --clips and --pictures.
     """
     from ..analysis import models
-    from ..analysis.run import Analysis, Settings, write_answers
+    from ..analysis.run import ANSWERS, Analysis, Settings, write_answers
     from ..compare import settings as c
+    from ..files import check_writable
     from ..locks import alone
     from ..models.loading import is_language_model
 
@@ -117,6 +118,7 @@ def analyze(
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
     settings = Settings(tau, t.words(skip), batch_size, bench_seconds=bench_seconds)
     rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
+    check_writable(out_folder / ANSWERS)
     if model is not None and len(model) == 1 and is_language_model(model[0]):
         table, _ = t.open_data(data, data_name, None, cache)
         rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)

@@ -18,6 +18,7 @@ from ..compare.evaluation import predict, score
 from ..core.pruning import Pruned, prune
 from ..core.settings import describe
 from ..data import Split
+from ..disk import named_if_full
 from ..files import write_json
 from ..methods.learned import Learned
 from ..models.loading import load
@@ -58,10 +59,11 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     elif prunes:
         handle = prune(model, method)
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, encoder, **changes)
-    trainer.train(resume_from_checkpoint=_resume(task.out))
-    result = describe_run(task, split, trainer) | {"method": describe(method) if prunes else None}
-    if trainer.is_world_process_zero():
-        result = _finish(task, split, trainer, handle, encoder, result)
+    with named_if_full(task.out):
+        trainer.train(resume_from_checkpoint=_resume(task.out))
+        result = describe_run(task, split, trainer) | {"method": describe(method) if prunes else None}
+        if trainer.is_world_process_zero():
+            result = _finish(task, split, trainer, handle, encoder, result)
     # If one process exits early, the others may fail.
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from ..data import Split
+from ..disk import named_if_full
 from ..files import write_json
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
@@ -44,10 +45,11 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     assert isinstance(model, AudioMAEForPreTraining)
     trainer = finetune.make_trainer(task, model, split, callbacks=callbacks, **changes)
     checkpoint = last_checkpoint(task.out)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    result = finetune.describe_run(task, split, trainer)
-    if trainer.is_world_process_zero():
-        _finish(task, split, model, result)
+    with named_if_full(task.out):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        result = finetune.describe_run(task, split, trainer)
+        if trainer.is_world_process_zero():
+            _finish(task, split, model, result)
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}
 
