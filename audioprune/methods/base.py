@@ -96,7 +96,8 @@ class Method(ABC):
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
         given: list[Any] = list(rates) or [None]
         for rate in given:
-            if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < float(rate) <= 1:
+            is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+            if not is_number or not 0 < rate <= 1:
                 raise ValueError(
                     f"keep_rate is {self.keep_rate!r}; it is the share of tokens that stay at each pruned layer, "
                     "more than 0 and at most 1 (1.0 prunes nothing)"

@@ -57,7 +57,14 @@ def parquet_begun(path: Path) -> tuple[Row, str] | None:
     try:
         metadata = pq.read_schema(_parts(path)[0]).metadata
         return json.loads(metadata[SETTING]), metadata[MARK].decode()
-    except (*UNREADABLE, IndexError, KeyError, TypeError, ValueError):  # told by `ParquetLog`, which opens it later
+    except (
+        *UNREADABLE,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # told by `ParquetLog`, which opens it later
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..core.pruning import Pruned, prune
 from ..core.settings import describe
 from ..data import Split
 from ..disk import named_if_full
-from ..files import write_json
+from ..files import read_json, write_json
 from ..methods.learned import Learned
 from ..models.loading import load
 from .encoder_outputs import EncoderOutputs
@@ -48,7 +47,7 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
         )
     record_task(task)
     if (task.out / RESULT).exists():
-        return json.loads((task.out / RESULT).read_text())
+        return read_json(task.out / RESULT)
     split = task.split
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)

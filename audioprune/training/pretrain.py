@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import TrainerCallback, set_seed
 
 from ..data import Split
 from ..disk import named_if_full
-from ..files import write_json
+from ..files import read_json, write_json
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .model import build_model
@@ -38,7 +37,7 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     """
     record_task(task)
     if (task.out / RESULT).exists():
-        return json.loads((task.out / RESULT).read_text())
+        return read_json(task.out / RESULT)
     set_seed(task.seed)
     split = task.split
     model = build_model(task.recipe, task.table.labels, task.init)
