@@ -267,7 +267,7 @@ def test_settings_of_wrong_types_are_values_that_are_wrong(name: str) -> None:
             if "keep_rate" not in kind.__dataclass_fields__:
                 del settings["keep_rate"]
             try:
-                parse_settings(json.dumps(settings) if value != 10**4000 else json.dumps(settings | {field: 10**4000}))
+                parse_settings(json.dumps(settings))
             except ValueError:
                 refused += 1
     assert refused > len(WRONG) / 2

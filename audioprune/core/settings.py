@@ -99,7 +99,7 @@ def _method_of(settings: Any, path: Path, is_file: bool = False, is_inner: bool 
         reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
         taken = ", ".join(field.name for field in dataclasses.fields(method))
         raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {_brief(error)}") from error
 
 

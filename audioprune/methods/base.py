@@ -16,6 +16,8 @@ from ..core import ops
 from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Place, Reduction, Tokens
 
 BUDGETS = ("layer", "clip")
+MOST_LAYERS = 1000
+"""More blocks than any model has."""
 LATER = "later"
 """Key of the metadata of a setting that came after version 0.1."""
 
@@ -118,6 +120,8 @@ class Method(ABC):
         if not layers or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in layers):
             raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
         layers = tuple(map(int, layers))
+        if max(layers) > MOST_LAYERS:
+            raise ValueError(f"layers are {layers}; no model has so many blocks")
         if any(a >= b for a, b in itertools.pairwise(layers)):
             raise ValueError(f"layers are {layers}; they must ascend without repeats")
         return layers
