@@ -315,7 +315,7 @@ def test_recipes(told, stage: Path, text: str) -> None:
     words = ["--data", stage / "data", "--out", "run"]
     assert "mine.yaml" in told("train", "--recipe", "mine.yaml", *words) or key == "config"
     if key.isalpha():
-        value = text.partition(":")[2]
+        value = text.partition(":")[2][:1000]
         told("train", "--recipe", stage / "tiny.yaml", "--set", f"{key}={value}", *words)
 
 
@@ -339,7 +339,7 @@ def test_the_state_of_a_training(run, stage: Path, interrupted: Path, name: str,
     Path("run", "checkpoint-2", name).write_bytes(PICKLES[kind]())
     code, _, err = run(*words_of("train", stage, "run"))
     assert not CANARY.exists()
-    if name in ("training_args.bin", "scaler.pt"):  # which a training does not read
+    if name == "training_args.bin":  # which a training does not read
         assert code == 0, err
         return
     assert code == 2, err

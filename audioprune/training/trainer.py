@@ -59,6 +59,14 @@ class RecipeTrainer(Trainer):
         with _readable(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers only warns, and continues with incomplete weights.
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
