@@ -314,8 +314,8 @@ def test_recipes(told, stage: Path, text: str) -> None:
     Path("mine.yaml").write_text(f"{kept}\n{text}\n" if key.isalpha() else text)
     words = ["--data", stage / "data", "--out", "run"]
     assert "mine.yaml" in told("train", "--recipe", "mine.yaml", *words) or key == "config"
-    if key.isalpha():
-        value = text.partition(":")[2][:1000]
+    if key.isalpha() and DIGITS not in text:  # a command shows its own words again
+        value = text.partition(":")[2]
         told("train", "--recipe", stage / "tiny.yaml", "--set", f"{key}={value}", *words)
 
 
