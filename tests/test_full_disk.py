@@ -21,7 +21,6 @@ import audioprune.files
 from audioprune.data import cache
 from audioprune.disk import named_if_full
 from audioprune.files import Journal, check_writable, read_json, write_text
-from audioprune.models import loading
 
 from .outputs import build, words_of
 
@@ -247,11 +246,11 @@ def test_where_nothing_can_be_written_is_told_before_the_work(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
 
     def loaded(*_: object, **__: object) -> None:
-        pytest.fail("a model was loaded first")
+        pytest.fail("a model or the sounds were read first")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refused)
-    monkeypatch.setattr(loading, "load", loaded)
-    monkeypatch.setattr("audioprune.cli.training_options.open_data", loaded)
+    for name in ("options.open_model", "options.open_spectrogram_model", "training_options.open_data"):
+        monkeypatch.setattr(f"audioprune.cli.{name}", loaded)
     code, printed, err = run(*words_of(command, stage, tmp_path / out))
     assert (code, printed) == (2, "")
     named, _, told = error_of(err).partition(": ")

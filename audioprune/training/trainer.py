@@ -213,8 +213,10 @@ def last_checkpoint(out: Path) -> Path | None:
 def _complete(checkpoint: Path) -> bool:
     """Whether a checkpoint is complete. The Trainer writes `trainer_state.json` last."""
     try:
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
     except Exception:  # it may contain anything
+        return False
+    if checkpoint.name != f"checkpoint-{step}":
         return False
     return (checkpoint / "optimizer.pt").exists() and (checkpoint / "scheduler.pt").exists()
 
