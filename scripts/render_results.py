@@ -325,9 +325,7 @@ def where_to_reduce() -> str:
 def four_blocks() -> str:
     """Similar tokens merged at some places, on the clips to choose on and on the others."""
     parts = {"chosen on": "clips to choose on", "reported on": "other clips"}
-    found = {
-        (target, part): searched("places", target, part) for target in ("half", "quarter") for part in parts
-    }
+    found = {(target, part): searched("places", target, part) for target in ("half", "quarter") for part in parts}
     places = dict.fromkeys(name for rows in found.values() for name in rows)
     rows = []
     for name in places:

@@ -45,7 +45,8 @@ def test_the_greatest_keep_rate_within_the_work(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "blocks"), [(1, (0,)), (2, (0, 1)), (4, (0, 1, 2)), (6, (1, 2, 3, 4)), (12, (1, 3, 5, 7)), (24, (2, 6, 10, 14))]
+    ("depth", "blocks"),
+    [(1, (0,)), (2, (0, 1)), (4, (0, 1, 2)), (6, (1, 2, 3, 4)), (12, (1, 3, 5, 7)), (24, (2, 6, 10, 14))],
 )
 def test_four_blocks_merge_where_much_work_is_left(depth: int, blocks: tuple[int, ...]) -> None:
     four, *every = _similar(depth, 0.5)
