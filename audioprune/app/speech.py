@@ -16,6 +16,7 @@ from ..files import Row
 from ..transcribing.differences import words_of
 from ..transcribing.transcriber import Transcriber
 from .messages import message_box, reason
+from .sound_input import sound_input
 
 HINT = "Record some speech or upload a sound: what Whisper writes with and without pruning appears here."
 
@@ -46,13 +47,7 @@ def speech_tab(studio: SpeechStudio) -> None:
     """Lay the tab out, within a `gr.Blocks`."""
     with gr.Row(elem_classes="ap-main"):
         with gr.Column(scale=4, min_width=320):
-            sound = gr.Audio(
-                sources=["upload", "microphone"],
-                type="filepath",
-                label="Speech",
-                buttons=["download"],
-                elem_id="speech",
-            )
+            sound = sound_input("Speech", "speech")
             run = gr.Button("Transcribe again", variant="primary", elem_id="transcribe")
         with gr.Column(scale=8, min_width=420):
             message = gr.HTML(elem_id="speech-message", visible=False)

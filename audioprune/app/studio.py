@@ -17,6 +17,8 @@ from .answer import Comparison, compare
 
 MODELS = 2
 """Number of models kept in memory, the last used ones."""
+METHODS = 256
+"""Number of settings kept. To fit the recommended method to a model takes longer than an answer."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Studio:
 
     def __init__(self, open_model: Callable[[str], Tagger], build: Build) -> None:
         self._open = lru_cache(maxsize=MODELS)(open_model)
-        self._build = build
+        self._build = lru_cache(maxsize=METHODS)(self._build_for)
+        self._build_method = build
         self._turn = Lock()
 
     def open(self, model: str) -> Tagger:
@@ -78,5 +81,7 @@ class Studio:
         """
         with self._turn:
             tagger = self._open(model)
-            method = self._build(name, keep_rate, score, tagger.model)
-            return compare(tagger, path, method, progress=progress)
+            return compare(tagger, path, self._build(model, name, keep_rate, score), progress=progress)
+
+    def _build_for(self, model: str, name: str, keep_rate: float, score: str | None) -> Method:
+        return self._build_method(name, keep_rate, score, self._open(model).model)

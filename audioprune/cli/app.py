@@ -58,33 +58,36 @@ def app(
 
         audioprune app --whisper openai/whisper-base
     """
-    with progress("", brief=True) as bar:
-        bar.add_task("Starting", total=None)
-        from ..app.page import page
-        from ..app.server import free_port, is_local, serve
-        from ..app.studio import Studio
-        from ..tagging.tagger import Tagger
+    from ..app.server import upload_folder
 
-    def open_model(source: str) -> Tagger:
-        loaded, front = o.open_model(source, device, dtype)
-        return Tagger(loaded, front, windows=windows)
+    with upload_folder():
+        with progress("", brief=True) as bar:
+            bar.add_task("Starting", total=None)
+            from ..app.page import page
+            from ..app.server import free_port, is_local, serve
+            from ..app.studio import Studio
+            from ..tagging.tagger import Tagger
 
-    windows = parse_windows(window, hop, pool)
-    port = free_port(host, port)
-    studio = Studio(open_model, build)
-    studio.open(model)
-    speech = None if whisper is None else _speech(whisper, device, dtype)
+        def open_model(source: str) -> Tagger:
+            loaded, front = o.open_model(source, device, dtype)
+            return Tagger(loaded, front, windows=windows)
 
-    def ready(address: str) -> None:
-        out.print(address, soft_wrap=True)
-        if not is_local(host):
-            err.print("Whoever reaches this machine can use the page; models are those that were named here.")
-        err.print("Ctrl-C stops it.")
+        windows = parse_windows(window, hop, pool)
+        port = free_port(host, port)
+        studio = Studio(open_model, build)
+        studio.open(model)
+        speech = None if whisper is None else _speech(whisper, device, dtype)
 
-    models = list(dict.fromkeys([model, EMBEDDED]))
-    # Loading a model reads files: only who sits at this machine may name others.
-    blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
-    serve(blocks, host=host, port=port, ready=ready, browser=browser)
+        def ready(address: str) -> None:
+            out.print(address, soft_wrap=True)
+            if not is_local(host):
+                err.print("Whoever reaches this machine can use the page; models are those that were named here.")
+            err.print("Ctrl-C stops it.")
+
+        models = list(dict.fromkeys([model, EMBEDDED]))
+        # Loading a model reads files: only who sits at this machine may name others.
+        blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
+        serve(blocks, host=host, port=port, ready=ready, browser=browser)
 
 
 def _speech(whisper: str, device: str, dtype: str) -> SpeechStudio:
