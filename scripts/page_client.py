@@ -55,6 +55,7 @@ class PageClient:
     """
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.http = httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False)
         config = self.http.get("/config").raise_for_status().json()
         self._names = {part["id"]: part["props"].get("elem_id") for part in config["components"]}
@@ -79,7 +80,7 @@ class PageClient:
         """Ask for the answer to a payload that names a sound, with settings by their elem_id."""
         began = time.perf_counter() if began is None else began
         session = secrets.token_hex(8)
-        sound = {"meta": {"_type": "gradio.FileData"}, **payload}
+        sound = {"meta": {"_type": "gradio.FileData"}, "orig_name": "sound.wav", **payload}
         data = [self._value(part, settings | {"sound": sound}) for part in self._call["inputs"]]
         wanted = {"data": data, "fn_index": self._call["id"], "session_hash": session, "event_data": None}
         reply = self.http.post(f"{API}/queue/join", json=wanted)
@@ -111,4 +112,11 @@ class PageClient:
         if "data" not in output:
             return {"message": output.get("error")}
         pairs = zip(self._call["outputs"], output["data"], strict=True)
-        return {self._names[part]: one.get("value", one) if isinstance(one, dict) else one for part, one in pairs}
+        return {self._names[part]: _value(one) for part, one in pairs}
+
+
+def _value(shown: Any) -> Any:
+    """New value of a component; None if it stays as it is."""
+    if isinstance(shown, dict) and (shown.get("__type__") == "update"):
+        return shown.get("value")
+    return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -45,17 +46,36 @@ def serve(
     host: str,
     port: int,
     ready: Callable[[str], None],
+    end: Callable[[], Any],
     browser: bool = False,
 ) -> None:
-    """Serve a page until the process is interrupted.
+    """Serve a page until the process is interrupted or terminated.
 
     Args:
         blocks: the page (`gr.Blocks`).
         host: address to listen on.
         port: port to listen on.
         ready: called with the page's address.
+        end: stops what is being computed; called at the end.
         browser: whether to open the page in a browser.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are removed then too
+    launch(blocks, host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        ready(address)
+        if browser:
+            webbrowser.open(address)
+        # Short waits: if another thread gets the signal of Ctrl-C, a long wait would not end.
+        while True:
+            time.sleep(0.2)
+    finally:
+        end()
+        blocks.close(verbose=False)
+
+
+def launch(blocks: Any, host: str, port: int) -> None:
+    """Begin to serve a page in other threads, until `blocks.close()`."""
     from starlette.middleware import Middleware
 
     from .page import CSS, theme
@@ -82,16 +102,6 @@ def serve(
         theme=theme(),
         css_paths=[CSS],
     )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    try:
-        ready(address)
-        if browser:
-            webbrowser.open(address)
-        # Short waits: if another thread gets the signal of Ctrl-C, a long wait would not end.
-        while True:
-            time.sleep(0.2)
-    finally:
-        blocks.close(verbose=False)
 
 
 def is_local(host: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import gradio as gr
@@ -17,6 +16,7 @@ from ..transcribing.differences import words_of
 from ..transcribing.transcriber import Transcriber
 from .messages import message_box, reason
 from .sound_input import sound_input
+from .turn import Turn
 
 HINT = "Record some speech or upload a sound: what Whisper writes with and without pruning appears here."
 
@@ -28,15 +28,27 @@ class SpeechStudio:
     """
 
     def __init__(self, name: str, transcriber: Transcriber) -> None:
-        self.name, self._transcriber, self._turn = name, transcriber, Lock()
+        self.name, self._transcriber, self._turn = name, transcriber, Turn()
+        self.end = self._turn.end
 
     @property
     def method(self) -> str:
         return str(self._transcriber.method)
 
-    def __call__(self, path: Path) -> Row:
-        """The row of a sound, as `Transcriber` gives it. Raises `AudioError` if it cannot be transcribed."""
+    def __call__(self, path: Path, progress: Callable[[float], Any] = lambda share: None) -> Row:
+        """The row of a sound, as `Transcriber` gives it.
+
+        progress: called with the share of a long sound that was heard, first with pruning and then without.
+
+        Raises `AudioError` if it cannot be transcribed, and `InterruptedError` after `end`.
+        """
+
+        def heard(share: float) -> None:
+            self._turn.check()
+            progress(share)
+
         with self._turn:
+            self._transcriber.progress = heard
             row = next(iter(self._transcriber([path])))
         if "error" in row:
             raise AudioError(row["error"])
@@ -53,11 +65,11 @@ def speech_tab(studio: SpeechStudio) -> None:
             message = gr.HTML(elem_id="speech-message", visible=False)
             result = gr.HTML(f'<div class="ap-hint">{HINT}</div>', elem_id="transcripts")
 
-    def update(path: str | None) -> dict[Any, Any]:
+    def update(path: str | None, bar: Any = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
         if path is None:
             return {message: gr.update(visible=False)}
         try:
-            row = studio(Path(path))
+            row = studio(Path(path), lambda share: bar(share, desc="Hearing long speech"))
         except Exception as error:
             return {message: message_box([f"<b>{escape(reason(error, Path(path), studio.name))}</b>"], "ap-error")}
         return {message: gr.update(visible=False), result: transcripts(row, studio.name, studio.method)}

@@ -40,9 +40,10 @@ def _is_open(route: str) -> bool:
 
 
 def is_upload(path: Any) -> bool:
-    """Whether a path, with its links followed, is in the folder of uploads."""
+    """Whether a path, with its links followed, is of a file in the folder of uploads."""
     try:
-        return Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
+        place = Path(path).resolve()
+        return place.is_file() and place.is_relative_to(Path(get_upload_folder()).resolve())
     except (OSError, TypeError, ValueError):  # too long, no text, a null byte
         return False
 

@@ -84,10 +84,15 @@ def app(
                 err.print("Whoever reaches this machine can use the page; models are those that were named here.")
             err.print("Ctrl-C stops it.")
 
+        def end() -> None:
+            studio.end()
+            if speech is not None:
+                speech.end()
+
         models = list(dict.fromkeys([model, EMBEDDED]))
         # Loading a model reads files: only who sits at this machine may name others.
         blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
-        serve(blocks, host=host, port=port, ready=ready, browser=browser)
+        serve(blocks, host=host, port=port, ready=ready, end=end, browser=browser)
 
 
 def _speech(whisper: str, device: str, dtype: str) -> SpeechStudio:
