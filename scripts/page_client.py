@@ -71,10 +71,10 @@ class PageClient:
             reply = self.http.post(f"{API}/upload", files={"files": (name, sound)})
         return str(reply.raise_for_status().json()[0])
 
-    def hear(self, sound: bytes | Path, name: str) -> PageAnswer:
-        """Upload a sound and wait for the answer."""
+    def hear(self, sound: bytes | Path, name: str, **settings: Any) -> PageAnswer:
+        """Upload a sound and wait for the answer. settings: as of `ask`."""
         began = time.perf_counter()
-        return self.ask({"path": self.upload(sound, name)}, began=began)
+        return self.ask({"path": self.upload(sound, name)}, began=began, **settings)
 
     def ask(self, payload: dict[str, Any], *, began: float | None = None, **settings: Any) -> PageAnswer:
         """Ask for the answer to a payload that names a sound, with settings by their elem_id."""

@@ -33,7 +33,14 @@ from long_sounds import CLIPS, write_sound
 from page_client import API, PageAnswer, PageClient
 from page_probes import addresses, fetch, leaks_of_payloads, leaks_of_routes
 
-COMMAND = [sys.executable, "-m", "audioprune", "app", "--port", "0", "--device", "cpu"]
+# Background jobs of a shell begin deaf to Ctrl-C.
+HEARING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from audioprune.cli import main
+main()
+"""
+COMMAND = [sys.executable, "-c", HEARING, "app", "--port", "0", "--device", "cpu"]
 SETTLED = 5.0
 """Seconds after which a long sound is being computed."""
 
