@@ -35,6 +35,7 @@ from .media import FORMATS, can_encode, encode
 pytest.importorskip("gradio", reason="gradio is not here: pip install 'audioprune[app]'")
 
 from audioprune.app import server, studio
+from audioprune.app import turn as turns
 from page_client import API, PageClient
 from page_load import guessed, listener
 from page_probes import addresses, fetch, leaks_of_payloads, leaks_of_routes
@@ -233,11 +234,19 @@ def test_turns_end() -> None:
     worker = threading.Thread(target=work)
     worker.start()
     inside.wait()
-    turn.end()
+    assert turn.end()
     worker.join(60)
     assert done.is_set()
     with pytest.raises(InterruptedError), turn:
         pass
+
+
+def test_the_end_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 0.01)
+    turn = Turn()
+    with turn:
+        assert not turn.end()
+    assert turn.end()
 
 
 def test_a_setting_is_fitted_to_a_model_once() -> None:

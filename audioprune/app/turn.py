@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Event, Lock
 from typing import Any
 
-PATIENCE = 10.0
+PATIENCE = 3.0
 """Seconds to wait at the end for a sound that is being computed. Between two windows of a long one it is told."""
 
 
@@ -34,8 +34,10 @@ class Turn:
         if self._ended.is_set():
             raise InterruptedError("the page has ended")
 
-    def end(self) -> None:
-        """Let nobody begin, and wait until the present one has stopped: Python must not end while it computes."""
+    def end(self) -> bool:
+        """Let nobody begin, and wait a little until the present one has stopped. Returns whether it has."""
         self._ended.set()
-        if self._lock.acquire(timeout=PATIENCE):
+        is_free = self._lock.acquire(timeout=PATIENCE)
+        if is_free:
             self._lock.release()
+        return is_free

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ import typer
 from ..methods import names
 from . import options as o
 from . import window_options as w
-from .console import err, out, progress
+from .console import INTERRUPTED, err, out, progress
 from .long_sounds import parse_windows
 
 if TYPE_CHECKING:
@@ -85,9 +87,9 @@ def app(
             err.print("Ctrl-C stops it.")
 
         def end() -> None:
-            studio.end()
-            if speech is not None:
-                speech.end()
+            has_ended = [studio.end(), speech is None or speech.end()]
+            if not all(has_ended):  # Python aborts if it ends while PyTorch computes
+                atexit.register(os._exit, INTERRUPTED)
 
         models = list(dict.fromkeys([model, EMBEDDED]))
         # Loading a model reads files: only who sits at this machine may name others.
