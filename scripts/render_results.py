@@ -18,6 +18,7 @@ from typing import Any
 import contrast_tables
 import decoder_tables
 import encoder_tables
+import page_sentences
 import performance
 import speech_tables
 from audioprune.methods.names import FORMER
@@ -399,6 +400,7 @@ def five_minutes() -> str:
 
 
 PAGES = (
+    "app.md",
     "analysis.md",
     "results.md",
     "performance.md",
@@ -413,6 +415,7 @@ PAGES = (
 TABLES = {
     "calibrate": calibrated,
     "bulk": bulk,
+    "page-load": lambda: page_sentences.sentences(read("page-load")),
     "five-minutes": five_minutes,
     "fine-tuned-esc10": lambda: fine_tuned("esc10"),
     "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
