@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks of this kind
-    fcntl = None  # type: ignore[assignment]
+from .locks import delete_locked, in_use, open_locked
 
 Row = dict[str, Any]
 Earlier = Mapping[str, Callable[[], Any]]
@@ -28,15 +27,64 @@ def draft(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """Yield a path to write to. At the end of the block, that file becomes `path`; after an error it is removed.
 
     folder: folder of the draft, on the same disk as `path`; None for the folder of `path`, which is created if missing.
+    The system's errors name `path`, not the draft.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft_path = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}{DRAFT}"
     try:
-        yield draft_path
-        move(draft_path, path)
+        with named(path, instead_of=draft_path):
+            yield draft_path
+            move(draft_path, path)
     finally:
         with suppress(OSError):
             draft_path.unlink()
+
+
+@contextmanager
+def named(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Let the system's errors name a file: a write to an open file tells only that the disk is full.
+
+    instead_of: another name of it, which users do not know.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(instead_of)):
+            error.filename = str(path)
+        raise
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise `OSError` now, before any work, if files cannot be written later. Nothing is left behind.
+
+    paths: the files, whose folders may be missing; None is left out.
+    """
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            error.filename = str(path)
+            raise
+
+
+def read_json(path: Path, remedy: str = "delete it, or choose another --out") -> Row:
+    """Read a JSON file that contains an object. Raises `ValueError` that names the file if it contains anything else.
+
+    remedy: what to do then.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is not a JSON object as this command writes it; {remedy}")
+    return content
 
 
 def move(finished: Path, path: Path) -> None:
@@ -117,21 +165,6 @@ def _short_text(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def lock(file: IO[Any]) -> bool:
-    """Lock an open file against other processes until it is closed.
-
-    False if another process holds the lock. True also if the system or the file system has no locks."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the file system decides which of the two
-        return False
-    except OSError:
-        return True
-    return True
-
-
 class Journal:
     """A locked JSON Lines file. Rows are appended, and a run that was killed continues from it.
 
@@ -145,11 +178,10 @@ class Journal:
     def __init__(self, path: Path, error: type[ValueError], holds: str, begins: bytes = b"{") -> None:
         self.path = path
         self._error, self._holds, self._begins = error, holds, begins
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115  (closed by `close`)
-        if not lock(self._file):
-            self._file.close()
-            raise error(f"{path}: another run is writing to it; wait for it, or choose another --out")
+        file = open_locked(path)
+        if file is None:
+            raise error(in_use(path))
+        self._file = file
 
     def read(self) -> Iterator[tuple[int, Row]]:
         """Yield the number, from 1, and the row of each line. An incomplete last line is cut off at the end."""
@@ -165,13 +197,26 @@ class Journal:
             good += len(line)
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Append rows in one write. They are on disk when this returns."""
+        """Append rows. They are on disk when this returns; if it raises, for example as the disk is full, none is."""
         # ASCII, because a file name may not be valid Unicode.
-        self._file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
-        self._file.flush()
+        left = memoryview("".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            with named(self.path):
+                while left:  # not through the buffer, which would try again when the file is closed
+                    left = left[os.write(self._file.fileno(), left) :]
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)
+            raise
 
-    def clear(self) -> None:
-        self._file.truncate(0)
+    def clear(self, keep: int = 0) -> None:
+        """Delete all but the first bytes."""
+        self._file.truncate(keep)
+
+    def remove(self) -> None:
+        """Delete the file. It is locked up to then, so no other run loses it."""
+        delete_locked(self.path, self._file)
 
     def close(self) -> None:
         self._file.close()
@@ -185,7 +230,7 @@ class Journal:
     def _parsed(self, number: int, line: bytes) -> Row:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             self.refuse(number)

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from .audio.features import HOP, mel_frequencies, picture_of
 from .audio.files import SAMPLE_RATE
 from .core.trace import Trace
+from .files import draft
 
 FRAME_SECONDS = HOP / SAMPLE_RATE
 HERTZ_TICKS = (100, 500, 1000, 2000, 4000, 7000)
@@ -133,8 +134,8 @@ def check_suffix(path: Path) -> Path:
 def save(figure: Figure, path: Path) -> None:
     """Write PNG, SVG or PDF, by the suffix. Raises `ValueError` for another suffix."""
     check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with draft(path) as draft_path:
+        figure.savefig(draft_path, dpi=110, format=path.suffix.lower()[1:])
 
 
 # Overlapping patches do not tile the spectrogram evenly. Spread over it, they are correct to within a patch.

@@ -6,9 +6,9 @@ import json
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from .files import Earlier, Row, differences, write_text
+from .files import Earlier, Journal, Row, differences
 
 
 class StateFile(ABC):
@@ -16,43 +16,59 @@ class StateFile(ABC):
 
     path: None keeps nothing. run: what must be the same for the rows to be of use. `other`: what the file was begun
     with instead; it is then begun anew, with a warning. A last line that a kill has torn is done again.
+
+    Raises `ValueError` if another run is writing to the file.
     """
 
     def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
         self.path = path
         self.other: list[str] = []
-        self._file: TextIO | None = None
+        self._journal: Journal | None = None
         if path is None:
             return
-        rows = _complete_lines(path)
-        if rows:
-            self.other = _other(json.loads(rows[0]), run or {}, earlier)
-        if self.other:
-            warnings.warn(f"{path}: begun with {', '.join(self.other)}, and now begun anew", stacklevel=5)
-        if not rows or self.other:
-            rows = [json.dumps({"run": run}, sort_keys=True)]
-        for row in rows[1:]:
-            self._take(json.loads(row))
-        write_text(path, "".join(f"{row}\n" for row in rows))
-        self._file = open(path, "a")  # noqa: SIM115  (closed by `close` and `remove`)
+        self._journal = Journal(path, ValueError, "a row of a run")
+        try:
+            self._resume(path, run, earlier)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def remove(self) -> None:
         """At the end of a run there is nothing to go on with."""
-        self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
+
+    def _resume(self, path: Path, run: Row | None, earlier: Earlier | None) -> None:
+        """Take the rows of the file, and cut off what comes after the last of them that is of use."""
+        assert self._journal is not None
+        rows = _complete_rows(path)
+        if rows:
+            self.other = _other(rows[0][0], run or {}, earlier)
+        if self.other:
+            warnings.warn(f"{path}: begun with {', '.join(self.other)}, and now begun anew", stacklevel=6)
+        if self.other or not rows:
+            self._journal.clear()
+            self._journal.append([{"run": run}])
+            return
+        good = rows[0][1]
+        for row, end in rows[1:]:
+            try:
+                self._take(row)
+            except (KeyError, TypeError, ValueError, AttributeError):  # not of this run
+                break
+            good = end
+        self._journal.clear(good)
 
     def _write(self, row: Row) -> None:
-        text = json.dumps(row)
-        self._take(json.loads(text))
-        if self._file is not None:
-            self._file.write(text + "\n")
-            self._file.flush()
+        self._take(json.loads(json.dumps(row)))
+        if self._journal is not None:
+            self._journal.append([row])
 
     @abstractmethod
     def _take(self, row: Row) -> None:
@@ -67,19 +83,16 @@ def _other(head: Any, run: Row, earlier: Earlier | None) -> list[str]:
     return differences(begun, run, earlier=earlier)
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """The lines of JSON up to the first that is none."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return []
-    found = []
-    for line in text.splitlines(keepends=True):
+def _complete_rows(path: Path) -> list[tuple[Any, int]]:
+    """The lines of JSON up to the first that is none, each with the number of bytes up to its end."""
+    found, end = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            json.loads(line)
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break
-        found.append(line.rstrip("\n"))
+        end += len(line)
+        found.append((row, end))
     return found

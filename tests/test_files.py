@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audioprune.files import Journal, check_same, differences, draft, lock, write_bytes, write_json, write_text
+from audioprune.files import Journal, check_same, differences, draft, write_bytes, write_json, write_text
+from audioprune.locks import lock
 
 ROWS = st.lists(st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4), max_size=3), max_size=5)
 

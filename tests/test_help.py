@@ -118,8 +118,8 @@ def test_what_was_misspelt_is_guessed(run, monkeypatch, words: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(28, "No space left on device", "a.jsonl"), "a.jsonl: no space is left; make room and run the same"),
-        (OSError(28, "No space left on device"), "the disk: no space is left"),
+        (OSError(28, "No space left on device", "a.jsonl"), "a.jsonl: the disk is full; make room and run the same"),
+        (OSError(28, "No space left on device"), "the output: the disk is full"),
         (PermissionError(13, "Permission denied", "a"), "a: permission denied; choose a place that you may use"),
         (FileExistsError("a: exists; choose another"), "error: a: exists; choose another"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "out of memory; take a smaller --batch-size"),

@@ -812,7 +812,8 @@ def test_a_frozen_copy_is_another_model() -> None:
 # Checkpoints.
 
 
-def checkpoint(out: Path, step: int, without: str = "", state: str = "{}") -> Path:
+def checkpoint(out: Path, step: int, without: str = "", state: str | None = None) -> Path:
+    state = f'{{"global_step": {step}}}' if state is None else state
     folder = out / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
@@ -832,6 +833,7 @@ def test_the_newest_complete_checkpoint(tmp_path) -> None:
         checkpoint(tmp_path, 102, without="scheduler.pt"),
         checkpoint(tmp_path, 103, state='{"epoch": 1.'),
         checkpoint(tmp_path, 104, state=""),
+        checkpoint(tmp_path, 105, state='{"global_step": 20}'),
     ]
     others = [tmp_path / name for name in ("checkpoint-best", "checkpoint-1x", "runs", "notcheckpoint-200")]
     for other in others:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..files import draft
+from ..models.state import reason_of
 
 _TREE = "tree"
 
@@ -33,9 +33,10 @@ def load_state(path: Path) -> Any:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return _decode(json.loads(str(arrays[_TREE])), arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive may raise any
         raise StateError(
-            f"{path}: not the state of an analysis ({error}); delete it to start again, or choose another --out"
+            f"{path}: not the state of an analysis ({reason_of(error)}); delete it to start again, or choose "
+            "another --out"
         ) from error
 
 

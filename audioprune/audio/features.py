@@ -80,6 +80,10 @@ class LogMel(FrontEnd):
         super().__init__()
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}; it counts frames of 10 ms and must be at least 1")
+        if num_mel_bins < 1:
+            raise ValueError(f"num_mel_bins is {num_mel_bins}; it counts mel channels and must be at least 1")
+        if not math.isfinite(mean):
+            raise ValueError(f"mean is {mean}; it is taken from every cell and must be a number")
         if not std > 0:
             raise ValueError(f"std is {std}; the normalisation divides by it, so it must be positive")
         if padding != "minimum" and not isinstance(padding, int | float):

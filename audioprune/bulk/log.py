@@ -49,9 +49,9 @@ class ResultLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._journal.close()
         if self.path.is_file() and self.path.stat().st_size == 0:  # there are no results: leave no empty file
-            self.path.unlink()
+            self._journal.remove()
+        self._journal.close()
 
     def is_done(self, sound: Path | Sound) -> bool:
         return key(sound) in self._failed

@@ -17,7 +17,7 @@ from .ask import ask
 from .bench import bench
 from .calibrate import calibrate
 from .compare import compare
-from .console import INTERRUPTED, err, own_warnings
+from .console import INTERRUPTED, err, own_threads, own_warnings
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
@@ -133,8 +133,8 @@ REMEDIES: dict[int, str] = {
     errno.EACCES: "permission denied; choose a place that you may use, or change its rights",
     errno.EPERM: "permission denied; choose a place that you may use, or change its rights",
     errno.EROFS: "cannot be written to; choose another path",
-    errno.ENOSPC: "no space is left; make room and run the same command again",
-    errno.EDQUOT: "no space is left; make room and run the same command again",
+    errno.ENOSPC: "the disk is full; make room and run the same command again",
+    errno.EDQUOT: "your share of the disk is full; make room and run the same command again",
     errno.EFBIG: "files may not grow so large here (ulimit -f); raise that and run the same command again",
 }
 """What the system refuses, and what to do about it."""
@@ -145,7 +145,7 @@ def main() -> None:
     if not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with own_warnings():
+        with own_warnings(), own_threads(REMEDIES):
             app()
     except SystemExit as stop:  # how the parser ends, with its own messages for what was typed wrong
         if stop.code == INTERRUPTED:
@@ -173,7 +173,7 @@ def main() -> None:
 def _said(error: Exception) -> str:
     """What an error says; of the system's own errors and of a full memory, with what to do about it."""
     if isinstance(error, OSError) and error.errno in REMEDIES:
-        place = "the disk" if error.filename is None else os.fsdecode(error.filename)
+        place = "the output" if error.filename is None else os.fsdecode(error.filename)
         return f"{place}: {REMEDIES[error.errno]}"
     text = str(error)
     if "out of memory" in text or "can't allocate memory" in text:

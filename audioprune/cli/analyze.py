@@ -108,14 +108,17 @@ def analyze(
     leaves of --clips and --pictures.
     """
     from ..analysis import models
-    from ..analysis.run import Analysis, Settings, write_answers
+    from ..analysis.run import ANSWERS, Analysis, Settings, write_answers
     from ..compare import settings as c
+    from ..files import check_writable
+    from ..locks import alone
     from ..models.loading import is_language_model
 
     if split not in (None, "test", "validation", "train", "all"):
         raise ValueError(f"--split is {split!r}; it is test, validation, train or all")
     settings = Settings(tau, t.words(skip), batch_size, bench_seconds=bench_seconds)
     rates: list[float] | None = o.parse_numbers(keep_rates, float, "--keep-rates") if keep_rates else None
+    check_writable(out_folder / ANSWERS)
     if model is not None and len(model) == 1 and is_language_model(model[0]):
         table, _ = t.open_data(data, data_name, None, cache)
         rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
@@ -131,24 +134,25 @@ def analyze(
     drawn = _drawn(rows, clips, pictures, seed)
     identity = {"name": table.name, "clips": len(rows), "files": models.clips_fingerprint(rows)}
     heard = c.ReadClips(rows, analysed.front, store)
-    with warnings_as_notes():
-        analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
-    with progress("clips") as bar:
-        first = bar.add_task("Surveying", total=len(rows))
-        second = bar.add_task("Hearing", total=len(rows))
-        chapters = analysis.run(lambda n: bar.advance(first, n), lambda n: bar.advance(second, n))
-    about = _about(analysis, rows, table.name) | {"folds": list(t.words(folds)), "split": split, "limit": limit}
-    answers = write_answers(out_folder, chapters, about)
-    err.print(f"→ {answers}", soft_wrap=True)
-    # What was found is saved before anything of the report can go wrong.
-    from ..analysis import report
+    with alone(out_folder):
+        with warnings_as_notes():
+            analysis = Analysis(analysed, heard, labels, out_folder, settings, identity)
+        with progress("clips") as bar:
+            first = bar.add_task("Surveying", total=len(rows))
+            second = bar.add_task("Hearing", total=len(rows))
+            chapters = analysis.run(lambda n: bar.advance(first, n), lambda n: bar.advance(second, n))
+        about = _about(analysis, rows, table.name) | {"folds": list(t.words(folds)), "split": split, "limit": limit}
+        answers = write_answers(out_folder, chapters, about)
+        err.print(f"→ {answers}", soft_wrap=True)
+        # What was found is saved before anything of the report can go wrong.
+        from ..analysis import report
 
-    page = report.write(out_folder, chapters, about, _pictures(analysis, rows, drawn))
-    err.print(f"→ {page}", soft_wrap=True)
-    if as_json:
-        print(answers.read_text(), end="")
-    else:
-        _print(chapters)
+        page = report.write(out_folder, chapters, about, _pictures(analysis, rows, drawn))
+        err.print(f"→ {page}", soft_wrap=True)
+        if as_json:
+            print(answers.read_text(), end="")
+        else:
+            _print(chapters)
 
 
 def _draw_moments(

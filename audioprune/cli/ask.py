@@ -76,6 +76,7 @@ def ask(
     """
     from ..core.pruning import prune
     from ..core.settings import describe, read_method
+    from ..files import check_writable
     from ..lm.loading import unknown_words
     from ..lm.settings import method as named
     from ..models.sources import LISTENER
@@ -89,6 +90,7 @@ def ask(
         setting = named(method, KEEP_RATE if keep_rate is None else keep_rate)
     if picture is not None:
         check_suffix(picture)
+    check_writable(picture)
     loaded, processor = o.open_lm(model, device, dtype)
     waveform = heard(clip, processor)
     unknown = unknown_words(processor, question)

@@ -101,7 +101,7 @@ def calibrate(
     """
     from ..calibration import Calibration
     from ..calibration.run import check_aim
-    from ..files import write_json
+    from ..files import check_writable, write_json
     from ..models.loading import is_transcriber
 
     check_aim(max_disagreement, speed_up, ("--max-disagreement", "--speed-up"))
@@ -109,6 +109,7 @@ def calibrate(
         raise ValueError(f"--out is {str(out_file)!r}; --method reads settings from files that end in .json")
     if out_file.exists() and not force:
         raise FileExistsError(f"{out_file}: exists; choose another --out, or pass --force to write over it")
+    check_writable(out_file, report)
     windows = parse_windows(window, hop, pool)
     found, state = _draw(clips, limit, seed), out_file.with_name(f"{out_file.name}.partial.jsonl")
     if is_transcriber(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,6 +101,7 @@ def compare(
     from ..compare import settings as c
     from ..compare.benchmark import machine
     from ..compare.row_log import RowLog
+    from ..files import check_writable
     from ..plots import check_suffix
 
     chosen = c.parse_methods(t.words(methods))
@@ -115,6 +116,7 @@ def compare(
     folders, windows = _folders(fine_tuned or []), parse_windows(window, hop, pool)
     if picture is not None:
         check_suffix(picture)
+    check_writable(out_file, picture)
     loaded, front = o.open_model(model, device)
     table, store = t.open_data(data, data_name, None, cache, front.max_seconds)
     rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
@@ -125,39 +127,39 @@ def compare(
         err.print(f"{len(rows)} clips, some longer than the model's window: heard in {len(clips)} windows")
     passes = comparison.passes(chosen, rates, tuned, shares)
     state = None if out_file is None else out_file.with_name(f"{out_file.name}.partial.jsonl")
-    with progress("") as bar, resumable(state) if state else nullcontext():
-        log = RowLog.of(state, loaded, clips, labels, chosen, tuned)
-        heard = bar.add_task("Hearing clips", total=passes * len(clips))
-        timing = bar.add_task("Timing settings", total=None, visible=False)
+    with closing(RowLog.of(state, loaded, clips, labels, chosen, tuned)) as log:
+        with progress("") as bar, resumable(state) if state else nullcontext():
+            heard = bar.add_task("Hearing clips", total=passes * len(clips))
+            timing = bar.add_task("Timing settings", total=None, visible=False)
 
-        def timed() -> None:
-            bar.update(timing, advance=1, visible=True)
+            def timed() -> None:
+                bar.update(timing, advance=1, visible=True)
 
-        result = {
-            "command": t.command(),
-            "model": model,
-            "data": table.name,
-            "folds": list(t.words(folds)),
-            "split": split,
-            "limit": limit,
-            **({"windows": len(clips), "pool": pool} if clips.recordings else {}),
-            "machine": machine(),
-        } | comparison.compare(
-            loaded,
-            clips,
-            labels,
-            chosen,
-            rates,
-            fine_tuned=tuned,
-            shares=shares,
-            bench_seconds=bench_seconds,
-            batch_sizes=sizes,
-            advance=lambda count: bar.advance(heard, count),
-            timed=timed,
-            log=log,
-        )
-    _show(result, out_file, picture, as_json)
-    log.remove()
+            result = {
+                "command": t.command(),
+                "model": model,
+                "data": table.name,
+                "folds": list(t.words(folds)),
+                "split": split,
+                "limit": limit,
+                **({"windows": len(clips), "pool": pool} if clips.recordings else {}),
+                "machine": machine(),
+            } | comparison.compare(
+                loaded,
+                clips,
+                labels,
+                chosen,
+                rates,
+                fine_tuned=tuned,
+                shares=shares,
+                bench_seconds=bench_seconds,
+                batch_sizes=sizes,
+                advance=lambda count: bar.advance(heard, count),
+                timed=timed,
+                log=log,
+            )
+        _show(result, out_file, picture, as_json)
+        log.remove()
 
 
 def _rates(keep_rates: str) -> list[float]:

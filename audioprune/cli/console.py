@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -71,6 +72,27 @@ def own_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def own_threads(told: Container[int]) -> Iterator[None]:
+    """Show no traceback of another library's thread that the system refused something, such as TensorBoard's on a full
+    disk: the command tells it by itself. With AUDIOPRUNE_DEBUG set all are shown.
+
+    told: numbers of the system's errors.
+    """
+    before = threading.excepthook
+
+    def show(stopped: threading.ExceptHookArgs) -> None:
+        error = stopped.exc_value
+        if os.environ.get("AUDIOPRUNE_DEBUG") or not isinstance(error, OSError) or error.errno not in told:
+            before(stopped)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

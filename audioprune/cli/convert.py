@@ -39,6 +39,8 @@ def convert(
     command.
     """
     from ..audio.features import PRESETS
+    from ..disk import named_if_full
+    from ..files import check_writable
     from ..models.loading import load, load_extractor
 
     if destination.is_file():
@@ -47,6 +49,7 @@ def convert(
         raise FileExistsError(f"{destination}: exists and is not empty; pass --overwrite to write into it")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"--preset is {preset!r}; there are {', '.join(PRESETS)}")
+    check_writable(destination / "config.json")
     o.quiet()
     given = {"num_labels": num_labels, "num_attention_heads": num_attention_heads, "max_length": max_length}
     with progress("steps", brief=True) as bar:
@@ -56,8 +59,9 @@ def convert(
         bar.advance(task)
         if preset is not None:
             extractor.mean, extractor.std = PRESETS[preset].mean, PRESETS[preset].std
-        model.save_pretrained(destination)
-        extractor.save_pretrained(destination)
+        with named_if_full(destination):
+            model.save_pretrained(destination)
+            extractor.save_pretrained(destination)
         bar.advance(task)
     parameters = sum(p.numel() for p in model.parameters())
     if as_json:

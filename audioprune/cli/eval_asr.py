@@ -82,6 +82,7 @@ def eval_asr(
     out and makes the exit code 1. The result is in the folder, as eval-asr.json, eval-asr.md and eval-asr.png. It needs
     jiwer: pip install 'audioprune[eval-asr]'.
     """
+    from ..files import check_writable
     from ..transcribing.contenders import contenders, parse_contender
     from ..transcribing.evaluation import Evaluation
     from ..transcribing.evaluation_report import NAME
@@ -90,6 +91,7 @@ def eval_asr(
     from ..transcribing.word_errors import require
 
     require()
+    check_writable(out_folder / f"{NAME}.json")
     utterances = read_manifest(manifest, limit)
     chosen = [parse_contender(word) for word in methods or DEFAULT]
     rates = [o.parse_rates(text) for text in keep_rates or ()]

@@ -70,6 +70,7 @@ def eval_lm(
     that cannot be decoded gets a row with its error, stops nobody, and makes the exit code 1. The table is in the
     folder, as table.json and table.md.
     """
+    from ..files import check_writable
     from ..lm import prompts
     from ..lm.batch_generate import BatchGenerator
     from ..lm.benchmarks import read
@@ -84,6 +85,7 @@ def eval_lm(
     question = prompts.PROMPTS[items.name] if prompt is None else prompt
     prompts.check_prompt(items.name, question)
     require(items.name)
+    check_writable(out_folder / "table.json")
     loaded, processor = o.open_lm(model, device, dtype)
     if sampling_rate(processor) != 16_000:
         err.print(

@@ -77,12 +77,14 @@ def explain(
     """
     from ..audio.files import load_audio
     from ..core.pruning import prune
+    from ..files import check_writable
     from ..models.loading import is_language_model, is_transcriber
     from ..plots import check_suffix
     from ..tagging.tagger import Tagger
 
     chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
     target = check_suffix(picture or Path(f"{clip.stem}-kept.png"))
+    check_writable(target)
     windows = parse_windows(window, hop, pool)
     if is_language_model(model):
         given = any(choice is not None for choice in (keep_rate, score, segments, dropped, layers))

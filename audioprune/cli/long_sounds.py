@@ -48,6 +48,7 @@ class Pictures:
     """Where pictures of long sounds go: a file for one sound, or a folder for many."""
 
     def __init__(self, path: Path, sources: Sequence[Path], engine: str = "local") -> None:
+        from ..files import check_writable
         from ..plots import check_suffix
 
         if engine != "local":
@@ -60,6 +61,7 @@ class Pictures:
                 raise ValueError(f"--picture is {str(path)!r}, one picture, but there are many sounds; give a folder")
         elif path.exists() and not path.is_dir():
             raise FileExistsError(f"{path}: is a file; give --picture a folder, or a name that ends in .png")
+        check_writable(path if self._is_file else path / "any.png")
 
     def __call__(self, sound: Path | Sound, timeline: Timeline, names: Sequence[str]) -> None:
         from ..plots import save

@@ -51,7 +51,7 @@ def sweep(
     the work among processes or machines with one file system: each takes the next training that nobody is at.
     `summary.json` then holds mean and spread over folds and seeds of all that is finished in the folder.
     """
-    from ..files import write_json
+    from ..files import check_writable, write_json
     from ..training.evaluation_table import finished, summarize
     from ..training.recipe import read_recipe
     from ..training.sweep import WAIT_SECONDS, chain, plan, run
@@ -59,6 +59,7 @@ def sweep(
     chosen = [read_recipe(name, settings or ()) for name in recipe]
     shape = [word for word in settings or () if word.startswith("config.")]
     read = partial(read_recipe, overrides=shape)
+    check_writable(out_folder / "summary.json")
     table, store = t.open_data(data, data_name, max(chain(chosen, read), key=lambda one: one.frames), cache)
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
     apart = t.words(hold_out)
@@ -142,7 +143,7 @@ def evaluate(
     Test clips are those of the fold, or of the test split. With several folds or seeds the mean and the sample
     standard deviation are reported. Nothing is written without --out.
     """
-    from ..files import write_json
+    from ..files import check_writable, write_json
     from ..methods import TopK
     from ..training.evaluation_table import cells, clips_of
     from ..training.evaluation_table import evaluate as run
@@ -150,6 +151,7 @@ def evaluate(
     rates: list[float] = o.parse_numbers(keep_rates, float, "--keep-rates")
     for rate in rates:
         TopK(rate)  # said before the data set is read
+    check_writable(out_file)
     table, store = t.open_data(data, data_name, None, cache)
     if method == "trained" and "{rate}" not in model:
         raise ValueError("--method trained is for models that were trained for each keep rate: put {rate} in --model")

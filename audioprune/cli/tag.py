@@ -152,9 +152,11 @@ def tag(
         from ..bulk.log import ResultLogError
         from ..core.pruning import prune
         from ..core.settings import describe
-        from ..files import check_same
+        from ..files import check_same, check_writable
         from ..tagging.tagger import Tagger
 
+        if result_file is not None and not result_file.exists():
+            check_writable(result_file)
         chosen = o.choose_method(method, keep_rate, score, segments, dropped, layers, model)
         loaded, front = o.open_model(model, place, dtype)
         if pack and engine == "local":  # now, since what is measured must be what runs

@@ -78,17 +78,20 @@ def train(
     train …`. What the folder holds then is a model that `audioprune tag --model FOLDER --method FOLDER/pruning.json`
     runs as it was trained.
     """
+    from ..files import check_writable
+    from ..locks import alone
     from ..training.finetune import fine_tune, leave
     from ..training.recipe import read_recipe
-    from ..training.task import Task
+    from ..training.task import RESULT, Task
 
     chosen = read_recipe(recipe, settings or ())
     if chosen.task != "classify":
         raise ValueError(f"{recipe} pre-trains; use: audioprune pretrain --recipe {recipe}")
     init = _start(chosen, init)
+    check_writable(out_folder / RESULT)
     table, store = t.open_data(data, data_name, chosen, cache)
     task = Task(chosen, table, out_folder, fold, t.words(hold_out), seed, keep_rate, init, store)
-    with t.step_bar(chosen.name) as callback:
+    with alone(out_folder), t.step_bar(chosen.name) as callback:
         result = fine_tune(task, callback())
     leave()
     _report(result, out_folder, as_json)
@@ -114,17 +117,20 @@ def pretrain(
     Test clips (the fold, or the test split) are not heard. Interrupt it as you like: the same command goes on. The
     folder then holds the model, its loss curve and pictures of what it draws; give it to `train` with --init.
     """
+    from ..files import check_writable
+    from ..locks import alone
     from ..training.finetune import leave
     from ..training.pretrain import pretrain as run
     from ..training.recipe import read_recipe
-    from ..training.task import Task
+    from ..training.task import RESULT, Task
 
     chosen = read_recipe(recipe, settings or ())
     if chosen.task != "pretrain":
         raise ValueError(f"{recipe} trains a classifier; use: audioprune train --recipe {recipe}")
+    check_writable(out_folder / RESULT)
     table, store = t.open_data(data, data_name, chosen, cache)
     task = Task(chosen, table, out_folder, fold, t.words(hold_out), seed, None, init, store)
-    with t.step_bar(chosen.name) as callback:
+    with alone(out_folder), t.step_bar(chosen.name) as callback:
         result = run(task, callback())
     leave()
     _report(result, out_folder, as_json)

@@ -40,15 +40,17 @@ def pareto_figure(result: Mapping[str, Any], *, title: str = "") -> Figure:
     panels[2].set_yscale("log", nonpositive="mask")
     metric = "mAP (%)" if result["metric"] == "map" else "accuracy (%)"
     titles = (metric, "clips with the unpruned model's top label (%)", "KL(unpruned ‖ pruned) in nats: less is better")
-    for axes, text in zip(panels, titles, strict=True):
-        axes.set_title(text, fontsize=10, loc="left")
+    for axes, about in zip(panels, titles, strict=True):
+        axes.set_title(about, fontsize=10, loc="left")
         axes.set_xlabel("multiply-accumulates (% of unpruned)")
         _widen(axes)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
     handles, labels = panels[0].get_legend_handles_labels()
     columns = 1 + (len(labels) > 24)
-    figure.legend(handles, labels, loc="outside right center", fontsize=9, frameon=False, ncols=columns)
+    legend = figure.legend(handles, labels, loc="outside right center", fontsize=9, frameon=False, ncols=columns)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may be that of a file
     figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
 

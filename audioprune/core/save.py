@@ -35,6 +35,6 @@ def _extractor_of(model: PreTrainedModel) -> Any:
     if not source:
         return None
     try:
-        return AutoFeatureExtractor.from_pretrained(source)
+        return AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError):  # none there, or no way to it
         return None

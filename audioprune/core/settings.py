@@ -46,8 +46,8 @@ def read_settings(path: str | Path) -> tuple[Method, str | None]:
         named = {name.lower(): name for name in METHODS}.get(str(path).lower())
         hint = f"; the method of that name is audioprune.{named}(keep_rate=…)" if named else ""
         raise ValueError(f"{path}: no such settings file or folder{hint}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON settings file ({error}); {_EXAMPLE}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a JSON settings file ({_brief(error)}); {_EXAMPLE}") from error
     positions = settings.pop(POSITIONS, None) if isinstance(settings, dict) else None
     return _method_of(settings, path, is_file=True), positions
 
@@ -59,17 +59,30 @@ def parse_settings(text: str, source: str = "settings") -> Method:
     """
     try:
         settings: Any = json.loads(text)
-    except (RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(f"{source}: not JSON ({error}); {_EXAMPLE}") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{source}: not JSON ({_brief(error)}); {_EXAMPLE}") from error
     return _method_of(settings, Path(source))
 
 
-def _method_of(settings: Any, path: Path, is_file: bool = False) -> Method:
-    """The method that some settings describe. path: the file that they are from."""
+def _brief(error: Exception) -> str:
+    """What an error says, without most of a value that is very long."""
+    text = str(error)
+    return text if len(text) <= 400 else f"{text[:300]} … {text[-90:]}"
+
+
+def _method_of(settings: Any, path: Path, is_file: bool = False, is_inner: bool = False) -> Method:
+    """The method that some settings describe.
+
+    Args:
+        settings: the settings.
+        path: the file that they are from.
+        is_file: whether there is such a file.
+        is_inner: whether they are one of a list of methods, which holds no further lists.
+    """
     several = settings.get("method") if isinstance(settings, dict) else settings
-    if isinstance(several, list):
+    if isinstance(several, list) and not is_inner:
         try:
-            return Chain.of([_method_of(one, path, is_file) for one in several])
+            return Chain.of([_method_of(one, path, is_file, is_inner=True) for one in several])
         except ValueError as error:
             raise error if str(error).startswith(str(path)) else ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
@@ -86,8 +99,8 @@ def _method_of(settings: Any, path: Path, is_file: bool = False) -> Method:
         reason = str(error).removeprefix(f"{method.__name__}.__init__() ")
         taken = ", ".join(field.name for field in dataclasses.fields(method))
         raise ValueError(f"{path}: {reason}; {method.__name__} takes {taken}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: {_brief(error)}") from error
 
 
 def settings_path(word: str) -> tuple[str, list[str]] | None:

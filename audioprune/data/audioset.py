@@ -137,7 +137,7 @@ def _from_json(path: Path, part: str, names: dict[str, str]) -> tuple[list[ClipR
     try:
         with path.open(encoding="utf-8") as file:
             clips = [(str(clip["wav"]), str(clip["labels"])) for clip in json.load(file)["data"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         form = '{"data": [{"wav": "a.wav", "labels": "/m/09x0r,/m/05zppz"}]}'
         raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}); expected {form}") from error
     rows, absent = [], []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +24,7 @@ VERSION = 1
 """Part of every key: increase it if decoding or the front end gives other numbers than before."""
 
 _UNFINISHED = "unfinished"
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _STALE_SECONDS = 3600.0
 _THREADS = 4
 _BATCH = 256
@@ -34,12 +37,15 @@ class SoundCache:
     name, and renamed when they are complete. So a killed run leaves no incomplete entry, and several runs may share a
     folder. An entry that cannot be read is made again.
 
+    A folder that cannot be written to, or a full disk, stops nothing: it is warned of, and new entries are kept in
+    memory.
+
     Args:
         folder: folder of the cache; it is created if it does not exist. None keeps everything in memory.
         max_seconds: only so much of each clip is decoded and kept.
         memory: bytes of sounds to keep in memory, in addition to the folder.
 
-    Raises `DataError` if the folder cannot be created or written.
+    Raises `DataError` if the folder cannot be one, such as the name of a file.
     """
 
     def __init__(self, folder: str | Path | None, max_seconds: float, *, memory: int = 2 << 30) -> None:
@@ -49,12 +55,17 @@ class SoundCache:
         self.max_seconds, self.memory = float(max_seconds), memory
         self._held: dict[str, np.ndarray] = {}
         self._held_bytes = 0
+        self._stores = self.folder is not None
         if self.folder is not None:
             try:
                 (self.folder / _UNFINISHED).mkdir(parents=True, exist_ok=True)
+                self._sweep(self.folder / _UNFINISHED)
             except OSError as error:
-                raise DataError(f"{self.folder}: cannot contain the cache ({error}); choose another folder") from error
-            self._sweep(self.folder / _UNFINISHED)
+                if error.errno not in _NOT_WRITABLE:
+                    raise DataError(
+                        f"{self.folder}: cannot contain the cache ({error}); choose another folder"
+                    ) from error
+                self._keep_in_memory(error)
 
     def waveform(self, row: ClipRow) -> np.ndarray:
         """Waveform of a row from `start` to `end`, at most `max_seconds`: (samples,) float32, mono, at 16 kHz.
@@ -103,7 +114,7 @@ class SoundCache:
         try:
             key = self._key(row)
             if self.folder is None or not self._path(key).exists():
-                hold = self.folder is None
+                hold = not self._stores
                 self._get(key, lambda: _decode(row, self.max_seconds), dimensions=1, hold=hold)
         except AudioError as error:
             return str(error)
@@ -137,7 +148,7 @@ class SoundCache:
         array = None if self.folder is None else _load(self._path(key), dimensions)
         if array is None:
             array = make()
-            if self.folder is not None:
+            if self._stores:
                 self._store(key, array)
         # Never dropped: an epoch reads every clip once, so the oldest entry is the one that is needed next.
         if hold and self._held_bytes + array.nbytes <= self.memory:
@@ -151,9 +162,17 @@ class SoundCache:
             with draft(self._path(key), self.folder / _UNFINISHED) as made, made.open("xb") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
         except OSError as error:
-            raise DataError(
-                f"{self.folder}: cannot write the cache ({error}); make room, choose another folder, or use no cache"
-            ) from error
+            self._keep_in_memory(error)
+
+    def _keep_in_memory(self, error: OSError) -> None:
+        """Store nothing from now on, and say so once."""
+        if self._stores:
+            self._stores = False
+            warnings.warn(
+                f"{self.folder}: cannot keep decoded sounds ({error.strerror}), so they are in memory, and the next "
+                "run decodes them again; make room, or name another folder for the cache",
+                stacklevel=2,
+            )
 
     @staticmethod
     def _sweep(folder: Path) -> None:

@@ -217,7 +217,7 @@ def _audiocaps_names(video: str, start: str, several: bool) -> list[str]:
 def _json_list(path: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); download it again") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f'{path}: expected a list of {{"id": …, "audio_id": …, "question": …, "choices": […], …}}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,16 @@ import soundfile
 import torch
 import transformers
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoProcessor
 
 from ..audio.files import SAMPLE_RATE
 from ..models.sources import resolve
-from ..models.state import CheckpointError, check_keys
+from ..models.state import CheckpointError, check_keys, reading
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
 """The dtype of the saved checkpoint."""
-
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_lm(source: str | Path, device: str = "cpu", dtype: str = AUTO) -> tuple[Any, Any]:
@@ -47,9 +45,9 @@ def load_lm(source: str | Path, device: str = "cpu", dtype: str = AUTO) -> tuple
         raise FileNotFoundError(
             f"{path}: no config.json; give the folder of a model in transformers' format, or a hub id"
         )
-    config = main_config(_read(path, "config", AutoConfig.from_pretrained))
+    config = main_config(_read(path, "config", partial(AutoConfig.from_pretrained, trust_remote_code=False)))
     kind = _class_of(source, config)
-    processor = _read(path, "processor", AutoProcessor.from_pretrained)
+    processor = _read(path, "processor", partial(AutoProcessor.from_pretrained, trust_remote_code=False))
     _check_processor(path, processor)
     load = {"config": config, "dtype": DTYPES.get(dtype, AUTO), "output_loading_info": True}
     model, report = _read(path, "model", lambda place: kind.from_pretrained(place, **load))
@@ -58,11 +56,8 @@ def load_lm(source: str | Path, device: str = "cpu", dtype: str = AUTO) -> tuple
 
 
 def _read(path: str | Path, what: str, load: Any) -> Any:
-    try:
+    with reading(path, what=f"its {what} "):
         return load(path)
-    except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: its {what} cannot be loaded ({reason})") from error
 
 
 def main_config(config: Any) -> Any:
@@ -75,7 +70,7 @@ def _class_of(path: str | Path, config: Any) -> Any:
     for auto in (AutoModelForMultimodalLM, AutoModelForSeq2SeqLM):
         if type(config) in auto._model_mapping:
             return auto._model_mapping[type(config)]
-    model_class = getattr(transformers, (config.architectures or [""])[0], None)
+    model_class = getattr(transformers, str((config.architectures or [""])[0]), None)
     if model_class is None or not callable(getattr(model_class, "generate", None)):
         raise CheckpointError(
             f"{path}: {config.model_type} is not an audio-language model of transformers; examples are listener "

@@ -16,6 +16,8 @@ from ..core import ops
 from ..core.tokens import Evidence, Finish, LossInputs, ModelShape, Place, Reduction, Tokens
 
 BUDGETS = ("layer", "clip")
+MOST_LAYERS = 1000
+"""More blocks than any model has."""
 LATER = "later"
 """Key of the metadata of a setting that came after version 0.1."""
 
@@ -96,7 +98,8 @@ class Method(ABC):
         rates = self.keep_rate if isinstance(self.keep_rate, Sequence) else [self.keep_rate]
         given: list[Any] = list(rates) or [None]
         for rate in given:
-            if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < float(rate) <= 1:
+            is_number = isinstance(rate, Real) and not isinstance(rate, bool)
+            if not is_number or not 0 < rate <= 1:
                 raise ValueError(
                     f"keep_rate is {self.keep_rate!r}; it is the share of tokens that stay at each pruned layer, "
                     "more than 0 and at most 1 (1.0 prunes nothing)"
@@ -117,6 +120,8 @@ class Method(ABC):
         if not layers or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 0 for n in layers):
             raise ValueError(f"layers are {layers}; give 0-based block indices such as (3, 6, 9), or None")
         layers = tuple(map(int, layers))
+        if max(layers) > MOST_LAYERS:
+            raise ValueError(f"layers are {layers}; no model has so many blocks")
         if any(a >= b for a, b in itertools.pairwise(layers)):
             raise ValueError(f"layers are {layers}; they must ascend without repeats")
         return layers

@@ -91,7 +91,9 @@ def _load(learned: Learned, path: Path) -> None:
     try:
         learned.load_state_dict(found)
     except RuntimeError as error:
-        raise ValueError(f"{path}: made for another method, model or choice of layers ({error})") from error
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 300 else f"{reason[:300]} …"
+        raise ValueError(f"{path}: made for another method, model or choice of layers ({reason})") from error
 
 
 def straight_through(log_probability: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def _setting(kind: type[Method], modifier: str, word: str) -> tuple[str, Any]:
         raise ValueError(f"{word}+{modifier}: {kind.__name__} has no setting {name!r}; it has {', '.join(known)}")
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
     return name, tuple(value) if isinstance(value, list) else value
 

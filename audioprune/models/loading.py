@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -34,7 +33,7 @@ from . import audiomae
 from .ast import AST_CLASSES
 from .front_ends import check_length, log_mel_of
 from .sources import EMBEDDED, resolve
-from .state import CheckpointError, check_keys, check_overrides
+from .state import CheckpointError, check_keys, check_overrides, reading
 from .weights import load_weights
 
 
@@ -97,7 +96,8 @@ def load_waveforms(source: str | Path) -> WaveformFeatures:
             f"{source}: no preprocessor_config.json in this folder, so it is unknown what makes the model's input; "
             "save its feature extractor beside it (extractor.save_pretrained)"
         )
-    extractor = AutoFeatureExtractor.from_pretrained(path)
+    with reading(source, what="its extractor "):
+        extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False)
     if not isinstance(extractor, Wav2Vec2FeatureExtractor):
         raise ValueError(
             f"{source}: its extractor {type(extractor).__name__} makes neither log-mel spectrograms of a fixed length "
@@ -114,7 +114,8 @@ def _is_spectrogram_model(model: PreTrainedModel) -> bool:
 def load_whisper_features(source: str | Path) -> WhisperFeatures:
     """Load the front end of a Whisper."""
     path = resolve(source)
-    return WhisperFeatures(load_whisper_extractor(path, WhisperConfig.from_pretrained(path)))
+    with reading(source, what="its extractor "):
+        return WhisperFeatures(load_whisper_extractor(path, WhisperConfig.from_pretrained(path)))
 
 
 def load_whisper_extractor(path: str | Path, config: WhisperConfig) -> WhisperFeatureExtractor:
@@ -131,7 +132,9 @@ def load_log_mel(source: str | Path, model: PreTrainedModel) -> LogMel:
     A stock AST's extractor keeps its own padding (0.0). A weight file without an extractor gets AudioSet's mean and
     std, the clip's minimum as padding, and the model's length.
     """
-    front = log_mel_of(load_extractor(source, model))
+    extractor = load_extractor(source, model)
+    with reading(source, what="its extractor "):
+        front = log_mel_of(extractor)
     check_length(str(source), front, model)
     return front
 
@@ -151,7 +154,8 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     path = resolve(source)
     if isinstance(path, Path) and not (path / "preprocessor_config.json").exists():
         return AudioMAEFeatureExtractor(length, num_mel_bins=bins)
-    extractor = AutoFeatureExtractor.from_pretrained(path)
+    with reading(source, what="its extractor "):
+        extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=False)
     if not isinstance(extractor, AudioMAEFeatureExtractor | ASTFeatureExtractor):
         raise ValueError(
             f"{source}: its extractor {type(extractor).__name__} does not make Kaldi's log-mel spectrograms; prune it "
@@ -160,32 +164,34 @@ def load_extractor(source: str | Path, model: PreTrainedModel) -> AudioMAEFeatur
     return extractor
 
 
+MOST_LAYERS = 1000
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 TRANSCRIBERS = ("WhisperForConditionalGeneration", "WhisperModel")
 
 
 def is_language_model(source: str | Path) -> bool:
     """Whether a source is an audio-language model, by its config. False if there is no readable config."""
-    path = resolve(source)
-    try:
-        raw_config, _ = PreTrainedConfig.get_config_dict(path)
-    except (OSError, ValueError):
-        return False
-    return raw_config.get("model_type") in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return str(_raw_config(source).get("model_type")) in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 
 def is_transcriber(source: str | Path) -> bool:
     """Whether a source is a Whisper with its decoder, by its config. False if there is no readable config."""
+    return has_decoder(_raw_config(source))
+
+
+def _raw_config(source: str | Path) -> dict[str, Any]:
+    """Content of a model's config.json; {} if it cannot be read, which loading tells."""
     try:
-        raw_config, _ = PreTrainedConfig.get_config_dict(resolve(source))
-    except (OSError, ValueError):
-        return False
-    return has_decoder(raw_config)
+        content, _ = PreTrainedConfig.get_config_dict(resolve(source))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def has_decoder(raw_config: dict[str, Any]) -> bool:
     """Whether a config is of a Whisper with its decoder."""
-    kind = next(iter(raw_config.get("architectures") or TRANSCRIBERS))
+    kinds = raw_config.get("architectures")
+    kind = kinds[0] if isinstance(kinds, list) and kinds else TRANSCRIBERS[0]
     return raw_config.get("model_type") == "whisper" and kind in TRANSCRIBERS
 
 
@@ -194,17 +200,14 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
         raise FileNotFoundError(
             f"{path}: no config.json in this folder; give a model in transformers' format or a file"
         )
-    try:
+    with reading(path, _remedy(path)):
         raw_config, _ = PreTrainedConfig.get_config_dict(path)
         if raw_config.get("model_type", "timm_wrapper") == "timm_wrapper":
             # timm's folders also have a config.json, but of another kind; only their weights are used here.
             return load_weights(Path(str(cached_file(path, "model.safetensors"))), pooling=pooling, **config)
-        settings = AutoConfig.from_pretrained(path)
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    _check_head(path, settings)
+        settings = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        _check_head(path, settings)
+        _check_depth(path, settings)
     is_ast = settings.model_type == "audio-spectrogram-transformer"
     if pooling is not None and not is_ast:
         raise ValueError(f"{path}: its model_type is {settings.model_type}, but pooling={pooling!r} is for an AST")
@@ -219,7 +222,7 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
     if pre_trained and "num_labels" not in config:
         raise CheckpointError(f"{path}: pre-trained without a head; give the number of labels with num_labels=")
     new_head = pre_trained or ("num_labels" in config and config["num_labels"] != settings.num_labels)
-    try:
+    with reading(path, _remedy(path)):
         model: Any
         model, report = loader.from_pretrained(
             path,
@@ -228,8 +231,6 @@ def _load_pretrained(path: str | Path, pooling: str | None, config: dict[str, An
             ignore_mismatched_sizes=True,  # reported below, with a remedy
             **config,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
     # A pre-trained file also contains a decoder, and a norm that the classifier replaces with its own.
     allowed = ("classifier.", "fc_norm.") if pre_trained else ("classifier.",) if new_head else ("\0",)
     leftovers = ("decoder.", "norm.") if pre_trained else ("\0",)
@@ -266,12 +267,20 @@ def _misfit(path: str | Path, keys: list[str], overrides: list[str]) -> str:
     )
 
 
-def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()[0].rstrip(".")
-    remedy = "download or save it again"
+def _remedy(path: str | Path) -> str:
     if isinstance(path, str):
-        remedy = f"give {EMBEDDED} (shipped), a local folder or weight file, or the id of a model on the hub"
-    return CheckpointError(f"{path}: cannot be loaded ({reason}); {remedy}")
+        return f"give {EMBEDDED} (shipped), a local folder or weight file, or the id of a model on the hub"
+    return "download or save it again"
+
+
+def _check_depth(path: str | Path, settings: PreTrainedConfig) -> None:
+    """Raise `CheckpointError` for more layers than any model has: to build them would take for ever."""
+    for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        layers = getattr(settings, name, None)
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise CheckpointError(
+                f"{path}: {name} is {layers:.3g} in its config, more than any model has; save it again"
+            )
 
 
 def _check_head(path: str | Path, settings: PreTrainedConfig) -> None:

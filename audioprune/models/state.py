@@ -6,7 +6,8 @@ import argparse
 import difflib
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def read_state(path: Path) -> State:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: cannot be read as weights ({_reason(error)}). "
+            f"{path}: cannot be read as weights ({reason_of(error)}). "
             "The file is truncated or not a checkpoint, or it contains more than tensors: download it again, or save "
             "its state dict again with torch.save or safetensors"
         ) from error
@@ -47,12 +48,35 @@ def read_state(path: Path) -> State:
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
-def _reason(error: Exception) -> str:
-    """Reason of an error, without PyTorch's advice to run the code in the file."""
+@contextmanager
+def reading(source: object, remedy: str = "download or save it again", what: str = "") -> Iterator[None]:
+    """Raise `CheckpointError` that names a model for whatever a library raises when it reads the model's files.
+
+    Files of a model may contain anything, and libraries do not check it: a list for a number is a `TypeError`.
+
+    Args:
+        source: the model.
+        remedy: what to do then.
+        what: part of the model, such as "its config ".
+    """
+    try:
+        yield
+    except (CheckpointError, ImportError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{source}: {what}cannot be loaded ({reason_of(error)}); {remedy}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Reason of an error in a few words, without PyTorch's advice to run the code in the file."""
     if isinstance(error, pickle.UnpicklingError):
         return "not a pickle, or a pickle of more than tensors, whose code was not run"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0][:200] if lines else type(error).__name__
+    text = lines[0].split(". ")[0].rstrip(".")[:200] if lines else ""
+    is_told = isinstance(error, OSError | ValueError | RuntimeError) or type(error).__name__ == "SafetensorError"
+    return text if text and is_told else f"{type(error).__name__} {text}".strip()
 
 
 def check_overrides(source: str, overrides: Iterable[str], config: PreTrainedConfig) -> None:

@@ -35,14 +35,19 @@ class CsvLog(ResultLog):
         self._is_new = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        super().__exit__(kind, error, tb)
-        if self.path.exists() and (self._is_new or not self._table.exists()):
-            with draft(self._table) as made, made.open("w", newline="", errors="surrogateescape") as file:
-                table = csv.writer(file)
-                table.writerow(COLUMNS)
-                with self.path.open() as rows:
-                    for line in rows:
-                        table.writerows(lines_of(json.loads(line)))
+        try:  # while the rows are locked
+            if self._failed and (self._is_new or not self._table.exists()):
+                self._write_table()
+        finally:
+            super().__exit__(kind, error, tb)
+
+    def _write_table(self) -> None:
+        with draft(self._table) as made, made.open("w", newline="", errors="surrogateescape") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            with self.path.open() as rows:
+                for line in rows:
+                    table.writerows(lines_of(json.loads(line)))
 
 
 def lines_of(row: Row) -> Iterator[tuple[object, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,7 +57,14 @@ def parquet_begun(path: Path) -> tuple[Row, str] | None:
     try:
         metadata = pq.read_schema(_parts(path)[0]).metadata
         return json.loads(metadata[SETTING]), metadata[MARK].decode()
-    except (*UNREADABLE, IndexError, KeyError, TypeError, ValueError):  # told by `ParquetLog`, which opens it later
+    except (
+        *UNREADABLE,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # told by `ParquetLog`, which opens it later
         return None
 
 
@@ -136,8 +144,8 @@ class ParquetLog:
 
     def _close(self) -> None:
         self._journal.__exit__(None, None, None)
-        if not any(self.path.iterdir()):  # there are no results: leave no empty folder
-            self.path.rmdir()
+        with suppress(OSError):  # another run may begin in it now
+            self.path.rmdir()  # if it is empty: there are no results
 
     def _parts(self) -> list[Path]:
         return _parts(self.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..compare.evaluation import NOTHING, predict, score, spread
 from ..core.pruning import prune
 from ..core.settings import SETTINGS, describe, read_method
 from ..data import ClipTable, DataError, SoundCache
+from ..files import read_json
 from ..methods import Method, TopK
 from ..models.loading import load, load_features
 from .dataset import SpectrogramDataset
@@ -214,7 +214,7 @@ def _check_labels(source: str, model: Any, table: ClipTable) -> None:
 
 def finished(out: Path) -> list[dict[str, Any]]:
     """Results of all finished trainings in a folder, of this sweep and of others."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob(f"*/*/{RESULT}"))]
+    return [read_json(path) for path in sorted(out.glob(f"*/*/{RESULT}"))]
 
 
 def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

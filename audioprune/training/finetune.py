@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from ..compare.evaluation import predict, score
 from ..core.pruning import Pruned, prune
 from ..core.settings import describe
 from ..data import Split
-from ..files import write_json
+from ..disk import named_if_full
+from ..files import read_json, write_json
 from ..methods.learned import Learned
 from ..models.loading import load
 from .encoder_outputs import EncoderOutputs
@@ -47,7 +47,7 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
         )
     record_task(task)
     if (task.out / RESULT).exists():
-        return json.loads((task.out / RESULT).read_text())
+        return read_json(task.out / RESULT)
     split = task.split
     set_seed(task.seed)
     model = build_model(recipe, task.table.labels, task.init)
@@ -58,10 +58,11 @@ def fine_tune(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes
     elif prunes:
         handle = prune(model, method)
     trainer = make_trainer(task, model, split, handle, teacher, callbacks, encoder, **changes)
-    trainer.train(resume_from_checkpoint=_resume(task.out))
-    result = describe_run(task, split, trainer) | {"method": describe(method) if prunes else None}
-    if trainer.is_world_process_zero():
-        result = _finish(task, split, trainer, handle, encoder, result)
+    with named_if_full(task.out):
+        trainer.train(resume_from_checkpoint=_resume(task.out))
+        result = describe_run(task, split, trainer) | {"method": describe(method) if prunes else None}
+        if trainer.is_world_process_zero():
+            result = _finish(task, split, trainer, handle, encoder, result)
     # If one process exits early, the others may fail.
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}

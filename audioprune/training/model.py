@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     ASTConfig,
@@ -23,7 +22,7 @@ from ..models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification, Au
 from ..models.loading import load
 from ..models.pretraining import AudioMAEForPreTraining
 from ..models.sources import resolve
-from ..models.state import CheckpointError, check_keys
+from ..models.state import check_keys, reading
 from .recipe import Recipe
 
 POOLING = {"audiomae": None, "ast": "cls", "ast-mp": "mean", "whisper": None}
@@ -59,8 +58,9 @@ def is_trained_for(source: str | Path, labels: Sequence[str]) -> bool:
     path = resolve(source)
     if isinstance(path, Path) and path.is_file():
         return False
-    config, _ = PreTrainedConfig.get_config_dict(path)
-    label_names = config.get("id2label") or {}
+    with reading(source):
+        config, _ = PreTrainedConfig.get_config_dict(path)
+        label_names = dict(config.get("id2label") or {})
     return config.get("architectures") != ["AudioMAEForPreTraining"] and list(label_names.values()) == list(labels)
 
 
@@ -72,7 +72,8 @@ def _pretraining(recipe: Recipe, source: str | Path | None) -> PreTrainedModel:
     config = {**recipe.config, "max_length": recipe.frames}
     if source is not None:
         loader: Any = AudioMAEForPreTraining
-        model, report = loader.from_pretrained(source, output_loading_info=True)
+        with reading(source):
+            model, report = loader.from_pretrained(source, output_loading_info=True)
         check_keys(str(source), report["missing_keys"], report["unexpected_keys"])
         _check_shape(recipe, model, source)
         return model
@@ -85,15 +86,10 @@ def _whisper(recipe: Recipe, labels: Sequence[str], source: str | Path | None) -
         model: Any = WhisperForAudioClassification(WhisperConfig(**{**recipe.config, **_label_config(labels)}))
         return model
     loader: Any = WhisperForAudioClassification
-    try:
+    with reading(source, "give the folder or hub id of a Whisper"):
         model, report = loader.from_pretrained(
             resolve(source), dtype=torch.float32, output_loading_info=True, **_label_config(labels)
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{source}: cannot be loaded as a Whisper ({reason}); give a folder or a hub id"
-        ) from None
     heads = ("projector.", "classifier.")
     missing = [key for key in report["missing_keys"] if not key.startswith(heads)]
     leftovers = ("decoder.", "model.decoder.", "proj_out.")

@@ -17,7 +17,8 @@ def loss_curve(losses: Sequence[float], path: Path, title: str) -> None:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes: Axes = figure.subplots()
     axes.plot(np.arange(1, len(losses) + 1), losses, linewidth=1.2)
-    axes.set(xlabel="epoch", ylabel="mean squared error of hidden patches", title=title)
+    axes.set(xlabel="epoch", ylabel="mean squared error of hidden patches")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     _save(figure, path)
 
@@ -46,7 +47,7 @@ def reconstructions(
             axis.imshow(cells.T, origin="lower", aspect="auto", vmin=low, vmax=high, extent=_extent(cells))
             axis.set_facecolor("0.85")
         axes[0].set_ylabel("mel channel")
-        axes[0].set_title(title, fontsize=8, loc="left")
+        axes[0].set_title(title, fontsize=8, loc="left", parse_math=False)
     for axis, name in zip(rows[0], columns, strict=True):
         axis.set_title(f"{name}\n{axis.get_title(loc='left')}" if axis is rows[0][0] else name, fontsize=9, loc="left")
     for axis in rows[-1]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from torch import Tensor
 from transformers import TrainerCallback, set_seed
 
 from ..data import Split
-from ..files import write_json
+from ..disk import named_if_full
+from ..files import read_json, write_json
 from ..models.pretraining import AudioMAEForPreTraining
 from . import finetune
 from .model import build_model
@@ -37,17 +37,18 @@ def pretrain(task: Task, callbacks: tuple[TrainerCallback, ...] = (), **changes:
     """
     record_task(task)
     if (task.out / RESULT).exists():
-        return json.loads((task.out / RESULT).read_text())
+        return read_json(task.out / RESULT)
     set_seed(task.seed)
     split = task.split
     model = build_model(task.recipe, task.table.labels, task.init)
     assert isinstance(model, AudioMAEForPreTraining)
     trainer = finetune.make_trainer(task, model, split, callbacks=callbacks, **changes)
     checkpoint = last_checkpoint(task.out)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    result = finetune.describe_run(task, split, trainer)
-    if trainer.is_world_process_zero():
-        _finish(task, split, model, result)
+    with named_if_full(task.out):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        result = finetune.describe_run(task, split, trainer)
+        if trainer.is_world_process_zero():
+            _finish(task, split, model, result)
     trainer.accelerator.wait_for_everyone()
     return result if trainer.is_world_process_zero() else {}
 

@@ -14,7 +14,14 @@ YAML = (".yaml", ".yml")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML loader that reads 1e-6 as a number. In YAML 1.1 it is a word."""
+    """YAML loader that reads 1e-6 as a number. In YAML 1.1 it is a word.
+
+    It makes no objects of Python, and takes no aliases, with which a small file makes values of any size."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) is not taken; write the value again")
+        return super().compose_node(parent, index)
 
 
 Loader.add_implicit_resolver(
@@ -46,8 +53,8 @@ def settings_of(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         settings = yaml.load(path.read_text(), Loader=Loader)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a YAML recipe ({error})") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a YAML recipe ({_reason(error)})") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: contains no settings; write some, such as 'epochs: 10'")
     if Path(str(settings.get("init"))).suffix in YAML:
@@ -89,5 +96,14 @@ def override(settings: dict[str, Any], word: str) -> None:
         settings = inner
     try:
         settings[last] = yaml.load(value, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {word}: the value is not YAML ({str(error).splitlines()[0]})") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"--set {word}: the value is not YAML ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, and where, in one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return problem if mark is None else f"line {mark.line + 1}: {problem}"

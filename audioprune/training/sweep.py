@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data import ClipTable, SoundCache
-from ..files import lock
+from ..locks import claim
 from .finetune import fine_tune
 from .pretrain import pretrain
 from .recipe import Recipe, read_recipe
 from .task import RESULT, Task
 
-LOCK = ".lock"
 WAIT_SECONDS = 5.0
 """Time between checks of the other processes' progress."""
 
@@ -173,14 +171,6 @@ def run(
             time.sleep(wait_seconds)
     done = [step for step in steps if step.done]
     return [fine_tune(s.task) if s.task.recipe.task == "classify" else pretrain(s.task) for s in done]
-
-
-@contextmanager
-def claim(folder: Path) -> Iterator[bool]:
-    """Claim a folder: yields True if this process has it alone. The claim ends at the latest with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as file:
-        yield lock(file)
 
 
 def _shrinks(recipe: Recipe) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ..audio.features import LogMel
 from ..audio.front_end import FrontEnd
 from ..audio.whisper_features import WhisperFeatures
 from ..data import ClipTable, DataError, SoundCache, Split
-from ..files import check_same, write_json
+from ..files import check_same, read_json, write_json
 from ..models.loading import load_whisper_features
 from .dataset import SpectrogramDataset
 from .encoder_outputs import EncoderOutputs
@@ -109,7 +108,9 @@ def record_task(task: Task) -> None:
     if not file.exists():
         write_json(file, settings)
         return
-    begun = json.loads(file.read_text())
+    begun = read_json(file)
+    if not isinstance(begun.get("recipe"), dict):
+        raise ValueError(f"{file}: contains no recipe; delete it, or choose another folder")
     for one in (begun, settings):
         one["recipe"].pop("about", None)  # a description, which changes no training
         one.setdefault("precision", one["recipe"].pop("precision", None))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..compare.evaluation import call
 from ..core.pruning import Pruned, handle
+from ..models.state import reason_of
 from .forward_record import ForwardRecord, loss_inputs, record_forward
 from .losses import distillation_loss, label_loss
 from .optim import make_optimizer, make_scheduler
@@ -60,6 +58,14 @@ class RecipeTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _readable(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_scaler(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # transformers only warns, and continues with incomplete weights.
@@ -187,11 +193,10 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
     """Raise `ValueError` that names the checkpoint if a file in it is damaged."""
     try:
         yield
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+    except Exception as error:  # a damaged file may raise any
         raise ValueError(
-            f"{checkpoint}: a file in it cannot be read ({reason}); remove this folder to continue from the checkpoint "
-            "before it, or from the start"
+            f"{checkpoint}: a file in it cannot be read ({reason_of(error)}); remove this folder to continue from the "
+            "checkpoint before it, or from the start"
         ) from error
 
 
@@ -208,8 +213,10 @@ def last_checkpoint(out: Path) -> Path | None:
 def _complete(checkpoint: Path) -> bool:
     """Whether a checkpoint is complete. The Trainer writes `trainer_state.json` last."""
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
+        step = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
+    except Exception:  # it may contain anything
+        return False
+    if checkpoint.name != f"checkpoint-{step}":
         return False
     return (checkpoint / "optimizer.pt").exists() and (checkpoint / "scheduler.pt").exists()
 

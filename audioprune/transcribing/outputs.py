@@ -144,11 +144,13 @@ class TextLog(ResultLog):
         super().__init__(output.journal, setting, asked)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        super().__exit__(kind, error, tb)
         rows = [row for row in self._rows.values() if row and "error" not in row]
-        if rows and (self._is_new or not self._output.path.exists()):
-            form = FORMATS[self._output.kind]
-            write_bytes(self._output.path, _encoded(table(rows) if self._is_table else form(rows[0])))
+        try:  # while the rows are locked
+            if rows and (self._is_new or not self._output.path.exists()):
+                form = FORMATS[self._output.kind]
+                write_bytes(self._output.path, _encoded(table(rows) if self._is_table else form(rows[0])))
+        finally:
+            super().__exit__(kind, error, tb)
 
     def write(self, row: Row) -> None:
         super().write(row)

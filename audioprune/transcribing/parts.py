@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     GenerationConfig,
     PreTrainedConfig,
@@ -19,7 +18,7 @@ from transformers import (
 
 from ..models.loading import has_decoder, is_language_model, load_whisper_extractor
 from ..models.sources import resolve
-from ..models.state import CheckpointError, check_keys
+from ..models.state import CheckpointError, check_keys, reading
 from .quick_whisper import QuickWhisper
 
 TAKES = "a Whisper with its decoder (WhisperForConditionalGeneration), such as openai/whisper-base"
@@ -72,20 +71,13 @@ class WhisperParts:
             raise CheckpointError(f"{source}: a file; give the folder or hub id of {TAKES}")
         if isinstance(path, Path) and not (path / "config.json").exists():
             raise CheckpointError(f"{source}: no config.json in this folder; give the folder or hub id of {TAKES}")
-        try:
+        with reading(source, f"give the folder or hub id of {TAKES}"):
             raw, _ = PreTrainedConfig.get_config_dict(path)
             _check_kind(source, raw)
             config = WhisperConfig.from_pretrained(path)
             tokenizer = WhisperTokenizer.from_pretrained(path)
             extractor = load_whisper_extractor(path, config)
-        except CheckpointError:
-            raise
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise CheckpointError(f"{source}: cannot be loaded ({reason}); give the folder or hub id of {TAKES}") from (
-                error
-            )
-        return cls(str(source), config, _generation(path, config), tokenizer, extractor)
+            return cls(str(source), config, _generation(path, config), tokenizer, extractor)
 
     @classmethod
     def of(cls, model: WhisperForConditionalGeneration, processor: Any = None) -> Self:
@@ -111,11 +103,8 @@ class WhisperParts:
         Raises `CheckpointError` for weights that are damaged or incomplete.
         """
         loader: Any = QuickWhisper if quick else WhisperForConditionalGeneration
-        try:
+        with reading(self.source):
             model, report = loader.from_pretrained(resolve(self.source), dtype=dtype, output_loading_info=True)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise CheckpointError(f"{self.source}: cannot be loaded ({reason}); download or save it again") from error
         check_keys(self.source, list(report["missing_keys"]), list(report["unexpected_keys"]))
         return model.to(device).eval()
 
@@ -147,7 +136,7 @@ def _check_kind(source: str | Path, raw: dict[str, Any]) -> None:
     """Raise `CheckpointError` that names the right command, where a model has no decoder that writes text."""
     if has_decoder(raw):
         return
-    kind = next(iter(raw.get("architectures") or []), None) or str(raw.get("model_type", "timm's"))
+    kind = str(next(iter(raw.get("architectures") or []), None) or raw.get("model_type", "timm's"))
     hint = ""
     if kind.endswith(("Classification", "timm's")):
         hint = "; for the labels of sounds there is audioprune tag"
