@@ -2,7 +2,7 @@
 
 Which training-free setting agrees best with the unpruned model at half and at a quarter of its multiply-accumulates?
 
-    python scripts/find_recommended.py --data DATA --out results/recommended.json [--phase schedules|choices|all]
+    python scripts/find_recommended.py --data DATA --out results/recommended-choices.json --phase choices --report
 
 DATA holds esc10/ and fsdd/. The script uses the four models of checkpoints/. It compares settings on clips that neither
 training nor the report uses (ESC-10 fold 4), or, for spoken digits, on part of the training split. Then it reports the
@@ -13,6 +13,7 @@ MACs, including merging, are at most the target.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ SCHEDULES: dict[str, tuple[int, ...]] = {
     "3 6 9": (3, 6, 9),
     "2 5 8": (2, 5, 8),
     "1 4 7": (1, 4, 7),
+    "1 3 5 7": (1, 3, 5, 7),
     "0 3 6": (0, 3, 6),
     "0 2 4": (0, 2, 4),
     "0 1 2": (0, 1, 2),
@@ -140,7 +142,7 @@ def row(subject: Subject, name: str, method: ap.Method, target: str, part: str =
     }
 
 
-def schedules(only: str | None) -> dict[str, ap.Method]:
+def schedules(only: str | None, places: Sequence[str]) -> dict[str, ap.Method]:
     """Make the settings of phase 1: where to reduce, for one setting of each kind."""
     kinds: dict[str, ap.Method] = {
         "topk": ap.TopK(0.5),
@@ -156,6 +158,7 @@ def schedules(only: str | None) -> dict[str, ap.Method]:
         for kind, method in kinds.items()
         if only in (None, kind)
         for where, layers in SCHEDULES.items()
+        if where in places
     }
 
 
@@ -191,15 +194,17 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--layers", default=",".join(map(str, range(12))), help="layers for phase choices")
     parser.add_argument("--kind", help="for phase schedules: run only this kind")
+    parser.add_argument("--where", default=",".join(SCHEDULES), help="for phase schedules: places, with commas")
     parser.add_argument("--report", action="store_true", help="also measure on the clips to report on")
     args = parser.parse_args()
     layers = tuple(map(int, args.layers.split(",")))
-    settings = schedules(args.kind) if args.phase == "schedules" else choices(layers)
+    settings = schedules(args.kind, args.where.split(",")) if args.phase == "schedules" else choices(layers)
     result: dict[str, Any] = {
         "command": f"python scripts/find_recommended.py --data DATA --phase {args.phase}"
         + f" --models {args.models}"
         + (f" --layers {args.layers}" if args.phase == "choices" else "")
         + (f" --kind {args.kind}" if args.kind else "")
+        + (f' --where "{args.where}"' if args.where != parser.get_default("where") else "")
         + (" --report" if args.report else ""),
         "machine": machine(),
         "rows": [],

@@ -31,11 +31,11 @@ REPEATS = 3
 """Times that a clip is heard before the next one."""
 
 
-def write_sound(path: Path, minutes: float) -> None:
-    clips = [soxr.resample(load_audio(clip).waveform, SAMPLE_RATE, RATE) for clip in sorted(CLIPS.glob("*.ogg"))]
-    blocks = [np.stack([np.tile(clip, REPEATS)] * 2, axis=1) for clip in clips]
-    left, number = round(60 * minutes * RATE), 0
-    with soundfile.SoundFile(path, "w", RATE, 2, subtype="PCM_16") as file:
+def write_sound(path: Path, minutes: float, rate: int = RATE, channels: int = 2) -> None:
+    clips = [soxr.resample(load_audio(clip).waveform, SAMPLE_RATE, rate) for clip in sorted(CLIPS.glob("*.ogg"))]
+    blocks = [np.stack([np.tile(clip, REPEATS)] * channels, axis=1) for clip in clips]
+    left, number = round(60 * minutes * rate), 0
+    with soundfile.SoundFile(path, "w", rate, channels, subtype="PCM_16") as file:
         while left:
             block = blocks[number % len(blocks)][:left]
             file.write(block)

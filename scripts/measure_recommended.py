@@ -2,14 +2,16 @@
 
     python scripts/measure_recommended.py --out results/recommended-speed.json
 
-For each number of tokens and batch size: the speed-up at half and at a quarter of the work with merging in every block,
-and the settings that `ap.recommended(model, speed_up=…)` finds, measured again in turn with the unpruned model. Run it
-on an idle machine: a ratio that is not sure is marked.
+For each number of tokens and batch size, in turn with the unpruned model: what is recommended at half and at a quarter
+of the work; merging in every block at half of it; and the setting that `ap.recommended(model, speed_up=…)` finds. Run
+it on an idle machine: a ratio that is not sure is marked. The file is written after every shape; a run that was stopped
+goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +19,50 @@ import torch
 
 import audioprune as ap
 from audioprune.compare.benchmark import machine
+from audioprune.core.fitting import fit
+from audioprune.core.recommend import recommended_at
 from audioprune.core.recommend_speed import TooFastError, measure
 from audioprune.core.settings import describe
 from audioprune.files import write_json
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
-SHAPES = ((64, 1), (64, 4), (256, 1), (256, 4), (256, 16))
-"""Tokens of a clip, and clips of a batch."""
-SPEED_UPS = (1.3, 1.8, 2.7)
+SHAPES = {(64, 1): 1.3, (64, 4): 1.3, (256, 1): 1.8, (256, 4): 1.8, (256, 16): 2.7}
+"""Tokens of a clip, and clips of a batch, to the speed-up that is asked for."""
 FRAMES_PER_TOKEN = 2
 """128 mel channels are 8 patches high, and a patch is 16 frames long."""
 
 
-def row_of(name: str, method: ap.Method, model: Any, batch: torch.Tensor, seconds: float) -> dict[str, Any]:
-    """A setting with its share of the work and its measured speed-up."""
+def settings(model: Any, batch: torch.Tensor, speed_up: float) -> dict[str, ap.Method | str]:
+    """What is compared. A sentence in place of a method: nothing is so fast."""
+    found: dict[str, ap.Method | str] = {f"macs={macs}": ap.recommended(model, macs=macs) for macs in (0.5, 0.25)}
+    found["every block, macs=0.5"] = fit(model, recommended_at, 0.5, ap.macs, least=0.5)
+    try:
+        found[f"speed_up={speed_up}"] = ap.recommended(model, speed_up=speed_up, inputs=batch)
+    except TooFastError as error:
+        found[f"speed_up={speed_up}"] = str(error)
+    return found
+
+
+def share(model: Any, method: ap.Method) -> float:
     full = ap.macs(model)
     with ap.prune(model, method):
-        share = ap.macs(model) / full
-    (ratio,) = measure(model, [method], batch, seconds)
-    print(f"  {name}: {100 * share:.0f} % of the work, {ratio}: {method}", flush=True)
-    return {"name": name, "setting": describe(method), "macs_share": share, **ratio.as_dict()}
+        return ap.macs(model) / full
 
 
-def rows_at(tokens: int, size: int, seconds: float) -> list[dict[str, Any]]:
-    model = AudioMAEForAudioClassification(AudioMAEConfig(max_length=FRAMES_PER_TOKEN * tokens)).eval()
+def rows_at(tokens: int, size: int, speed_up: float, seconds: float) -> list[dict[str, Any]]:
+    model: Any = AudioMAEForAudioClassification(AudioMAEConfig(max_length=FRAMES_PER_TOKEN * tokens)).eval()
     batch = torch.randn(size, FRAMES_PER_TOKEN * tokens, 128)
-    rows = [row_of(f"macs={macs}", ap.recommended(model, macs=macs), model, batch, seconds) for macs in (0.5, 0.25)]
-    for speed_up in SPEED_UPS:
-        try:
-            method = ap.recommended(model, speed_up=speed_up, inputs=batch)
-        except TooFastError as error:
-            rows.append({"name": f"speed_up={speed_up}", "refused": str(error)})
+    found = settings(model, batch, speed_up)
+    methods = {name: method for name, method in found.items() if not isinstance(method, str)}
+    ratios = dict(zip(methods, measure(model, list(methods.values()), batch, seconds), strict=True))
+    rows = []
+    for name, method in found.items():
+        if isinstance(method, str):
+            rows.append({"name": name, "refused": method})
             continue
-        rows.append(row_of(f"speed_up={speed_up}", method, model, batch, seconds))
+        row = {"name": name, "setting": describe(method), "macs_share": share(model, method)}
+        rows.append({**row, **ratios[name].as_dict()})
+        print(f"  {name}: {100 * row['macs_share']:.0f} % of the work, {ratios[name]}: {method}", flush=True)
     return rows
 
 
@@ -58,12 +71,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=5.0, help="of timing each setting")
     args = parser.parse_args()
-    found = []
-    for tokens, size in SHAPES:
-        print(f"{tokens} tokens, batch {size}", flush=True)
-        found.append({"tokens": tokens, "batch_size": size, "rows": rows_at(tokens, size, args.seconds)})
     command = f"python scripts/measure_recommended.py --seconds {args.seconds:g}"
-    write_json(args.out, {"command": command, "machine": machine(), "shapes": found})
+    result = json.loads(args.out.read_text()) if args.out.exists() else {"command": command, "shapes": []}
+    result["machine"] = machine()
+    known = {(shape["tokens"], shape["batch_size"]) for shape in result["shapes"]}
+    for (tokens, size), speed_up in SHAPES.items():
+        if (tokens, size) in known:
+            continue
+        print(f"{tokens} tokens, batch {size}", flush=True)
+        rows = rows_at(tokens, size, speed_up, args.seconds)
+        result["shapes"].append({"tokens": tokens, "batch_size": size, "rows": rows})
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

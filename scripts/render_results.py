@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import contrast_tables
+import decoder_tables
 import encoder_tables
+import page_sentences
 import performance
 import speech_tables
 from audioprune.methods.names import FORMER
@@ -321,6 +323,21 @@ def where_to_reduce() -> str:
     return table(header, rows)
 
 
+def four_blocks() -> str:
+    """Similar tokens merged at some places, on the clips to choose on and on the others."""
+    parts = {"chosen on": "clips to choose on", "reported on": "other clips"}
+    found = {(target, part): searched("places", target, part) for target in ("half", "quarter") for part in parts}
+    places = dict.fromkeys(name for rows in found.values() for name in rows)
+    rows = []
+    for name in places:
+        line = [name.split(" @ ")[1]]
+        for by in found.values():
+            row = by.get(name)
+            line.append("–" if row is None else f"{100 * average(row, 'agreement'):.1f} / {average(row, 'kl'):.4f}")
+        rows.append(line)
+    return table(["0-based blocks", *(f"{target}: {parts[part]}" for target, part in found)], rows)
+
+
 def what_to_choose() -> str:
     found = {target: searched("choices", target, "reported on") for target in ("half", "quarter")}
     names = sorted(found["quarter"], key=lambda name: -average(found["quarter"][name], "agreement"))
@@ -383,6 +400,7 @@ def five_minutes() -> str:
 
 
 PAGES = (
+    "app.md",
     "analysis.md",
     "results.md",
     "performance.md",
@@ -397,6 +415,7 @@ PAGES = (
 TABLES = {
     "calibrate": calibrated,
     "bulk": bulk,
+    "page-load": lambda: page_sentences.sentences(read("page-load")),
     "five-minutes": five_minutes,
     "fine-tuned-esc10": lambda: fine_tuned("esc10"),
     "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
@@ -417,6 +436,7 @@ TABLES = {
     "esc10-ast": lambda: every_method("esc10-ast"),
     "further": further,
     "where-to-reduce": where_to_reduce,
+    "four-blocks": four_blocks,
     "what-to-choose": what_to_choose,
     **{f"compare-{model}": lambda model=model: untrained(model) for model in MODELS},
     **{f"compare-{model}-tuned": lambda model=model: trained(model) for model in MODELS},
@@ -443,6 +463,7 @@ TABLES = {
         ["tokens × batch", "keep rate", "packed", "packed, frozen", "the check costs"], performance.checks()
     ),
     **{f"whisper-{name}": lambda name=name: table(*speech_tables.speech(name)) for name in speech_tables.SETS},
+    "whisper-decoder": lambda: table(*decoder_tables.errors()),
     "whisper-summary": lambda: table(*speech_tables.summary()),
     "whisper-profile": lambda: table(*speech_tables.profile()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),

@@ -66,8 +66,12 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     training = ear_training(args) if args.ear else scene_training(args)
-    heard = {"heard": len(training.heard)} if isinstance(training, EarTraining) else {}
+    heard: dict = {"heard": len(training.heard)} if isinstance(training, EarTraining) else {}
+    if args.begin_with:
+        heard["begin_with"] = str(args.begin_with.name)
     write_json(args.out / "settings.json", asdict(training.settings) | heard)
+    if args.begin_with and not (args.out / "state.pt").exists():
+        training.begin_with(torch.load(args.begin_with / "state.pt", weights_only=True))
     if (args.out / "state.pt").exists():
         training.load_state(torch.load(args.out / "state.pt", weights_only=True))
         print(f"continuing after step {training.done}")
@@ -215,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--width", type=int, help="default: 128; with an ear, of the language model")
     training.add_argument("--text-heads", type=int, help="default: 4")
     training.add_argument("--text-layers", type=int, help="default: 3")
+    training.add_argument("--begin-with", type=Path, help="folder of a training whose weights this one begins with")
     training.add_argument("--save-every", type=int, default=200, help="steps between two written states")
     own = training.add_argument_group("without --ear")
     own.add_argument("--hold-out", action="store_true", help="keep the validation recordings out of the training")

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -413,18 +414,22 @@ def test_the_stage_that_is_looked_at_stays() -> None:
     assert _slider(0, 3) == {"maximum": 1, "interactive": False, "value": 0, "__type__": "update"}
 
 
-def test_only_what_is_new_is_computed(tagger: Tagger, sound: Path, tmp_path: Path) -> None:
+def test_only_what_is_new_is_computed(
+    tagger: Tagger, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And where nothing can be heard, everything but the message stays as it is."""
     gr = pytest.importorskip("gradio")
     from audioprune.app.page import OWN_SCORE, PageState, _results, _update
 
     asked: list[float] = []
+    studio = Studio(lambda name: tagger, lambda name, rate, score, model: ap.TopK(rate))
+    compare_now = studio.compare
 
-    def build_noted(name: str, rate: float, score: str | None, model: object) -> ap.Method:
+    def compare_noted(path: Path, model: str, name: str, rate: float, *others: Any, **more: Any) -> Comparison:
         asked.append(rate)
-        return ap.TopK(rate)
+        return compare_now(path, model, name, rate, *others, **more)
 
-    studio = Studio(lambda name: tagger, build_noted)
+    monkeypatch.setattr(studio, "compare", compare_noted)
     with gr.Blocks():
         parts = _results(gr.HTML())
 

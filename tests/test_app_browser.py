@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 
 from .conftest import tone
+from .media import FORMATS, encode
 from .transcribers import save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -228,6 +230,15 @@ def test_the_page(visitor: Visitor, tmp_path: Path) -> None:
     expect(message).to_contain_text("This sound is silent")
     expect(verdict).to_contain_text("silence.wav")
     visitor.shoot("silence")
+
+    if find_spec("av"):
+        kind = FORMATS["mp4"]
+        video = encode(tmp_path / "video.mp4", tone(1.2, kind.rate), kind)
+        with page.expect_file_chooser() as chooser:
+            page.locator("#sound-video").click()
+        chooser.value.set_files(video)
+        expect(verdict).to_contain_text("video.mp4 · ")
+        visitor.shoot("video")
 
     model = page.locator("#model input")
     model.fill("listener")

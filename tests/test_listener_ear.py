@@ -345,6 +345,15 @@ class TestTraining:
         with pytest.raises(ValueError, match=r"begun with steps=4 \(not 9\)"):
             self.start(ear, processor, heard, EarSettings(steps=9, batch=3, ramp=1)).load_state(whole.state())
 
+    def test_begins_with_the_weights_of_another_training(self, ear: Path, processor, heard) -> None:
+        first = self.start(ear, processor, heard)
+        first.step()
+        second = self.start(ear, processor, heard, EarSettings(steps=9, batch=3, ramp=1, seed=1))
+        second.begin_with(first.state())
+        assert second.done == 0
+        for one, other in zip(first.result().parameters(), second.result().parameters()):
+            assert torch.equal(one, other)
+
     def test_each_timeline_once_in_an_epoch(self, ear: Path, processor, heard) -> None:
         training = self.start(ear, processor, heard)
         drawn = [i for step in range(7) for i in training._indices(step)]

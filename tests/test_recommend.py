@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import audioprune as ap
 from audioprune.core.fitting import greatest
-from audioprune.core.recommend import HALF, padded_at, recommended_at
+from audioprune.core.recommend import HALF, _similar, padded_at, recommended_at
 from audioprune.core.settings import describe, read_method
 
 from .families import FAMILIES, SPECTROGRAM, audiomae, inputs_for, whisper
@@ -36,12 +36,29 @@ def test_the_greatest_keep_rate_within_the_work(family: str) -> None:
     found = []
     for work in (least, 0.85, 0.97):
         method = ap.recommended(model, work, inputs=inputs)
-        assert dataclasses.replace(method, keep_rate=0.5) == ap.ToMe(0.5, layers="all", metric="hidden")
+        assert dataclasses.replace(method, keep_rate=0.5) == ap.ToMe(0.5, layers=(0, 1, 2), metric="hidden")
         assert share(model, method, inputs) <= work
         assert share(model, method.with_keep_rate(round(method.keep_rate + 0.001, 3)), inputs) > work
         found.append(method.keep_rate)
     assert found == sorted(found)
     assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"),
+    [(1, (0,)), (2, (0, 1)), (4, (0, 1, 2)), (6, (1, 2, 3, 4)), (12, (1, 3, 5, 7)), (24, (2, 6, 10, 14))],
+)
+def test_four_blocks_merge_where_much_work_is_left(depth: int, blocks: tuple[int, ...]) -> None:
+    four, *every = _similar(depth, 0.5)
+    assert four == ap.ToMe(1.0, layers=blocks, metric="hidden")
+    assert every == _similar(depth, 0.25)
+    assert [(one.layers, one.passes) for one in every] == [("all", passes) for passes in (1, 2, 3)]
+
+
+def test_every_block_merges_where_four_would_lose_more() -> None:
+    model = ap.load("esc10")
+    assert ap.recommended(model, 0.5).layers == (1, 3, 5, 7)
+    assert ap.recommended(model, 0.4).layers == "all"
 
 
 def test_half_of_the_work_is_the_default() -> None:
@@ -272,5 +289,4 @@ def test_the_recommended_method_in_words() -> None:
 def test_at_the_default_keep_rate_about_half_of_the_work_is_left() -> None:
     model = ap.load("esc10")
     assert share(model, recommended_at(), None) == pytest.approx(0.5, abs=0.04)
-    rates = [ap.recommended(model, work).keep_rate for work in (0.25, 0.75)]
-    assert rates[0] < HALF < rates[1]
+    assert ap.recommended(model, 0.25).keep_rate < HALF

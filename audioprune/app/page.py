@@ -14,6 +14,7 @@ from .answer import Comparison
 from .bars import bars
 from .messages import measurement, message_box, reason, verdict
 from .pictures import figure_html, picture, timeline_html
+from .sound_input import sound_input
 from .speech import SpeechStudio, speech_tab
 from .studio import Choice, Studio
 
@@ -23,7 +24,6 @@ SCORES = ["attention", "cls", "intensity", "variation", "random"]
 OWN_SCORE = "the method's own"
 SHOWN_LABELS = 4
 LEAST = 0.1
-YEAR = 365 * 24 * 3600
 TITLE = "Hear a sound with fewer tokens"
 INTRO = (
     "An audio transformer cuts a spectrogram into patches, its tokens. Pruning lets it forget most of them as it runs. "
@@ -81,8 +81,7 @@ def page(
         any_model: whether visitors may type other models, also folders of this machine.
         speech: transcribes, on a tab of its own; None for no such tab.
     """
-    # Uploads are deleted when the server ends. Deletion by age would also delete the examples.
-    with gr.Blocks(title="audioprune", analytics_enabled=False, fill_width=True, delete_cache=(YEAR, YEAR)) as blocks:
+    with gr.Blocks(title="audioprune", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(f'<h1>{TITLE}</h1><p class="ap-intro">{INTRO}</p>', elem_classes="ap-head")
         if speech is None:
             _sounds(studio, models, choices, any_model)
@@ -108,10 +107,7 @@ def _sounds(studio: Studio, models: Sequence[str], choices: Sequence[Choice], an
 def _controls(
     models: Sequence[str], choices: Sequence[Choice], any_model: bool
 ) -> tuple[gr.Audio, list[Any], gr.Button]:
-    # Gradio's share button would send the sound to the hub.
-    sound = gr.Audio(
-        sources=["upload", "microphone"], type="filepath", label="Sound", buttons=["download"], elem_id="sound"
-    )
+    sound = sound_input("Sound", "sound")
     clips = sorted(CLIPS.glob("*.ogg"))
     gr.Examples(
         [[str(clip)] for clip in clips],

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
+import tempfile
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
+
+MOST_WAITING = 50
+"""Sounds that may wait for their answer; Gradio tells the next visitor that the page is busy."""
+MOST_BYTES = 500 * 1024**2
+"""Greatest size of an upload."""
+
+
+@contextmanager
+def upload_folder() -> Iterator[str]:
+    """A folder of this process for what visitors upload, which is removed at the end.
+
+    Enter it before Gradio is imported, which else uses one folder for all its pages, and leaves files there.
+    """
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    if before is not None:
+        os.makedirs(before, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="audioprune-app-", dir=before, ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield folder
+        finally:
+            if before is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
 
 
 def serve(
@@ -18,20 +46,44 @@ def serve(
     host: str,
     port: int,
     ready: Callable[[str], None],
+    end: Callable[[], Any],
     browser: bool = False,
 ) -> None:
-    """Serve a page until the process is interrupted.
+    """Serve a page until the process is interrupted or terminated.
 
     Args:
         blocks: the page (`gr.Blocks`).
         host: address to listen on.
         port: port to listen on.
         ready: called with the page's address.
+        end: stops what is being computed; called at the end.
         browser: whether to open the page in a browser.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are removed then too
+    launch(blocks, host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        ready(address)
+        if browser:
+            webbrowser.open(address)
+        # Short waits: if another thread gets the signal of Ctrl-C, a long wait would not end.
+        while True:
+            time.sleep(0.2)
+    finally:
+        end()
+        blocks.close(verbose=False)
+
+
+def launch(blocks: Any, host: str, port: int) -> None:
+    """Begin to serve a page in other threads, until `blocks.close()`."""
+    from starlette.middleware import Middleware
+
     from .page import CSS, theme
+    from .visitors import Gate, guard
 
     disable_requests(host)
+    guard(blocks)
+    blocks.queue(max_size=MOST_WAITING)
     blocks.launch(
         server_name=host,
         server_port=port,
@@ -45,20 +97,11 @@ def serve(
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        max_file_size="500mb",
+        max_file_size=MOST_BYTES,
+        app_kwargs={"middleware": [Middleware(Gate)]},
         theme=theme(),
         css_paths=[CSS],
     )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    try:
-        ready(address)
-        if browser:
-            webbrowser.open(address)
-        # Short waits: if another thread gets the signal of Ctrl-C, a long wait would not end.
-        while True:
-            time.sleep(0.2)
-    finally:
-        blocks.close(verbose=False)
 
 
 def is_local(host: str) -> bool:

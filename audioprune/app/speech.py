@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import gradio as gr
@@ -16,6 +15,8 @@ from ..files import Row
 from ..transcribing.differences import words_of
 from ..transcribing.transcriber import Transcriber
 from .messages import message_box, reason
+from .sound_input import sound_input
+from .turn import Turn
 
 HINT = "Record some speech or upload a sound: what Whisper writes with and without pruning appears here."
 
@@ -27,15 +28,27 @@ class SpeechStudio:
     """
 
     def __init__(self, name: str, transcriber: Transcriber) -> None:
-        self.name, self._transcriber, self._turn = name, transcriber, Lock()
+        self.name, self._transcriber, self._turn = name, transcriber, Turn()
+        self.end = self._turn.end
 
     @property
     def method(self) -> str:
         return str(self._transcriber.method)
 
-    def __call__(self, path: Path) -> Row:
-        """The row of a sound, as `Transcriber` gives it. Raises `AudioError` if it cannot be transcribed."""
+    def __call__(self, path: Path, progress: Callable[[float], Any] = lambda share: None) -> Row:
+        """The row of a sound, as `Transcriber` gives it.
+
+        progress: called with the share of a long sound that was heard, first with pruning and then without.
+
+        Raises `AudioError` if it cannot be transcribed, and `InterruptedError` after `end`.
+        """
+
+        def heard(share: float) -> None:
+            self._turn.check()
+            progress(share)
+
         with self._turn:
+            self._transcriber.progress = heard
             row = next(iter(self._transcriber([path])))
         if "error" in row:
             raise AudioError(row["error"])
@@ -46,23 +59,17 @@ def speech_tab(studio: SpeechStudio) -> None:
     """Lay the tab out, within a `gr.Blocks`."""
     with gr.Row(elem_classes="ap-main"):
         with gr.Column(scale=4, min_width=320):
-            sound = gr.Audio(
-                sources=["upload", "microphone"],
-                type="filepath",
-                label="Speech",
-                buttons=["download"],
-                elem_id="speech",
-            )
+            sound = sound_input("Speech", "speech")
             run = gr.Button("Transcribe again", variant="primary", elem_id="transcribe")
         with gr.Column(scale=8, min_width=420):
             message = gr.HTML(elem_id="speech-message", visible=False)
             result = gr.HTML(f'<div class="ap-hint">{HINT}</div>', elem_id="transcripts")
 
-    def update(path: str | None) -> dict[Any, Any]:
+    def update(path: str | None, bar: Any = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
         if path is None:
             return {message: gr.update(visible=False)}
         try:
-            row = studio(Path(path))
+            row = studio(Path(path), lambda share: bar(share, desc="Hearing long speech"))
         except Exception as error:
             return {message: message_box([f"<b>{escape(reason(error, Path(path), studio.name))}</b>"], "ap-error")}
         return {message: gr.update(visible=False), result: transcripts(row, studio.name, studio.method)}

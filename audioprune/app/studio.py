@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -14,9 +13,12 @@ from transformers import PreTrainedModel
 from ..methods import Method
 from ..tagging.tagger import Tagger
 from .answer import Comparison, compare
+from .turn import Turn
 
 MODELS = 2
 """Number of models kept in memory, the last used ones."""
+METHODS = 256
+"""Number of settings kept. To fit the recommended method to a model takes longer than an answer."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Studio:
 
     def __init__(self, open_model: Callable[[str], Tagger], build: Build) -> None:
         self._open = lru_cache(maxsize=MODELS)(open_model)
-        self._build = build
-        self._turn = Lock()
+        self._build = lru_cache(maxsize=METHODS)(self._build_for)
+        self._build_method = build
+        self._turn = Turn()
+        self.end = self._turn.end
 
     def open(self, model: str) -> Tagger:
         """Load a model, or return it if it is loaded. Raises the errors of loading."""
@@ -74,9 +78,16 @@ class Studio:
             score: the score; None for the method's own.
             progress: see `compare`.
 
-        Raises the errors of loading a model, building a method, and `compare`.
+        Raises the errors of loading a model, building a method, and `compare`, and `InterruptedError` after `end`.
         """
+
+        def heard(done: int, total: int) -> None:
+            self._turn.check()
+            progress(done, total)
+
         with self._turn:
             tagger = self._open(model)
-            method = self._build(name, keep_rate, score, tagger.model)
-            return compare(tagger, path, method, progress=progress)
+            return compare(tagger, path, self._build(model, name, keep_rate, score), progress=heard)
+
+    def _build_for(self, model: str, name: str, keep_rate: float, score: str | None) -> Method:
+        return self._build_method(name, keep_rate, score, self._open(model).model)

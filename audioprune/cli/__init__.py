@@ -17,7 +17,7 @@ from .ask import ask
 from .bench import bench
 from .calibrate import calibrate
 from .compare import compare
-from .console import err, own_threads, own_warnings
+from .console import INTERRUPTED, err, own_threads, own_warnings
 from .convert import convert
 from .demo import demo
 from .doctor import doctor
@@ -138,9 +138,6 @@ REMEDIES: dict[int, str] = {
     errno.EFBIG: "files may not grow so large here (ulimit -f); raise that and run the same command again",
 }
 """What the system refuses, and what to do about it."""
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended."""
 
 
 def main() -> None:

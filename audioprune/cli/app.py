@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ import typer
 from ..methods import names
 from . import options as o
 from . import window_options as w
-from .console import err, out, progress
+from .console import INTERRUPTED, err, out, progress
 from .long_sounds import parse_windows
 
 if TYPE_CHECKING:
@@ -58,33 +60,41 @@ def app(
 
         audioprune app --whisper openai/whisper-base
     """
-    with progress("", brief=True) as bar:
-        bar.add_task("Starting", total=None)
-        from ..app.page import page
-        from ..app.server import free_port, is_local, serve
-        from ..app.studio import Studio
-        from ..tagging.tagger import Tagger
+    from ..app.server import upload_folder
 
-    def open_model(source: str) -> Tagger:
-        loaded, front = o.open_model(source, device, dtype)
-        return Tagger(loaded, front, windows=windows)
+    with upload_folder():
+        with progress("", brief=True) as bar:
+            bar.add_task("Starting", total=None)
+            from ..app.page import page
+            from ..app.server import free_port, is_local, serve
+            from ..app.studio import Studio
+            from ..tagging.tagger import Tagger
 
-    windows = parse_windows(window, hop, pool)
-    port = free_port(host, port)
-    studio = Studio(open_model, build)
-    studio.open(model)
-    speech = None if whisper is None else _speech(whisper, device, dtype)
+        def open_model(source: str) -> Tagger:
+            loaded, front = o.open_model(source, device, dtype)
+            return Tagger(loaded, front, windows=windows)
 
-    def ready(address: str) -> None:
-        out.print(address, soft_wrap=True)
-        if not is_local(host):
-            err.print("Whoever reaches this machine can use the page; models are those that were named here.")
-        err.print("Ctrl-C stops it.")
+        windows = parse_windows(window, hop, pool)
+        port = free_port(host, port)
+        studio = Studio(open_model, build)
+        studio.open(model)
+        speech = None if whisper is None else _speech(whisper, device, dtype)
 
-    models = list(dict.fromkeys([model, EMBEDDED]))
-    # Loading a model reads files: only who sits at this machine may name others.
-    blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
-    serve(blocks, host=host, port=port, ready=ready, browser=browser)
+        def ready(address: str) -> None:
+            out.print(address, soft_wrap=True)
+            if not is_local(host):
+                err.print("Whoever reaches this machine can use the page; models are those that were named here.")
+            err.print("Ctrl-C stops it.")
+
+        def end() -> None:
+            has_ended = [studio.end(), speech is None or speech.end()]
+            if not all(has_ended):  # Python aborts if it ends while PyTorch computes
+                atexit.register(os._exit, INTERRUPTED)
+
+        models = list(dict.fromkeys([model, EMBEDDED]))
+        # Loading a model reads files: only who sits at this machine may name others.
+        blocks = page(studio, models, choices(), any_model=is_local(host), speech=speech)
+        serve(blocks, host=host, port=port, ready=ready, end=end, browser=browser)
 
 
 def _speech(whisper: str, device: str, dtype: str) -> SpeechStudio:

@@ -19,6 +19,9 @@ from rich.table import Table
 out = Console(highlight=False, markup=False)
 err = Console(stderr=True, highlight=False, markup=False)
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
+
 
 def progress(unit: str, brief: bool = False) -> Progress:
     """A bar on stderr with counts, elapsed and remaining time; plain lines where stderr is no terminal.

@@ -37,7 +37,7 @@ ModelOption = Annotated[
 _UNTRAINED = names.words(trained=False, but=(names.RECOMMENDED, "topk", "segmentwise"))
 _TRAINED = [entry.word for entry in names.TABLE if entry.needs_training]
 METHOD_HELP = (
-    f'"{names.RECOMMENDED}" (what measured best without training: similar tokens are merged in every block), "topk" '
+    f'"{names.RECOMMENDED}" (what measured best without training: similar tokens are merged), "topk" '
     '(the paper\'s: the whole clip competes), "segmentwise" (each time segment keeps its share), '
     f"{', '.join(_UNTRAINED)}; one of them with a choice of its own, such as "
     'topk+merge; a JSON file such as {"method": "TopK", "keep_rate": 0.5}; or a folder with a pruning.json, which '

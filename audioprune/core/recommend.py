@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.blocks.adapter import BlockAdapter
 from ..audio.files import SAMPLE_RATE
 from ..methods import AToMe, Method, PaddingMerge, ToMe
+from ..methods.base import block_at
 from ..methods.chain import Chain
 from ..methods.names import RECOMMENDED, named
 from .cost import macs as count
@@ -30,6 +30,11 @@ FIRST = (0, 1)
 """Blocks before which an encoder that pads merges."""
 HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
+FOUR = (1, 3, 5, 7)
+"""Blocks that merge, in twelfths of the depth, where about half of the work or more is left: there they agreed as well
+as every block, and merging takes a third of the time (docs/results.md)."""
+MILD = 0.45
+"""Least share of the work that four blocks are asked for."""
 NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")
 """What merges the sound itself in a Whisper with its decoder."""
 
@@ -60,9 +65,20 @@ def _sound_at(keep_rate: float) -> ToMe:
 
 
 def recommended_at(keep_rate: float = HALF) -> Method:
-    """The recommended method at a keep rate: in every block the most similar pairs of tokens become one, compared by
-    their hidden states (`ToMe`)."""
+    """The recommended method at a keep rate for every block, which a command line may give: in each the most similar
+    pairs of tokens become one, compared by their hidden states (`ToMe`)."""
     return named(RECOMMENDED).at(keep_rate)
+
+
+def _similar(depth: int, macs: float) -> list[Method]:
+    """Settings that merge similar tokens, the first of which that leaves at most `macs` of the work is recommended: in
+    four blocks where that is enough, else in every block with ever more passes."""
+    every: list[Method] = [ToMe(1.0, layers="all", metric="hidden", passes=passes) for passes in PASSES]
+    if macs < MILD:
+        return every
+    blocks = sorted({block_at(depth, part, 12) for part in FOUR})
+    four = ToMe(1.0, layers=tuple(block for block in blocks if block < depth), metric="hidden")
+    return [four, *every]
 
 
 def recommended(
@@ -77,6 +93,9 @@ def recommended(
     included.
 
         ap.prune(model, ap.recommended(model, macs=0.25))
+
+    The most similar tokens become one (`ToMe`, compared by hidden states): in four blocks if about half of the work or
+    more is to be left, else in every block, which agrees better there and takes more time.
 
     In an encoder that pads every clip, such as that of a Whisper that classifies, the padding is merged, and similar
     tokens only in clips whose padding is not enough (`padded_at`). No clip costs more than `macs`, one that fills the
@@ -114,7 +133,8 @@ def recommended(
             "take SegmentwiseTopK(keep_rate=0.25), see docs/audio-language-models.md"
         )
     if not isinstance(adapter, BlockAdapter) or not adapter.pads:
-        return _fitted(model, _with_passes(recommended_at(1.0)), 0.5 if macs is None else macs, inputs)
+        macs = 0.5 if macs is None else macs
+        return _fitted(model, _similar(adapter.depth, macs), macs, inputs)
     if adapter.is_decoded:
         padding = PaddingMerge()
         return padding if macs is None else _decoded(padding, model, macs, inputs)
@@ -171,11 +191,6 @@ def _decoded(padding: Method, model: nn.Module, macs: float, inputs: Tensor | Ma
         if count(model, inputs=inputs) / unpruned <= macs:
             return padding
     return _fitted(model, neighbours, macs, inputs, after=[padding])
-
-
-def _with_passes(method: Any) -> list[Method]:
-    """The method with one pass of pairs in a block, and with more."""
-    return [replace(method, passes=passes) for passes in PASSES]
 
 
 def _fitted(

@@ -26,7 +26,15 @@ from ..timing import UNSURE, Ratio, take_turns
 from .cost import synchronize
 from .pruning import prune
 
-PLACES: tuple[tuple[int, ...] | None, ...] = (None, (0, 1, 2, 3, 4, 5), (0, 1, 2, 3), (0, 1, 2), (2, 5, 8), (2, 6))
+PLACES: tuple[tuple[int, ...] | None, ...] = (
+    None,
+    (0, 1, 2, 3, 4, 5),
+    (0, 1, 2, 3),
+    (0, 1, 2),
+    (1, 3, 5, 7),
+    (2, 5, 8),
+    (2, 6),
+)
 """Blocks that merge, in twelfths of the depth, those that agreed best at a quarter of the work first; None is every
 block. At half of the work all of them agree within half a point (docs/results.md)."""
 SHARES = (0.92, 0.85, 0.78, 0.71, 0.64, 0.57, 0.5, 0.43, 0.36, 0.29, 0.22, 0.15)
@@ -72,7 +80,7 @@ def fast_enough(model: nn.Module, depth: int, speed_up: float, inputs: Tensor | 
             (ratio,) = measure(model, [one.method], inputs, 3 * SECONDS)
             if ratio >= max(1.0, LEAST * speed_up):
                 if not ratio.is_sure:
-                    warnings.warn(f"{one.method} is {ratio} as fast as unpruned. {UNSURE}", stacklevel=3)
+                    warnings.warn(f"{one.method} is {ratio} as fast as unpruned. {UNSURE}", stacklevel=4)
                 return one.method
     raise TooFastError(
         f"speed_up is {speed_up:g}, but no setting was measured to be so fast with this batch on this machine; ask for "

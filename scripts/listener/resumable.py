@@ -68,5 +68,11 @@ class ResumableTraining:
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def begin_with(self, state: dict[str, Any]) -> None:
+        """Begin with the weights of another training's state, whose settings may be others."""
+        self.averaged = state["averaged"]
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+
     def _before_loading(self) -> None:
         """What a subclass does once `done` is known, before weights and the optimizer's state are loaded."""
