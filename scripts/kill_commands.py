@@ -39,6 +39,7 @@ OF_TIME = (
     "second",
     "latency",
     "speed",
+    "real_time",
     "faster",
     "per_second",
     "timing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 import audioprune as ap
 from audioprune.core import recommend_speed as speed
+from audioprune.core.recommend import recommended_before
 from audioprune.core.recommend_speed import SHARES, TooFastError, mean_share
 from audioprune.timing import Ratio
 
@@ -121,3 +123,19 @@ def test_tag_goes_on_with_what_was_chosen(run, clips, monkeypatch, tmp_path) -> 
     code, _, err = run("tag", clips, "--speed-up", "1.5", "--keep-rate", "0.5")
     assert code == 2
     assert "leave out --method" in err
+
+
+def test_tag_goes_on_with_what_an_earlier_version_recommended(run, clips, monkeypatch) -> None:
+    """Merging in every block: the rows of one run have one setting."""
+    words = ("tag", clips, "--out", "a.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr("audioprune.cli.options.ChosenMethod.for_model", lambda _, model, __: recommended_before(model))
+        patched.setattr(sys.modules["audioprune.cli.tag"], "__version__", "0.1.0")
+        assert run(*words)[0] == 0
+    rows = Path("a.jsonl").read_text().splitlines()
+    Path("a.jsonl").write_text("\n".join(rows[:-3]) + "\n")
+    code, _, err = run(*words)
+    assert code == 0, err
+    again = [json.loads(line)["setting"] for line in Path("a.jsonl").read_text().splitlines()]
+    assert {setting["layers"] for setting in again} == {"all"}
+    assert len(again) == len(rows)

@@ -118,6 +118,19 @@ class ChosenMethod:
 
         return recommended(model, inputs=shape_of_clip(model, clip_seconds)) if self.fits_work else self.method
 
+    def as_begun(self, model: PreTrainedModel, begun: dict[str, Any], clip_seconds: float) -> Method | None:
+        """The method by which version 0.1 began a run with these words; None if the run was not begun so.
+
+        begun: the settings of the run."""
+        from ..adapters.blocks.adapter import find_blocks
+        from ..core.recommend import recommended_before, shape_of_clip
+        from ..core.settings import describe
+
+        if not self.fits_work or begun.get("method") != "ToMe" or find_blocks(model).pads:
+            return None
+        method = recommended_before(model, shape_of_clip(model, clip_seconds))
+        return method if describe(method).items() <= begun.items() else None
+
 
 def chosen_by_time(model: PreTrainedModel, speed_up: float, batch_size: int) -> Method:
     """The recommended setting that is measured to be so many times as fast, in batches of this size."""

@@ -130,7 +130,7 @@ def tag(
             raise ValueError("--speed-up chooses the method by time: leave out --method and its options")
         words["speed_up"] = speed_up
     from ..bulk.asked import asked_for
-    from ..tagging.bulk import find_sounds, open_log, reopen_log
+    from ..tagging.bulk import begun_setting, find_sounds, open_log, reopen_log
 
     clips, passed = find_sounds(sources, result_file)
     if not clips:
@@ -162,7 +162,9 @@ def tag(
         if pack and engine == "local":  # now, since what is measured must be what runs
             o.pack_on_cpu(loaded)
         if speed_up is None:
-            settings = chosen.for_model(loaded, front.max_seconds)
+            begun = None if result_file is None else begun_setting(result_file)
+            earlier = None if begun is None else chosen.as_begun(loaded, begun, front.max_seconds)
+            settings = earlier or chosen.for_model(loaded, front.max_seconds)
         else:
             settings = _begun_with(log) or o.chosen_by_time(loaded, speed_up, batch_size)
         setting = {"model": model, **describe(settings), "top": top, "dtype": dtype}

@@ -26,6 +26,8 @@ from .recommend_speed import fast_enough
 
 PASSES = (1, 2, 3)
 """Passes of pairs in a block that are tried, if fewer cannot take the model far enough."""
+EVERY_BLOCK: list[Method] = [ToMe(1.0, layers="all", metric="hidden", passes=passes) for passes in PASSES]
+"""Similar tokens merged in every block."""
 FIRST = (0, 1)
 """Blocks before which an encoder that pads merges."""
 HALF = 0.88
@@ -70,15 +72,22 @@ def recommended_at(keep_rate: float = HALF) -> Method:
     return named(RECOMMENDED).at(keep_rate)
 
 
+def recommended_before(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | None = None) -> Method:
+    """What version 0.1 recommended for half of the work, merging in every block: runs that it began go on with it.
+
+    Raises `ValueError` as `recommended`.
+    """
+    return _fitted(model, EVERY_BLOCK, 0.5, inputs)
+
+
 def _similar(depth: int, macs: float) -> list[Method]:
     """Settings that merge similar tokens, the first of which that leaves at most `macs` of the work is recommended: in
     four blocks where that is enough, else in every block with ever more passes."""
-    every: list[Method] = [ToMe(1.0, layers="all", metric="hidden", passes=passes) for passes in PASSES]
     if macs < MILD:
-        return every
+        return EVERY_BLOCK
     blocks = sorted({block_at(depth, part, 12) for part in FOUR})
     four = ToMe(1.0, layers=tuple(block for block in blocks if block < depth), metric="hidden")
-    return [four, *every]
+    return [four, *EVERY_BLOCK]
 
 
 def recommended(

@@ -82,6 +82,12 @@ def reopen_log(path: Path, asked: Asked | None) -> Log | None:
     return open_log(path, setting, asked) if asked.mark(setting) == mark else None
 
 
+def begun_setting(path: Path) -> Row | None:
+    """The setting in a file of results; None if it has none."""
+    found = _begun(path)
+    return None if found is None else found[0]
+
+
 def _begun(path: Path) -> tuple[Row, str] | None:
     """Setting and mark in a file of results, of any form; None if it has none."""
     if path.suffix.lower() == PARQUET and path.is_dir():
