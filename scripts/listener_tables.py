@@ -207,7 +207,7 @@ def figure(rows: list[dict[str, Any]], tables: Tables) -> Figure:
     FigureCanvasAgg(made)
     panels = made.subplots(1, len(tables.kinds), sharey=True)
     bases = list(dict.fromkeys(name.split("+")[0] for name in tables.methods))
-    colours = {base: f"C{i}" if i < 10 else "black" for i, base in enumerate(bases)}
+    colours = dict(zip(bases, (*(f"C{i}" for i in range(10)), "black", "gold", "navy"), strict=False))
     for axes, kind in zip(panels, tables.kinds, strict=True):
         axes.axhline(np.mean(cells(rows, "unpruned", 1.0, "renumber", kind)), color="black", linewidth=1, linestyle=":")
         for name in tables.methods:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from audioprune.timing import Ratio
+
 RESULTS = Path(__file__).parents[1] / "results"
 FILES = ("benchmarks", "benchmarks-onnx")
 RATES = ("0.9", "0.7", "0.5")
@@ -80,6 +82,18 @@ def quarters() -> list[list[str]]:
             cells = ["–" if row is None else f"{row['speed_up']:.2f}×" for row in pair]
             lines.append([dtype, name, *cells])
     return lines
+
+
+def recommended() -> tuple[list[str], list[list[str]]]:
+    """Header and rows: how many times as fast a ViT-Base is with what is recommended, by the work and by time."""
+    lines = []
+    for shape in json.loads((RESULTS / "recommended-speed.json").read_text())["shapes"]:
+        rows = {row["name"]: row for row in shape["rows"]}
+        cells = [str(Ratio.of(rows[name])) for name in ("macs=0.5", "every block, macs=0.5", "macs=0.25")]
+        by_time = [f"asked {name.split('=')[1]}×: {Ratio.of(row)}" for name, row in rows.items() if "speed_up" in name]
+        lines.append([f"{shape['tokens']} × {shape['batch_size']}", *cells, *(by_time or ["–"])])
+    header = ["tokens × batch", "half of the work", "half, in every block", "a quarter", "by time"]
+    return header, lines
 
 
 def checks() -> list[list[str]]:

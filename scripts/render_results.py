@@ -468,6 +468,7 @@ TABLES = {
     "whisper-profile": lambda: table(*speech_tables.profile()),
     "whisper-stand-ins": lambda: table(*speech_tables.stand_ins()),
     **{f"whisper-peers-{name}": lambda name=name: table(*speech_tables.peers(name)) for name in ("tiny.en", "base")},
+    "recommended-speed": lambda: table(*performance.recommended()),
     "quarters": lambda: table(["", "tokens × batch", "plain", "packed"], performance.quarters()),
 }
 
