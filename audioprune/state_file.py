@@ -51,7 +51,8 @@ class StateFile(ABC):
         if rows:
             self.other = _other(rows[0][0], run or {}, earlier)
         if self.other:
-            warnings.warn(f"{path}: begun with {', '.join(self.other)}, and now begun anew", stacklevel=6)
+            # Of this package whoever calls it: the commands show these warnings, and no others.
+            warnings.warn(f"{path}: begun with {', '.join(self.other)}, and now begun anew", stacklevel=2)
         if self.other or not rows:
             self._journal.clear()
             self._journal.append([{"run": run}])

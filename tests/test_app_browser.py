@@ -177,11 +177,11 @@ def test_the_page(visitor: Visitor, tmp_path: Path) -> None:
     visitor.shoot("answered")
 
     # The stages: no answer is computed anew, and each looks different.
-    expect(picture).to_contain_text("After the attention of block 12")
+    expect(picture).to_contain_text("After the attention of block 8")
     seen = [image.get_attribute("src")]
     slider = page.locator("#stage input[type=range]")
     slider.press("ArrowLeft")
-    expect(picture).to_contain_text("After the attention of block 11")
+    expect(picture).to_contain_text("After the attention of block 6")
     seen.append(image.get_attribute("src"))
     slider.press("Home")
     expect(picture).to_contain_text("The whole input: 256 patches")

@@ -115,7 +115,7 @@ def test_titles_say_what_became_of_the_patches(name: str, family: str) -> None:
 def test_of_many_stages_four_are_drawn() -> None:
     model = ap.load("esc10")
     clip = torch.randn(1, model.config.max_length, 128, generator=torch.Generator().manual_seed(7))
-    with torch.no_grad(), ap.prune(model, ap.recommended(model)) as handle, ap.trace(model) as record:
+    with torch.no_grad(), ap.prune(model, ap.recommended(model, 0.25)) as handle, ap.trace(model) as record:
         model(clip)
     figure = explain_figure(clip[0].numpy(), record)
     drawn = [axes.get_title(loc="left") for axes in figure.axes]
