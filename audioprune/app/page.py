@@ -123,7 +123,7 @@ def _controls(
         [(choice.title, choice.name) for choice in choices],
         value=first.name,
         label="Method",
-        info="recommended merges similar tokens in every block",
+        info="recommended leaves half of the work; a keep rate that you set is for every block",
         elem_id="method",
     )
     score = gr.Dropdown(
