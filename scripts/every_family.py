@@ -32,10 +32,12 @@ from audioprune.files import write_json
 from five_minutes import timed
 
 CLIPS = Path(__file__).parents[1] / "audioprune" / "assets" / "clips"
+COPIES = 3
+"""Of each clip: a calibration needs 16 clips at least."""
 COMMANDS = {
     "tag": "tag sounds/ --out tags.jsonl",
     "tag, half of the work": "tag sounds/ --method recommended --out half.jsonl",
-    "explain": "explain sounds/{label}/{label}.ogg --out {label}.png",
+    "explain": "explain sounds/{label}/0.ogg --out {label}.png",
     "bench": "bench --keep-rates 0.7 --batch-sizes 1 --clip-seconds 5 --seconds 1",
     "compare": "compare --data sounds/ --methods topk,tome --keep-rates 0.7 --batch-sizes 1 --out compare.json",
     "calibrate": "calibrate --clips sounds/ --max-disagreement 0.5 --methods tome --out pruning.json",
@@ -65,11 +67,12 @@ def write_models(folder: Path, labels: list[str]) -> dict[str, Path]:
 
 
 def write_sounds(folder: Path) -> list[str]:
-    """A folder for each label with its clip. Returns the labels."""
+    """A folder for each label with its clip, `COPIES` times. Returns the labels."""
     clips = sorted(CLIPS.glob("*.ogg"))
     for clip in clips:
         (folder / clip.stem).mkdir(parents=True)
-        shutil.copy(clip, folder / clip.stem)
+        for i in range(COPIES):
+            shutil.copy(clip, folder / clip.stem / f"{i}.ogg")
     return [clip.stem for clip in clips]
 
 

@@ -66,10 +66,10 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     training = ear_training(args) if args.ear else scene_training(args)
-    heard: dict = {"heard": len(training.heard)} if isinstance(training, EarTraining) else {}
+    more: dict[str, Any] = {"heard": len(training.heard)} if isinstance(training, EarTraining) else {}
     if args.begin_with:
-        heard["begin_with"] = str(args.begin_with.name)
-    write_json(args.out / "settings.json", asdict(training.settings) | heard)
+        more["begin_with"] = args.begin_with.name
+    write_json(args.out / "settings.json", asdict(training.settings) | more)
     if args.begin_with and not (args.out / "state.pt").exists():
         training.begin_with(torch.load(args.begin_with / "state.pt", weights_only=True))
     if (args.out / "state.pt").exists():

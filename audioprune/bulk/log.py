@@ -98,15 +98,19 @@ def with_windows(begun: Row, setting: Row, lengths: Iterable[tuple[float | None,
     return begun if is_any_cut else {**begun, WINDOWS: setting[WINDOWS]}
 
 
-def begun(path: Path) -> tuple[Row, str] | None:
-    """Setting and mark of the first row of a file; None if it has none, or if it cannot be read."""
+def begun(path: Path) -> tuple[Row, str | None] | None:
+    """Setting and mark of the first row of a file; None if it has no setting, or if it cannot be read.
+
+    Rows of version 0.1 have no mark.
+    """
     if not path.is_file():  # reading a pipe would wait for ever
         return None
     try:
         with open(path, "rb") as file:
             row = json.loads(file.readline())
-        return row["setting"], row[ASKED]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # told by `ResultLog`, which opens it later
+        return row["setting"], row.get(ASKED)
+    # Told by `ResultLog`, which opens it later.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

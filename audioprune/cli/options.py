@@ -84,7 +84,7 @@ LayersOption = Annotated[
     str | None,
     typer.Option(
         help="0-based blocks that prune, such as 3,6,9, or all (pictures count from 1: block 4 is 3 here). [default: "
-        "all for recommended, else a quarter, half and three quarters of the depth]",
+        "four blocks or all for recommended, else a quarter, half and three quarters of the depth]",
         show_default=False,
     ),
 ]

@@ -34,7 +34,7 @@ HALF = 0.88
 """Keep rate at which twelve blocks over 64 to 512 tokens compute about half of what they did."""
 FOUR = (1, 3, 5, 7)
 """Blocks that merge, in twelfths of the depth, where about half of the work or more is left: there they agreed as well
-as every block, and merging takes a third of the time (docs/results.md)."""
+as every block, and merging takes about half of the time (docs/results.md)."""
 MILD = 0.45
 """Least share of the work that four blocks are asked for."""
 NEIGHBOURS = AToMe(1.0, layers="all", metric="keys")

@@ -88,7 +88,7 @@ def begun_setting(path: Path) -> Row | None:
     return None if found is None else found[0]
 
 
-def _begun(path: Path) -> tuple[Row, str] | None:
+def _begun(path: Path) -> tuple[Row, str | None] | None:
     """Setting and mark in a file of results, of any form; None if it has none."""
     if path.suffix.lower() == PARQUET and path.is_dir():
         from .bulk_parquet import parquet_begun

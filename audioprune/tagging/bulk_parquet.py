@@ -52,19 +52,17 @@ JOURNAL = "_rows.jsonl"
 """File with the rows that are not in a part yet. Readers of Parquet folders ignore names that begin with "_"."""
 
 
-def parquet_begun(path: Path) -> tuple[Row, str] | None:
-    """Setting and mark of the first part of a folder; None if it has none, or if it cannot be read."""
+def parquet_begun(path: Path) -> tuple[Row, str | None] | None:
+    """Setting and mark of the first part of a folder; None if it has no setting, or if it cannot be read.
+
+    Parts of version 0.1 have no mark.
+    """
     try:
         metadata = pq.read_schema(_parts(path)[0]).metadata
-        return json.loads(metadata[SETTING]), metadata[MARK].decode()
-    except (
-        *UNREADABLE,
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ):  # told by `ParquetLog`, which opens it later
+        mark = metadata.get(MARK)
+        return json.loads(metadata[SETTING]), None if mark is None else mark.decode()
+    # Told by `ParquetLog`, which opens it later.
+    except (*UNREADABLE, IndexError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
 
 
