@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -27,22 +28,23 @@ from transformers import (
     WhisperForAudioClassification,
 )
 
+from audioprune.audio.files import SAMPLE_RATE, load_audio
 from audioprune.compare.benchmark import machine
 from audioprune.files import write_json
 from five_minutes import timed
 
 CLIPS = Path(__file__).parents[1] / "audioprune" / "assets" / "clips"
-COPIES = 3
-"""Of each clip: a calibration needs 16 clips at least."""
+LEVELS = (1.0, 0.7, 0.5)
+"""A calibration needs 16 clips at least, and counts equal ones once: each is heard at three levels."""
 COMMANDS = {
-    "tag": "tag sounds/ --out tags.jsonl",
-    "tag, half of the work": "tag sounds/ --method recommended --out half.jsonl",
-    "explain": "explain sounds/{label}/0.ogg --out {label}.png",
-    "bench": "bench --keep-rates 0.7 --batch-sizes 1 --clip-seconds 5 --seconds 1",
-    "compare": "compare --data sounds/ --methods topk,tome --keep-rates 0.7 --batch-sizes 1 --out compare.json",
-    "calibrate": "calibrate --clips sounds/ --max-disagreement 0.5 --methods tome --out pruning.json",
-    "tag as calibrated": "tag sounds/ --method pruning.json --out calibrated.jsonl",
-    "export": "export --clip-seconds 5 --out model.onnx",
+    "tag": "tag sounds/ --model {model} --out tags.jsonl",
+    "tag by TopK": "tag sounds/ --model {model} --keep-rate 0.5 --out half.jsonl",
+    "explain": "explain sounds/{label}/0.wav --model {model} --out {label}.png",
+    "bench": "bench --model {model} --keep-rates 0.7 --batch-sizes 1 --clip-seconds 5 --seconds 1",
+    "compare": "compare --model {model} --data sounds/ --methods topk,tome --keep-rates 0.7 --bench-seconds 0.5 --out compare.json",
+    "calibrate": "calibrate --model {model} --clips sounds/ --max-disagreement 0.5 --methods tome --out pruning.json",
+    "tag as calibrated": "tag sounds/ --model {model} --method pruning.json --out calibrated.jsonl",
+    "export": "export {model} model.onnx --clip-seconds 5",
 }
 
 
@@ -67,38 +69,39 @@ def write_models(folder: Path, labels: list[str]) -> dict[str, Path]:
 
 
 def write_sounds(folder: Path) -> list[str]:
-    """A folder for each label with its clip, `COPIES` times. Returns the labels."""
+    """A folder for each label, with its clip at each of `LEVELS`. Returns the labels."""
     clips = sorted(CLIPS.glob("*.ogg"))
     for clip in clips:
         (folder / clip.stem).mkdir(parents=True)
-        for i in range(COPIES):
-            shutil.copy(clip, folder / clip.stem / f"{i}.ogg")
+        waveform = load_audio(clip).waveform
+        for i, level in enumerate(LEVELS):
+            soundfile.write(folder / clip.stem / f"{i}.wav", level * waveform, SAMPLE_RATE)
     return [clip.stem for clip in clips]
 
 
-def run(folder: Path) -> list[dict[str, Any]]:
-    labels, rows = write_sounds(folder / "sounds"), []
+def run(folder: Path) -> Iterator[dict[str, Any]]:
+    labels = write_sounds(folder / "sounds")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     for family, model in write_models(folder, labels).items():
         place = folder / f"with-{family}"
         place.mkdir()
         (place / "sounds").symlink_to(folder / "sounds")
         for name, words in COMMANDS.items():
-            row = timed(f"audioprune {words.format(label=labels[0])} --model {model}", place, environment)
+            row = timed(f"audioprune {words.format(label=labels[0], model=model)}", place, environment)
             row["command"] = row["command"].replace(str(model), family.upper())
-            rows.append({"family": family, "name": name, **row})
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {"family": family, "name": name, **row}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    command, rows = f"python scripts/every_family.py --out {args.out.name}", []
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(Path(folder))
-    command = f"python scripts/every_family.py --out {args.out.name}"
-    write_json(args.out, {"command": command, "machine": machine(), "rows": rows})
+        for row in run(Path(folder)):
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+            write_json(args.out, {"command": command, "machine": machine(), "rows": rows})
     return int(any(row["exit_code"] for row in rows))
 
 

@@ -62,6 +62,8 @@ FORMATS = {
     "tta": Format("tta"),
 }
 """Suffix → what it is made with."""
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+"""Channels → FFmpeg's name of them."""
 
 
 def can_encode(kind: Format) -> bool:
@@ -77,8 +79,9 @@ def can_encode(kind: Format) -> bool:
 def encode(path: Path, sound: np.ndarray, kind: Format) -> Path:
     """Write a sound, (samples,) at the rate of the format, with PyAV."""
     import av
+    from av.audio.plane import AudioPlane
 
-    layout = "stereo" if kind.channels == 2 else "mono"
+    layout = LAYOUTS[kind.channels]
     with av.open(str(path), "w", format=kind.muxer, options=dict(kind.options)) as container:
         stream = container.add_stream(kind.encoder, rate=kind.rate, layout=layout)
         if kind.bits:
@@ -88,7 +91,9 @@ def encode(path: Path, sound: np.ndarray, kind: Format) -> Path:
             picture = container.add_stream(kind.video, rate=10)
             picture.width = picture.height = 64
             picture.pix_fmt = "yuv420p"
-        frame = av.AudioFrame.from_ndarray(np.tile(sound, (kind.channels, 1)), format="fltp", layout=layout)
+        frame = av.AudioFrame(format="fltp", layout=layout, samples=len(sound))
+        for i in range(kind.channels):  # `from_ndarray` fails from eight channels on
+            AudioPlane(frame, i).update(np.ascontiguousarray(sound, np.float32))
         frame.sample_rate, frame.pts = kind.rate, 0
         container.start_encoding()
         context = stream.codec_context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -207,3 +208,16 @@ def test_a_rate_that_no_sound_has(tmp_path) -> None:
     soundfile.write(tmp_path / "slow.wav", tone(1.0), 100)
     with pytest.raises(AudioError, match="its rate is 100 Hz, but sounds have 1000 Hz or more"):
         load_audio(tmp_path / "slow.wav")
+
+
+@pytest.mark.parametrize("channels", [6, 8])
+def test_surround_sound(tmp_path, channels: int) -> None:
+    """From eight channels on, PyAV's own arrays read what is no sound, and may end the process."""
+    kind = Format("aac", channels=channels)
+    path = encode(tmp_path / "film.m4a", tone(1.0, kind.rate), kind)
+    read = "import sys, audioprune as ap; clip = ap.load_audio(sys.argv[1]); print(clip.channels, clip.waveform.std())"
+    run = subprocess.run([sys.executable, "-c", read, str(path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found, loudness = run.stdout.split()
+    assert int(found) == channels
+    assert float(loudness) == pytest.approx(tone(1.0, 16_000).std(), rel=0.2)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
+from av.audio.frame import AudioFrame, format_dtypes
+from av.audio.plane import AudioPlane
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
 from av.stream import Discard
@@ -239,14 +240,27 @@ def _sound_track(container: InputContainer) -> AudioStream:
 
 def _mono(frame: AudioFrame) -> np.ndarray:
     """Mean of the channels of a frame: (samples,) float32."""
-    samples: np.ndarray = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(frame.samples, -1).T
+    samples = _channels(frame)
     if samples.dtype == np.uint8:
         samples = samples.astype(np.int16) - 128
         return (samples / 128.0).mean(axis=0, dtype=np.float32)
     scale = 1.0 if samples.dtype.kind == "f" else -float(np.iinfo(samples.dtype).min)
     return (samples / scale).mean(axis=0).astype(np.float32)
+
+
+def _channels(frame: AudioFrame) -> np.ndarray:
+    """Samples of a frame as they are: (channels, samples).
+
+    `frame.to_ndarray()` finds the planes by looking for the end of their list, which has none from eight channels on:
+    it reads what is no plane, and may end the process.
+    """
+    name, channels = frame.format.name, frame.layout.nb_channels
+    if name not in format_dtypes:
+        raise ValueError(f"samples of the format {name} are not read")
+    count, each = (channels, 1) if frame.format.is_planar else (1, channels)
+    planes: list[Any] = [AudioPlane(frame, i) for i in range(count)]
+    rows = [np.frombuffer(plane, format_dtypes[name], count=frame.samples * each) for plane in planes]
+    return np.stack(rows) if frame.format.is_planar else rows[0].reshape(frame.samples, channels).T
 
 
 def _protected() -> _RefusedError:
