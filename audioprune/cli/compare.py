@@ -62,6 +62,15 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    correct: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Find what pruning adds to the logits of all clips alike, on so many clips that are not compared, "
+            "without their labels, and show what is left of the errors without it. 16 are enough.",
+            show_default=False,
+        ),
+    ] = None,
     fine_tuned: FineTunedOption = None,
     bench_seconds: Annotated[float, typer.Option(min=0, help="Seconds of timing a setting; 0 times nothing.")] = 1.0,
     batch_size: Annotated[
@@ -92,6 +101,10 @@ def compare(
         audioprune compare --model esc10 --data ESC-50 --data-name esc10 --folds 5 --methods topk,tome,segmentwise+merge
         --fine-tuned topk=runs/fold5-rate0.5 --out compare.json
 
+    What a constant repairs, found on 16 clips of the training part without their labels:
+
+        audioprune compare --model probe/ --data ESC-10 --data-name esc10 --folds 5 --macs 0.25,0.125 --correct 16
+
     Agreement is the share of clips whose top label is the unpruned model's; KL is the mean KL(unpruned ‖ pruned) of the
     outputs, in nats. A clip longer than the model hears is heard in windows, and its answer is their mean. Random
     choices run with five seeds: mean ± standard deviation. A row with • costs least for its accuracy: no other is
@@ -119,7 +132,9 @@ def compare(
     check_writable(out_file, picture)
     loaded, front = o.open_model(model, device)
     table, store = t.open_data(data, data_name, None, cache, front.max_seconds)
-    rows = c.spaced(c.choose_clips(table, t.words(folds), split), limit)
+    every = c.choose_clips(table, t.words(folds), split)
+    rows = c.spaced(every, limit)
+    further = None if correct is None else c.read_clips(c.others(table, every, correct), front, store, windows)
     labels = c.targets_of(loaded, table, rows)
     tuned = {name: c.open_fine_tuned(folder, loaded, rows, store, windows) for name, folder in folders.items()}
     clips = c.read_clips(rows, front, store, windows)
@@ -127,9 +142,9 @@ def compare(
         err.print(f"{len(rows)} clips, some longer than the model's window: heard in {len(clips)} windows")
     passes = comparison.passes(chosen, rates, tuned, shares)
     state = None if out_file is None else out_file.with_name(f"{out_file.name}.partial.jsonl")
-    with closing(RowLog.of(state, loaded, clips, labels, chosen, tuned)) as log:
+    with closing(RowLog.of(state, loaded, clips, labels, chosen, tuned, further)) as log:
         with progress("") as bar, resumable(state) if state else nullcontext():
-            heard = bar.add_task("Hearing clips", total=passes * len(clips))
+            heard = bar.add_task("Hearing clips", total=passes * (len(clips) + len(further or ())))
             timing = bar.add_task("Timing settings", total=None, visible=False)
 
             def timed() -> None:
@@ -142,6 +157,7 @@ def compare(
                 "folds": list(t.words(folds)),
                 "split": split,
                 "limit": limit,
+                **({"correct": correct} if correct else {}),
                 **({"windows": len(clips), "pool": pool} if clips.recordings else {}),
                 "machine": machine(),
             } | comparison.compare(
@@ -152,6 +168,7 @@ def compare(
                 rates,
                 fine_tuned=tuned,
                 shares=shares,
+                correct=further,
                 bench_seconds=bench_seconds,
                 batch_sizes=sizes,
                 advance=lambda count: bar.advance(heard, count),
@@ -255,9 +272,12 @@ def _table(result: dict[str, Any]) -> Table:
     )
     table.add_column("method", overflow="fold")
     timed = [f"{column} ({time['batch_size']})" for time in unpruned.get("timing", []) for column in ("ms", "faster")]
-    for column in ("keep", "mAP, %" if is_map else "acc., %", "agree, %", "KL, nats", "MACs, %", *timed, ""):
+    corrected = ["corrected: acc., %", "agree, %"] if result.get("correct") else []
+    known = ("keep", "mAP, %" if is_map else "acc., %", "agree, %", "KL, nats", *corrected, "MACs, %", *timed, "")
+    for column in known:
         table.add_column(column, justify="right")
-    first = ["unpruned", "–", f"{100 * unpruned['score']:.1f}", "100.0", "0", "100.0"]
+    first = ["unpruned", "–", score := f"{100 * unpruned['score']:.1f}", "100.0", "0"]
+    first += [*([score, "100.0"] if corrected else []), "100.0"]
     table.add_row(*first, *_times(unpruned), "")
     rows.sort(key=lambda row: (-_mean_rate(row), -row["agreement"]["mean"], row["kl"]["mean"]))
     for row in rows:
@@ -267,11 +287,16 @@ def _table(result: dict[str, Any]) -> Table:
             _percent(row["score"]),
             _percent(row["agreement"]),
             f"{row['kl']['mean']:.2g}",
+            *(_corrected(row) if corrected else []),
             f"{100 / row['macs_ratio']:.1f}",
             *_times(row),
             "•" if row["front"] else "",
         )
     return table
+
+
+def _corrected(row: dict[str, Any]) -> list[str]:
+    return [_percent(row["corrected"][one]) if "corrected" in row else "–" for one in ("score", "agreement")]
 
 
 def _times(row: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ from .settings import Clips, FineTuned, ReadClips
 
 COUNTED = 16
 """Clips on which the multiply-accumulates of a method are counted that lets the sound decide."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Clips on which biases are found, and the unpruned model's logits of them, (clips, classes)."""
+
+    features: Clips
+    full: Tensor
+
+    def bias(self, model: PreTrainedModel, advance: Callable[[int], Any]) -> Tensor:
+        """Of the model as it is pruned now, (classes,)."""
+        return (logits_of(model, self.features, advance) - self.full).mean(dim=0)
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
@@ -53,6 +66,7 @@ def compare(
     *,
     fine_tuned: Mapping[str, FineTuned] | None = None,
     shares: Sequence[float] = (),
+    correct: Clips | None = None,
     bench_seconds: float = 0.0,
     batch_sizes: Sequence[int] = (16,),
     advance: Callable[[int], Any] = NOTHING,
@@ -73,17 +87,22 @@ def compare(
         shares: shares of the unpruned model's multiply-accumulates; each method is then run at the greatest keep rate
             that leaves at most so many on these clips, and `keep_rates` are not used. A method with a rate for each
             layer, or that learnt its rate, still runs as it is.
+        correct: other clips, without labels, on which the bias of each setting is found (`Pruned.correct_bias`): what
+            is left of its errors is then in the row as well.
         bench_seconds: of timing each setting, all in turn, for each of `batch_sizes`; 0 times nothing.
-        advance: called with the clips of each batch that was heard; `passes` × clips in all.
+        advance: called with the clips of each batch that was heard; `passes` × clips in all, those to correct with
+            included.
         timed: called for each setting and batch size that was timed.
         log: keeps each row when it is made; rows that it holds already are not made again. Speed is always measured.
 
     A row has "method", "keep_rate", "setting", "runs", "score", "agreement" (share of clips with the unpruned model's
-    top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; a setting that
-    the method or the model refuses has "refused" instead, the reason.
+    top label), "kl" (nats), "macs" of a clip, "macs_ratio" (unpruned by pruned), "front" and "timing"; with `correct`
+    also "corrected", the "score", "agreement" and "kl" of the corrected logits, if the model was not fine-tuned. A
+    setting that the method or the model refuses has "refused" instead, the reason.
     """
     plan = Plan(methods, keep_rates, fine_tuned or {}, shares)
     full = logits_of(model, features, advance)
+    correction = None if correct is None else Correction(correct, logits_of(model, correct, advance))
     few = _clips(model, features, range(min(COUNTED, len(features))))
     cost = mean_macs(model, few)
     unpruned: dict[str, Any] = {"score": _score(full, labels), "macs": cost}
@@ -92,10 +111,10 @@ def compare(
     for setting in plan.settings(model, few, log):
         row = setting.done
         if row is None:
-            row = _row(setting, model, features, labels, full, cost, advance)
+            row = _row(setting, model, features, labels, full, cost, advance, correction)
             log.note(row)
         else:
-            advance(setting.passes * len(features))
+            advance(setting.passes * (len(features) + len(correct or ())))
         settings.append(setting)
         rows.append(row)
     for row, on_front in zip(rows, pareto(rows), strict=True):
@@ -163,16 +182,20 @@ def _row(
     full: Tensor,
     full_macs: int,
     advance: Callable[[int], Any],
+    correction: Correction | None = None,
 ) -> dict[str, Any]:
     rate = list(setting.keep_rate) if isinstance(setting.keep_rate, Sequence) else setting.keep_rate
     row: dict[str, Any] = {"method": setting.name, "keep_rate": rate, "fine_tuned": setting.tuned is not None}
     row |= {} if setting.share is None else {"macs_share": setting.share}
+    further = 0 if correction is None else len(correction.features)
+    each = len(features) + further
     if setting.refused is not None:
-        advance(setting.passes * len(features))
+        advance(setting.passes * each)
         return row | {"refused": setting.refused}
-    if setting.tuned is not None:
-        model, features = setting.tuned.model, setting.tuned.features
-    heard, counts, logits = 0, 0, []
+    if setting.tuned is not None:  # it hears by a front end of its own, and needs no correction
+        model, features, correction = setting.tuned.model, setting.tuned.features, None
+        advance(further)
+    heard, counts, logits, corrected = 0, 0, list[Tensor](), list[Tensor]()
 
     def count(clips: int) -> None:
         nonlocal heard
@@ -183,18 +206,23 @@ def _row(
         for method in setting.runs:
             with prune(model, method):
                 logits.append(logits_of(model, features, count))
+                if correction is not None:
+                    corrected.append(logits[-1] - correction.bias(model, count))
                 counts = counts or mean_macs(model, _clips(model, features, range(min(COUNTED, len(features)))))
     except (ValueError, UnsupportedModelError, UntrainedError) as error:
-        advance(len(setting.runs) * len(features) - heard)
+        advance(len(setting.runs) * each - heard)
         return row | {"refused": str(error)}
-    return row | {
-        "setting": describe(setting.runs[0]),
-        "runs": len(logits),
+    row |= {"setting": describe(setting.runs[0]), "runs": len(logits), **_figures(logits, labels, full)}
+    row |= {"corrected": _figures(corrected, labels, full)} if corrected else {}
+    return row | {"macs": counts, "macs_ratio": full_macs / counts}
+
+
+def _figures(logits: Sequence[Tensor], labels: Tensor, full: Tensor) -> dict[str, Any]:
+    """Over the runs of a setting."""
+    return {
         "score": spread([_score(one, labels) for one in logits]),
         "agreement": spread([agreement(one, full) for one in logits]),
         "kl": spread([divergence(one, full, labels.ndim == 2) for one in logits]),
-        "macs": counts,
-        "macs_ratio": full_macs / counts,
     }
 
 

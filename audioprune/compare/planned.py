@@ -113,7 +113,7 @@ class _Candidate:
     def at(self, keep_rate: Any, **settings: Any) -> list[Method]:
         """The method at a keep rate, once a seed. settings: in place of its own."""
         if self.given is not None:
-            return [replace(one, keep_rate=keep_rate, **settings) for one in self.given]
+            return [replace(one.with_keep_rate(keep_rate), **settings) for one in self.given]
         return self.method.seeds(keep_rate, **settings)
 
     def planned(self, rate: Any, share: float | None, model: PreTrainedModel, few: Sequence[Tensor]) -> Planned:

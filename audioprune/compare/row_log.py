@@ -34,13 +34,14 @@ class RowLog(StateFile):
         labels: Tensor,
         methods: Mapping[str, NamedMethod],
         tuned: Mapping[str, FineTuned],
+        correct: ReadClips | None = None,
     ) -> RowLog:
         """The log of a comparison of these methods and models on these clips; None as path keeps nothing."""
         if path is None:
             return cls()
         # A settings file may have changed under the same name.
         settings = json.dumps({name: [one.kind.__name__, one.settings] for name, one in methods.items()}, default=str)
-        heard = json.dumps([[str(row.path.absolute()), row.start, row.end] for row in clips.rows])
+        heard = _heard(clips)
         if clips.recordings:
             heard += json.dumps([list(clips.recordings), clips.pool])
         front = json.dumps(clips.front.settings, default=str)
@@ -54,6 +55,8 @@ class RowLog(StateFile):
                 name: [fingerprints.of_weights(one.model), describe(one.method)] for name, one in tuned.items()
             },
         }
+        if correct is not None:
+            run["correct"] = fingerprints.of_parts([_heard(correct).encode()])
         return cls(path, run)
 
     def row(self, name: str, keep_rate: Any, share: float | None) -> Row | None:
@@ -65,6 +68,10 @@ class RowLog(StateFile):
 
     def _take(self, row: Row) -> None:
         self._rows[_key(row["method"], row["keep_rate"], row.get("macs_share"))] = row
+
+
+def _heard(clips: ReadClips) -> str:
+    return json.dumps([[str(row.path.absolute()), row.start, row.end] for row in clips.rows])
 
 
 def _key(name: str, keep_rate: Any, share: float | None) -> str:

@@ -140,6 +140,21 @@ def choose_clips(table: ClipTable, folds: Sequence[str] = (), part: str | None =
     return rows
 
 
+def others(table: ClipTable, compared: Sequence[ClipRow], count: int) -> tuple[ClipRow, ...]:
+    """So many clips that are not compared, at even distances: of the training part, or of the other folds.
+
+    Raises `DataError` if there are fewer.
+    """
+    used = set(compared)
+    rows = [row for row in table.rows if row not in used and (table.folds or row.part == "train")]
+    if len(rows) < count:
+        raise DataError(
+            f"{table.name}: has {len(rows)} clips to correct with that are not compared, and --correct asks for "
+            f"{count}; ask for fewer, or give data with folds (--folds) or a training part"
+        )
+    return spaced(rows, count)
+
+
 def spaced(rows: Sequence[ClipRow], limit: int | None) -> tuple[ClipRow, ...]:
     """At most `limit` rows at even distances, so that all classes of a sorted data set are included."""
     if limit is None or limit >= len(rows):

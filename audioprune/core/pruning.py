@@ -3,69 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from ..adapters import Adapter, find_adapter
 from ..adapters.audio_lm.adapter import PromptAdapter
 from ..adapters.audio_lm.attachment import PromptAttachment
 from ..adapters.base import Attachment
 from ..files import write_json
-from ..methods import METHODS, Method
+from ..methods import Method
 from ..methods.chain import Chain
+from .bias import Batch, LogitBias
+from .checks import check_listed, check_needs, set_positions
 from .save import save_model
+from .scheduled import ScheduledMethod
 from .settings import POSITIONS, SETTINGS, WEIGHTS, file_settings, read_settings
 from .sinks import find_sinks
-from .tokens import Evidence, Finish, Place, Reduction, Tokens, needs_from
 
 _HANDLE = "_audioprune_handle"
 
 
 class AlreadyPrunedError(RuntimeError):
     """The model is pruned; its handle must be removed first."""
-
-
-class _ScheduledMethod:
-    """A method with its keep rates laid out over one model's layers: the adapter's `Reducer`.
-
-    It never changes: a forward that runs as another keep rate is set ends as it began.
-    """
-
-    def __init__(self, method: Method, depth: int, learned: nn.Module | None) -> None:
-        # A keep rate of 1.0 skips the stage: nothing is scored, the model computes what it always did.
-        self._stages = {place: stage for place, stage in method.stages(depth).items() if stage[1] < 1}
-        self.rates = {layer: rate for layer, rate in method.schedule(depth).items() if rate < 1}
-        self.reduces = bool(self._stages)
-        self.depth, self.method, self.learned = depth, method, learned
-        self.needs_gradient = method.needs_gradient
-        self.proportional = method.proportional
-        self.learns = method.learns
-
-    def with_method(self, method: Method) -> _ScheduledMethod:
-        """The same for other settings, with what was learnt."""
-        return _ScheduledMethod(method, self.depth, self.learned)
-
-    def prunes(self, place: Place) -> bool:
-        return place in self._stages
-
-    def before(self, layer: int) -> list[Place]:
-        return [place for place in self._stages if place.layer == layer and not place.after]
-
-    def needs(self, place: Place) -> frozenset[str]:
-        return self._stages[place][0].needs if place in self._stages else frozenset()
-
-    def reduce(self, tokens: Tokens, evidence: Evidence) -> Reduction:
-        method, rate = self._stages[evidence.place]
-        return method.reduce(tokens, evidence, rate)
-
-    def finish(self, tokens: Tokens, special: Tensor) -> Finish | None:
-        return self.method.finish(tokens, special) if self.reduces else None
 
 
 class Pruned:
@@ -82,13 +48,16 @@ class Pruned:
         labels = None if headless else getattr(getattr(model, "config", None), "num_labels", None)
         shape = dataclasses.replace(adapter.shape, labels=labels)
         with torch.inference_mode(False):  # what a method learns can be trained, wherever the model is pruned
-            self._reducer = _ScheduledMethod(method, shape.depth, method.build(shape))
+            self._reducer = ScheduledMethod(method, shape.depth, method.build(shape))
             if self.learned is not None:
                 parameter = next(p for p in adapter.encoder.parameters() if p.is_floating_point())
                 self.learned.to(parameter.device, parameter.dtype).train(adapter.encoder.training)
             if "sinks" in method.needs:
                 adapter.sinks = find_sinks(adapter)
+        self._bias = LogitBias(model, adapter, labels)
+        self._bias.check(method.bias)
         self._attachment: Attachment | None = adapter.attach(self._reducer)
+        self._bias.set(method.bias)
         for module in (adapter.encoder, adapter.tower):
             setattr(module, _HANDLE, self)
 
@@ -139,8 +108,57 @@ class Pruned:
 
     @keep_rate.setter
     def keep_rate(self, keep_rate: float | Sequence[float]) -> None:
-        attachment = self.attachment  # a removed handle has no rate to set
-        self._reducer = attachment.reducer = self._reducer.with_method(self.method.with_keep_rate(keep_rate))
+        self._become(self.method.with_keep_rate(keep_rate))
+
+    def _become(self, method: Method) -> None:
+        """Go on with other settings."""
+        attachment = self.attachment  # a removed handle has none
+        self._reducer = attachment.reducer = self._reducer.with_method(method)
+        self._bias.set(method.bias)
+
+    @torch.no_grad()
+    def correct_bias(self, inputs: Batch | Iterable[Batch]) -> Sequence[float]:
+        """Take off a classifier's logits, from now on, what pruning adds to all clips alike.
+
+            ap.prune(model, ap.recommended(model, macs=0.125)).correct_bias(features)
+
+        Clips run pruned and unpruned, and the mean difference of their logits is what is taken off. They need no
+        labels; 16 sounds like those to come, of like lengths, are enough. It pays where many tokens go whose part in
+        the mean is much the same in all clips, such as padding (docs/methods/recommended.md). It does not repair what
+        differs from clip to clip.
+
+        The correction is `method.bias`. It is saved with the method, and forgotten when `keep_rate` changes.
+
+        Args:
+            inputs: what the model takes, a batch or several: features, or a dictionary of what goes with them.
+
+        Returns the bias, a number for each label. No other thread may run the model meanwhile.
+
+        Raises:
+            ValueError: the model gives no logits by a linear layer, it is in training, or there are no clips.
+            RuntimeError: the handle was removed.
+        """
+        _ = self.attachment  # a removed handle prunes nothing
+        self._bias.check_layer()
+        if self.model.training:
+            raise ValueError("the model is in training, where dropout changes its logits; call model.eval() first")
+        self._bias.set(None)
+        try:
+            bias = self._bias.found(self.model, inputs, self._unpruned)
+        finally:
+            self._bias.set(self.method.bias)
+        self._become(dataclasses.replace(self.method, bias=bias))
+        return bias
+
+    @contextmanager
+    def _unpruned(self) -> Iterator[None]:
+        """Within it, the model computes what it always did."""
+        attachment, pruned = self.attachment, self._reducer
+        attachment.reducer = pruned.without_stages()
+        try:
+            yield
+        finally:
+            attachment.reducer = pruned
 
     @property
     def attached(self) -> bool:
@@ -171,7 +189,7 @@ class Pruned:
         Raises `ValueError` for a method of somebody's own that is not listed in `audioprune.methods.METHODS`.
         """
         for one in self.method.methods:
-            _check_listed(one)
+            check_listed(one)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = file_settings(self.method)
@@ -200,6 +218,7 @@ class Pruned:
         if self._attachment is not None:
             self._attachment.detach()
             self._attachment = None
+            self._bias.set(None)
             for module in {self._adapter.encoder, self._adapter.tower}:
                 delattr(module, _HANDLE)
 
@@ -218,16 +237,6 @@ class Pruned:
         else:
             state = ("" if self.method.static else "at most ") + " → ".join(map(str, self.tokens)) + " tokens"
         return f"Pruned({type(self.model).__name__}, {self.method}: {state})"
-
-
-def _check_listed(method: Method) -> None:
-    """Raise `ValueError` for a method that could not be read again."""
-    name = type(method).__name__
-    if METHODS.get(name) is not type(method):
-        raise ValueError(
-            f"{name} is none of audioprune's methods, by whose names settings are read again; add it first, here "
-            f'and where it is read: audioprune.methods.METHODS["{name}"] = {name}'
-        )
 
 
 def prune(model: nn.Module, method: Method | Sequence[Method] | str | Path, *, positions: str | None = None) -> Pruned:
@@ -269,28 +278,12 @@ def prune(model: nn.Module, method: Method | Sequence[Method] | str | Path, *, p
         )
     adapter = find_adapter(model)
     # Settings are checked against the model before anything is touched.
-    _check_needs(method)
+    check_needs(method)
     adapter.check_method(method)
     method.schedule(adapter.depth)
     if positions is not None:
-        _set_positions(adapter, positions)
+        set_positions(adapter, positions)
     return Pruned(model, adapter, method)
-
-
-def _check_needs(method: Method) -> None:
-    """Raise `ValueError` where a method asks for what there is not."""
-    known = (*needs_from("attention"), *needs_from("input"))
-    unknown = sorted(set(method.needs) - set(known))
-    if unknown:
-        raise ValueError(f"{type(method).__name__}.needs names {', '.join(unknown)}; there are {', '.join(known)}")
-
-
-def _set_positions(adapter: Adapter, positions: str) -> None:
-    if not isinstance(adapter, PromptAdapter):
-        raise ValueError(f"positions is {positions!r}, but only an audio-language model's tokens are numbered anew")
-    if positions not in ("renumber", "keep"):
-        raise ValueError(f'positions is {positions!r}; it is "renumber" or "keep"')
-    adapter.positions = positions
 
 
 def handle(model: nn.Module) -> Pruned | None:

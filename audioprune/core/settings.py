@@ -82,7 +82,9 @@ def _method_of(settings: Any, path: Path, is_file: bool = False, is_inner: bool 
     several = settings.get("method") if isinstance(settings, dict) else settings
     if isinstance(several, list) and not is_inner:
         try:
-            return Chain.of([_method_of(one, path, is_file, is_inner=True) for one in several])
+            chain = Chain.of([_method_of(one, path, is_file, is_inner=True) for one in several])
+            bias = settings.get("bias") if isinstance(settings, dict) else None
+            return chain if bias is None else dataclasses.replace(chain, bias=bias)
         except ValueError as error:
             raise error if str(error).startswith(str(path)) else ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict) or str(settings.get("method")) not in METHODS:
@@ -156,7 +158,7 @@ def describe(method: Method | None) -> dict[str, Any]:
     if method is None:
         return {"method": None}
     if isinstance(method, Chain):
-        return {"method": [describe(one) for one in method.methods]}
+        return {"method": [describe(one) for one in method.methods], **_bias_of(method)}
     defaults = {f.name: f.default for f in dataclasses.fields(method) if f.metadata.get(LATER)}
     settings = {
         name: list(value) if isinstance(value, tuple) else value
@@ -171,8 +173,13 @@ def describe(method: Method | None) -> dict[str, Any]:
 def file_settings(method: Method | None) -> dict[str, Any]:
     """As `describe`, for a settings file: without `layers` if they are the default of this version."""
     if isinstance(method, Chain):
-        return {"method": [file_settings(one) for one in method.methods]}
+        return {"method": [file_settings(one) for one in method.methods], **_bias_of(method)}
     settings = describe(method)
     if method is not None and method.layers is None:
         del settings[LAYERS]
     return settings
+
+
+def _bias_of(chain: Chain) -> dict[str, Any]:
+    """A chain's own setting: the others are those of its methods."""
+    return {} if chain.bias is None else {"bias": list(chain.bias)}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -57,12 +58,15 @@ class Method(ABC):
     keep_rate: share of the droppable tokens that stays at each pruned layer, in (0, 1]; one number, or one a layer.
     layers: 0-based blocks after whose attention tokens are dropped, ascending; "all" of them; None is a quarter, half
         and three quarters of the depth, floor(depth · i / 4 + ½) (blocks 4, 7 and 10 of 12, counted from 1).
+    bias: what is taken off the logits of a classifier, a number for each label; `Pruned.correct_bias` finds it. It
+        belongs to one model and one keep rate.
 
     Raises `ValueError` for settings that cannot be right; those that depend on the model are checked when it is pruned.
     """
 
     keep_rate: float | Sequence[float]
     layers: Sequence[int] | Literal["all"] | None = None
+    bias: Sequence[float] | None = field(default=None, kw_only=True, repr=False, metadata={LATER: True})
 
     before = False
     """Whether tokens are reduced before a block, and not between its attention and its MLP."""
@@ -111,6 +115,15 @@ class Method(ABC):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; {type(self).__name__} takes {', '.join(known)}")
         if self.layers not in (None, "all"):
             object.__setattr__(self, "layers", self._checked_layers(self.layers))
+        if self.bias is not None:
+            object.__setattr__(self, "bias", self._checked_bias(self.bias))
+
+    @staticmethod
+    def _checked_bias(bias: Any) -> tuple[float, ...]:
+        numbers: list[Any] = list(bias) if isinstance(bias, Sequence) and not isinstance(bias, str) else [None]
+        if not all(isinstance(one, Real) and not isinstance(one, bool) and math.isfinite(one) for one in numbers):
+            raise ValueError("bias is no list of finite numbers, one for each label of the model")
+        return tuple(map(float, numbers))
 
     @staticmethod
     def _checked_layers(layers: Any) -> tuple[int, ...]:
@@ -128,7 +141,8 @@ class Method(ABC):
 
     def __str__(self) -> str:
         """The name and whatever differs from the defaults, as one would write it."""
-        rest = [f for f in dataclasses.fields(self) if f.name != "keep_rate" and getattr(self, f.name) != f.default]
+        told = [f for f in dataclasses.fields(self) if f.repr and f.name != "keep_rate"]
+        rest = [f for f in told if getattr(self, f.name) != f.default]
         settings = [repr(self.keep_rate), *(f"{f.name}={getattr(self, f.name)!r}" for f in rest)]
         return f"{type(self).__name__}({', '.join(settings)})"
 
@@ -167,8 +181,9 @@ class Method(ABC):
         return (self,)
 
     def with_keep_rate(self, keep_rate: float | Sequence[float]) -> Self:
-        """A copy with another keep rate."""
-        return dataclasses.replace(self, keep_rate=keep_rate)
+        """A copy with another keep rate. The bias of this one is not that of another."""
+        changed = dataclasses.replace(self, keep_rate=keep_rate)
+        return changed if changed == self else dataclasses.replace(changed, bias=None)
 
     @property
     @abstractmethod

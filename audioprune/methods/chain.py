@@ -36,6 +36,8 @@ class Chain(Method):
                 raise TypeError(f"a list of methods has {method!r} in it; expected methods such as TopK(keep_rate=0.7)")
         if len(methods) == 1:
             return methods[0]
+        if any(method.bias for method in methods):
+            raise ValueError("a bias is that of one method alone; correct the bias of the whole list")
         flat = [part for method in methods for part in (method.methods if isinstance(method, Chain) else (method,))]
         return cls(methods=tuple(flat))
 
@@ -44,6 +46,8 @@ class Chain(Method):
             rates = zip(self.methods, self._rate_of_each(), strict=True)
             object.__setattr__(self, "methods", tuple(method.with_keep_rate(rate) for method, rate in rates))
         object.__setattr__(self, "keep_rate", tuple(method.keep_rate for method in self.methods))
+        if self.bias is not None:
+            object.__setattr__(self, "bias", self._checked_bias(self.bias))
         for method in self.methods:
             kind = type(method)
             if any(getattr(kind, name) is not getattr(Method, name) for name in ("build", "finish", "loss")):

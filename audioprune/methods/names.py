@@ -100,7 +100,8 @@ class NamedMethod:
     """A method as a word names it, at any keep rate.
 
     word: its name in tables and files. kind, settings: the class, and every setting but the keep rate. keep_rate: its
-    own, of a settings file or the method's default; None if it has none. fits_work: whether the method, at its keep
+    own, of a settings file or the method's default; None if it has none. bias: of a settings file; it is that of this
+    keep rate alone. fits_work: whether the method, at its keep
     rate, follows from the model and the share of its work that is to stay ("recommended").
     """
 
@@ -109,16 +110,18 @@ class NamedMethod:
     settings: Mapping[str, Any] = field(default_factory=dict)
     keep_rate: float | Sequence[float] | None = None
     fits_work: bool = False
+    bias: Sequence[float] | None = None
 
     @classmethod
     def of(cls, method: Method, word: str | None = None) -> NamedMethod:
         """A method that is there already, such as that of a settings file."""
-        settings = {f.name: getattr(method, f.name) for f in fields(method) if f.name != "keep_rate"}
-        return cls(word or word_of(method), type(method), settings, method.keep_rate)
+        settings = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in ("keep_rate", "bias")}
+        return cls(word or word_of(method), type(method), settings, method.keep_rate, bias=method.bias)
 
     def at(self, keep_rate: float | Sequence[float], **more: Any) -> Method:
         """The method at a keep rate. Raises `ValueError` if it cannot be at this rate."""
-        return self.kind(**{"keep_rate": keep_rate, **self.settings, **more})
+        bias = self.bias if keep_rate == self.keep_rate and not more else None
+        return self.kind(**{"keep_rate": keep_rate, **self.settings, "bias": bias, **more})
 
     def seeds(self, keep_rate: float | Sequence[float], **more: Any) -> list[Method]:
         """The method; once for each of `SEEDS` if its score is random and it has no seed of its own."""
@@ -156,7 +159,7 @@ def modifiers(kind: type[Method]) -> dict[str, dict[str, Any]]:
 def _setting(kind: type[Method], modifier: str, word: str) -> tuple[str, Any]:
     """Name and value of a modifier "NAME=VALUE". The value is JSON, or a word."""
     name, _, text = modifier.partition("=")
-    known = [f.name for f in fields(kind) if f.name not in ("keep_rate", "methods")]
+    known = [f.name for f in fields(kind) if f.name not in ("keep_rate", "methods", "bias")]
     if name not in known:
         raise ValueError(f"{word}+{modifier}: {kind.__name__} has no setting {name!r}; it has {', '.join(known)}")
     try:
@@ -210,6 +213,7 @@ def word_of(method: Method) -> str:
     if entry is None:
         return str(method)
     method_named = NamedMethod(entry.word, type(method))
+    method = replace(method, bias=None)
     plain, known = method_named.at(method.keep_rate), modifiers(type(method))
     for modifier, setting in known.items():
         ((name, value),) = setting.items()

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..audio.features import PRESETS
-from ..core.pruning import METHODS
 from ..core.settings import parse_settings
-from ..methods import Method
+from ..methods import METHODS, Method
 from .recipe_files import YAML, find, names, override, settings_of
 
 WHISPER_FRAMES = 3000
