@@ -146,6 +146,8 @@ def bad_files(folder: Path) -> None:
     encode(folder / "encrypted.m4a", chirp(1.0, 44_100), PROTECTED)
     (folder / "shop.m4a").write_bytes(whole.replace(b"mp4a", b"drms", 1))
     (folder / "no-index.mp4").write_bytes(whole[: len(whole) // 2])
+    endless = b"\x00\x00\x00\x01free" + b"\xff" * 8
+    (folder / "no-end.mp4").write_bytes(b"\x00\x00\x00\x10ftypM4A \x00\x00\x00\x00" + endless + whole[200:400])
     (folder / "text.m4a").write_text("This is no sound.\n" * 100)
     (folder / "list.m4a").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nwhole.m4a\n#EXT-X-ENDLIST\n")
     (folder / "concat.m4a").write_text("ffconcat version 1.0\nfile whole.m4a\n")
@@ -160,6 +162,7 @@ def bad_files(folder: Path) -> None:
         ("encrypted.m4a", r"protected against copying \(DRM\).*use a free copy"),
         ("shop.m4a", r"protected against copying \(DRM\)"),
         ("no-index.mp4", r"incomplete: its index \(moov\) is missing.*record or copy it again"),
+        ("no-end.mp4", r"incomplete: its index \(moov\) is missing"),
         ("text.m4a", "cannot be decoded as audio .*convert it to WAV or FLAC"),
         ("list.m4a", "cannot be decoded as audio"),
         ("concat.m4a", "cannot be decoded as audio"),

@@ -7,6 +7,7 @@ recorded sound: among its others are playlists, which name further files and add
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -282,5 +283,7 @@ def _boxes(file: BinaryIO) -> set[bytes]:
 
 
 def _at(file: BinaryIO, place: int) -> bytes:
+    if place > sys.maxsize:  # a damaged size, which no file has
+        return b""
     file.seek(place)
     return file.read(16)
