@@ -104,6 +104,42 @@ def overview() -> tuple[list[str], list[list[str]]]:
     return ["", *(f"{MODELS[model]}, {share}" for model in known for share in SHARES.values())], rows
 
 
+CORRECTED = {
+    "esc10-tiny.en": "tiny.en, ESC-10",
+    "esc10-base": "base, ESC-10",
+    "commands-tiny.en": "tiny.en, commands",
+}
+"""Name of a run without its fold or seed → what the table calls it."""
+
+
+def corrected() -> tuple[list[str], list[list[str]]]:
+    """Header and rows: agreement without and with the bias corrected, and then the accuracy less the unpruned model's,
+    over folds or seeds."""
+    known = json.loads((RESULTS / "encoders-corrected.json").read_text())["runs"]
+    rows = []
+    for group, title in CORRECTED.items():
+        runs = [run for key, run in known.items() if key.rpartition("-")[0] == group]
+        names = list(dict.fromkeys(name_of(row) for run in runs for row in run["rows"]))
+        lines = []
+        for name in names:
+            cells, first = [NAMES.get(name, name), str(len(runs))], 0.0
+            for share in SHARES:
+                some = found(runs, name, share)
+                if not some:
+                    cells += ["–", "–"]
+                    continue
+                before = [row["agreement"]["mean"] for row, _ in some]
+                after = [row["corrected"]["agreement"]["mean"] for row, _ in some]
+                loss = [row["corrected"]["score"]["mean"] - unpruned["score"] for row, unpruned in some]
+                cells += [f"{mean([statistics.fmean(before)])} → {mean(after)}", mean(loss, sign="+")]
+                first = first or statistics.fmean(after)
+            lines.append((first, cells))
+        lines.sort(key=lambda line: -line[0])
+        rows += [[title if i == 0 else "", *cells] for i, (_, cells) in enumerate(lines)]
+    header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
+    return ["", "", "n", *header], rows
+
+
 def _means(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
     if not rows:
         return []

@@ -431,6 +431,7 @@ TABLES = {
     "encoders-speed-tiny.en": lambda: table(*encoder_tables.speed("tiny.en")),
     "encoder-padding": lambda: table(*performance.encoder_padding()),
     "contrast": lambda: table(*contrast_tables.contrast()),
+    "encoders-corrected": lambda: table(*encoder_tables.corrected()),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),

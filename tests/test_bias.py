@@ -144,6 +144,46 @@ def test_copies_and_exported_graphs_have_it(pruned, spectrogram) -> None:
     assert handle.attached
 
 
+@pytest.mark.parametrize("first", ["packed", "corrected"])
+def test_a_packed_model(first, spectrogram) -> None:
+    model = audiomae().eval()
+    expected = differences(model, {"input_values": spectrogram}, ap.TopK(0.4))
+    unpruned = logits_of(model, {"input_values": spectrogram})
+    handle = ap.prune(model, ap.TopK(0.4))
+    if first == "corrected":
+        handle.correct_bias(spectrogram)
+    with ap.pack(model):
+        bias = handle.correct_bias(spectrogram)
+        assert bias == pytest.approx(expected.mean(dim=0).tolist(), abs=1e-5)
+        found = logits_of(model, {"input_values": spectrogram})
+        assert torch.allclose(found, unpruned + expected - expected.mean(dim=0), atol=1e-5)
+    assert torch.allclose(logits_of(model, {"input_values": spectrogram}), found, atol=1e-5)
+    handle.remove()
+    assert torch.equal(logits_of(model, {"input_values": spectrogram}), unpruned)
+
+
+def test_a_head_without_a_bias(spectrogram) -> None:
+    model = audiomae().eval()
+    layer = model.classifier
+    model.classifier = nn.Linear(layer.in_features, layer.out_features, bias=False)
+    with ap.prune(model, ap.TopK(0.4)) as handle:
+        before = logits_of(model, {"input_values": spectrogram})
+        bias = torch.tensor(handle.correct_bias(spectrogram))
+        assert torch.allclose(logits_of(model, {"input_values": spectrogram}), before - bias, atol=1e-6)
+    assert model.classifier.bias is None
+
+
+def test_training_goes_on_with_it(pruned, spectrogram) -> None:
+    """The constant is in the loss too, and gradients reach the layer's own bias."""
+    model, handle = pruned
+    labels = torch.zeros(3, dtype=torch.long)
+    output = model(spectrogram, labels=labels)
+    assert torch.allclose(output.loss, nn.functional.cross_entropy(output.logits, labels), atol=1e-6)
+    output.loss.backward()
+    assert dict(model.named_parameters())["classifier.bias"].grad.abs().sum() > 0
+    handle.remove()
+
+
 def test_a_loaded_model_has_it(pruned, spectrogram, tmp_path) -> None:
     model, handle = pruned
     handle.save_pretrained(tmp_path)

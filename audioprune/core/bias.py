@@ -23,10 +23,15 @@ _BIAS = "_audioprune_bias"
 
 
 class CorrectedLinear(nn.Linear):
-    """The layer that gives the logits. Its class is swapped, so a compiled model notices."""
+    """The layer that gives the logits. Its class is swapped, so a compiled model notices; its parameters stay.
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return super().forward(hidden) - getattr(self, _BIAS)
+    It is the bias that differs, since a packed layer has a product of its own, with this bias.
+    """
+
+    @property
+    def bias(self) -> Tensor:  # type: ignore[override]
+        own, taken = self._parameters["bias"], getattr(self, _BIAS)
+        return -taken if own is None else own - taken
 
 
 class LogitBias:
