@@ -41,9 +41,10 @@ COMMANDS = {
     "tag by TopK": "tag sounds/ --model {model} --keep-rate 0.5 --out half.jsonl",
     "explain": "explain sounds/{label}/0.wav --model {model} --out {label}.png",
     "bench": "bench --model {model} --keep-rates 0.7 --batch-sizes 1 --clip-seconds 5 --seconds 1",
-    "compare": "compare --model {model} --data sounds/ --methods topk,tome --keep-rates 0.7 --bench-seconds 0.5 "
+    "compare": "compare --model {model} --data sounds/ --methods topk,tome --keep-rates 0.7 --bench-seconds 0.1 "
     "--out compare.json",
-    "calibrate": "calibrate --model {model} --clips sounds/ --max-disagreement 0.5 --methods tome --out pruning.json",
+    "calibrate": "calibrate --model {model} --clips sounds/ --max-disagreement 0.9 --methods tome --bench-seconds 0.1 "
+    "--out pruning.json",
     "tag as calibrated": "tag sounds/ --model {model} --method pruning.json --out calibrated.jsonl",
     "export": "export {model} model.onnx --clip-seconds 5",
 }

@@ -23,8 +23,8 @@ from rich.progress import track
 import audioprune as ap
 from audioprune.compare.agreement import agreement, divergence
 from audioprune.compare.benchmark import machine, mean_macs
-from audioprune.compare.comparison import logits_of
-from audioprune.compare.settings import ReadClips, spaced, targets_of
+from audioprune.compare.comparison import Correction, logits_of
+from audioprune.compare.settings import ReadClips, others, spaced, targets_of
 from audioprune.core.fitting import fit
 from audioprune.core.recommend import padded_at
 from audioprune.core.settings import describe
@@ -35,6 +35,8 @@ from audioprune.methods.chain import Chain
 TARGETS = (0.5, 0.25, 0.125)
 COUNTED = 4
 """Clips on which work is counted: all of ESC-10 are five seconds long."""
+CORRECTED_ON = 8
+"""Clips of the other folds on which the bias is found (`Pruned.correct_bias`)."""
 FOLDS = {"chosen on": "4", "reported on": "5"}
 
 
@@ -64,11 +66,13 @@ def rows_of(model_name: str, folder: str, part: str, data: Path, limit: int | No
     """A row for each setting and target that is not known yet."""
     model: Any = ap.load(folder)
     front = ap.load_features(folder, model)
-    table = read(data, "esc10")
-    rows = spaced(table.split(FOLDS[part]).test, limit)
-    labels, clips = targets_of(model, table, rows), ReadClips(rows, front, SoundCache(None, front.max_seconds))
-    features = torch.stack([clips[i] for i in range(len(rows))])
+    table, cache = read(data, "esc10"), SoundCache(None, front.max_seconds)
+    fold = table.split(FOLDS[part]).test
+    rows = spaced(fold, limit)
+    labels, features = targets_of(model, table, rows), stacked(ReadClips(rows, front, cache))
+    further = stacked(ReadClips(others(table, fold, CORRECTED_ON), front, cache))
     full, unpruned = logits_of(model, features), ap.macs(model)
+    correction = Correction(further, logits_of(model, further))
     about = {"model": model_name, "part": part, "clips": len(rows)}
     about["unpruned_accuracy"] = float((full.argmax(1) == labels).float().mean())
     for target in TARGETS:
@@ -84,14 +88,26 @@ def rows_of(model_name: str, folder: str, part: str, data: Path, limit: int | No
             with ap.prune(model, method):
                 logits = logits_of(model, features, batch_size=8)
                 work = mean_macs(model, features[:COUNTED]) / unpruned
+                bias = correction.bias(model, lambda _clips: None)
             yield {
                 **row,
                 "setting": describe(method),
                 "work": work,
-                "agreement": agreement(logits, full),
-                "kl": divergence(logits, full),
-                "accuracy": float((logits.argmax(1) == labels).float().mean()),
+                **figures(logits, full, labels),
+                "corrected": figures(logits - bias, full, labels),
             }
+
+
+def stacked(clips: ReadClips) -> torch.Tensor:
+    return torch.stack([clips[i] for i in range(len(clips))])
+
+
+def figures(logits: torch.Tensor, full: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    return {
+        "agreement": agreement(logits, full),
+        "kl": divergence(logits, full),
+        "accuracy": float((logits.argmax(1) == labels).float().mean()),
+    }
 
 
 def main() -> None:
