@@ -46,7 +46,7 @@ CHOOSING = {
     "dpp": "DPP",
 }
 DRAWN = {
-    "ltbm": "C0", "tome+passes=4": "C2", "pooling": "C4", "topk+merge": "C9",
+    "atome": "C0", "ltbm": "C5", "tome+passes=4": "C2", "pooling": "C4", "topk+merge": "C9",
     "topk": "C3", "segmentwise+segments=10": "C1", "uniform": "C7", "divprune": "C8",
 }  # fmt: skip
 
@@ -83,21 +83,23 @@ def _error(table: dict[str, Row], name: str) -> str:
 def figure() -> Figure:
     """Word error rate against the share of tokens: merging as full lines, choosing as dashed ones."""
     found = rows("tiny.en")
-    drawn = Figure(figsize=(7, 4.4), layout="constrained")
+    drawn = Figure(figsize=(8.5, 4.2), layout="constrained")
     axes = drawn.subplots()
     for word, colour in DRAWN.items():
         values = [100 * found[f"{word} {rate:g}"]["word_error_rate"] for rate in RATES]
         style = "-o" if word in MERGING else "--s"
         name = {**MERGING, **CHOOSING}[word]
         axes.plot([100 * rate for rate in RATES], values, style, color=colour, label=name, markersize=5)
-    axes.axhline(100 * found["unpruned"]["word_error_rate"], color="black", linewidth=1, linestyle=":")
+    level = 100 * found["unpruned"]["word_error_rate"]
+    axes.axhline(level, color="black", linewidth=1, linestyle=":", label="unpruned")
     axes.set(xscale="log", yscale="log", xlabel="tokens that the decoder reads, % (after the padding is merged)")
     axes.set_ylabel("word error rate, %")
     axes.set_xticks([10, 25, 50], ["10", "25", "50"])
     axes.set_yticks([15, 20, 30, 50, 100, 200], ["15", "20", "30", "50", "100", "200"])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="full line: merges\ndashed line: chooses", fontsize=8, title_fontsize=8, frameon=False)
+    title = "full line: merges\ndashed line: chooses"
+    drawn.legend(loc="outside right upper", title=title, fontsize=8, title_fontsize=8, frameon=False)
     return drawn
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from audioprune.files import write_text
+from audioprune.methods.names import RECOMMENDED
 from keep_speech_result import as_json
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -25,6 +26,7 @@ NAMES = {
     "padding": "padding, once",
     "tome-every-block": "ToMe, hidden states, every block",
     "atome-every-block": "A-ToMe, hidden states, every block",
+    "topk-merge": "topk+merge",
 }
 
 
@@ -101,6 +103,11 @@ def overview() -> tuple[list[str], list[list[str]]]:
         for runs in known.values():
             row += [" / ".join(_means(found(runs, name, share))) or "–" for share in SHARES]
         rows.append(row)
+    best = ["**recommended**, bias corrected"]
+    for model in known:
+        runs = corrected_runs(f"esc10-{model}")
+        best += [" / ".join(_means([_as_corrected(*one) for one in runs[RECOMMENDED, share]])) for share in SHARES]
+    rows.append(best)
     return ["", *(f"{MODELS[model]}, {share}" for model in known for share in SHARES.values())], rows
 
 
@@ -110,34 +117,54 @@ CORRECTED = {
     "commands-tiny.en": "tiny.en, commands",
 }
 """Name of a run without its fold or seed → what the table calls it."""
+WORK = {"half": 0.5, "quarter": 0.25, "eighth": 0.125}
+"""End of a settings file's name → the share of the work that its keep rates were found for."""
+
+
+def corrected_runs(group: str) -> dict[tuple[str, float], list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Method and share of the work → its row in each fold or seed, and what the run says of the unpruned model."""
+    rows: dict[tuple[str, float], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    path = RESULTS / "encoders-corrected.json"
+    known = json.loads(path.read_text())["runs"] if path.exists() else {}
+    for key, run in known.items():
+        for row in run["rows"] if key.rpartition("-")[0] == group else ():
+            name, _, work = row["method"].rpartition("-")
+            rows.setdefault((name, WORK[work]), []).append((row, run["unpruned"]))
+    return rows
 
 
 def corrected() -> tuple[list[str], list[list[str]]]:
-    """Header and rows: agreement without and with the bias corrected, and then the accuracy less the unpruned model's,
-    over folds or seeds."""
-    known = json.loads((RESULTS / "encoders-corrected.json").read_text())["runs"]
+    """Header and rows: agreement without → with the bias corrected, and the accuracy with it less the unpruned
+    model's, over folds or seeds."""
     rows = []
     for group, title in CORRECTED.items():
-        runs = [run for key, run in known.items() if key.rpartition("-")[0] == group]
-        names = list(dict.fromkeys(name_of(row) for run in runs for row in run["rows"]))
-        lines = []
-        for name in names:
-            cells, first = [NAMES.get(name, name), str(len(runs))], 0.0
-            for share in SHARES:
-                some = found(runs, name, share)
-                if not some:
-                    cells += ["–", "–"]
-                    continue
-                before = [row["agreement"]["mean"] for row, _ in some]
-                after = [row["corrected"]["agreement"]["mean"] for row, _ in some]
-                loss = [row["corrected"]["score"]["mean"] - unpruned["score"] for row, unpruned in some]
-                cells += [f"{mean([statistics.fmean(before)])} → {mean(after)}", mean(loss, sign="+")]
-                first = first or statistics.fmean(after)
-            lines.append((first, cells))
-        lines.sort(key=lambda line: -line[0])
-        rows += [[title if i == 0 else "", *cells] for i, (_, cells) in enumerate(lines)]
+        runs = corrected_runs(group)
+        names = sorted({name for name, _ in runs}, key=lambda name: -_after(runs, name))
+        for i, name in enumerate(names):
+            cells = [cell for share in SHARES for cell in _corrected_cells(runs.get((name, share), []))]
+            n = max(len(some) for (other, _), some in runs.items() if other == name)
+            rows.append([title if i == 0 else "", NAMES.get(name, name), str(n), *cells])
     header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
     return ["", "", "n", *header], rows
+
+
+def _after(runs: dict[tuple[str, float], list[Any]], name: str) -> float:
+    """Mean corrected agreement at the greatest share that was run."""
+    some = next(runs[name, share] for share in SHARES if (name, share) in runs)
+    return statistics.fmean(row["corrected"]["agreement"]["mean"] for row, _ in some)
+
+
+def _corrected_cells(some: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+    if not some:
+        return ["–", "–"]
+    before = statistics.fmean(row["agreement"]["mean"] for row, _ in some)
+    after = [row["corrected"]["agreement"]["mean"] for row, _ in some]
+    loss = [row["corrected"]["score"]["mean"] - unpruned["score"] for row, unpruned in some]
+    return [f"{mean([before])} → {mean(after)}", mean(loss, sign="+")]
+
+
+def _as_corrected(row: dict[str, Any], unpruned: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return row["corrected"], unpruned
 
 
 def _means(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

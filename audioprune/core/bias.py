@@ -1,7 +1,7 @@
 """Bias correction: what a pruned classifier's logits differ by in all clips alike is taken off them.
 
-After data-free quantization (Nagel et al. 2019, arXiv 1906.04721, section 3.2), which takes the mean error of a
-compressed layer out of its bias. Here it is the mean error of the logits, found on a few clips without labels.
+After data-free quantization (Nagel et al. 2019, arXiv 1906.04721), which takes the mean error of a compressed
+layer out of its bias. Here it is the mean error of the logits, found on a few clips without labels.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class LogitBias:
             del layer._buffers[_BIAS]
             layer._non_persistent_buffers_set.discard(_BIAS)
         if bias is not None:
-            layer.register_buffer(_BIAS, layer.weight.new_tensor(bias), persistent=False)
+            with torch.inference_mode(False):  # the model may be trained later
+                layer.register_buffer(_BIAS, layer.weight.new_tensor(bias), persistent=False)
             layer.__class__ = CorrectedLinear
 
     def check(self, bias: Sequence[float] | None) -> None:

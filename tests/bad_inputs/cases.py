@@ -315,7 +315,9 @@ CASES: dict[str, list[Case]] = {
             "an unknown method", "unknown-method.json", r'unknown-method\.json: expected {"method": …} with one of TopK'
         ),
         bad_settings(
-            "an unknown key", "unknown-key.json", r"unknown-key\.json: .*'colour'; TopK takes keep_rate, layers, score"
+            "an unknown key",
+            "unknown-key.json",
+            r"unknown-key\.json: .*'colour'; TopK takes keep_rate, layers, bias, score",
         ),
         bad_settings("a keep rate as text", "wrong-type.json", rf"wrong-type\.json: {RATE}"),
         bad_settings("no keep rate", "no-rate.json", r"no-rate\.json: .*'keep_rate'; TopK takes keep_rate"),
