@@ -54,21 +54,24 @@ Row = dict[str, Any]
 
 
 def rows(name: str) -> dict[str, Row]:
-    result = json.loads((RESULTS / f"whisper-decoder-{name}.json").read_text())
+    path = RESULTS / f"whisper-decoder-{name}.json"
+    result = json.loads(path.read_text()) if path.exists() else {"rows": []}
     return {row["method"]: row for row in result["rows"] if "refused" not in row}
 
 
 def errors() -> tuple[list[str], list[list[str]]]:
     """Header and rows, the least loss at a quarter first. "–" is what was not measured."""
     sized, unsized = rows("tiny.en"), rows("unsized-tiny.en")
-    header = ["", "", *(f"{100 * rate:g} %" for rate in RATES), *(f"{100 * rate:g} %, unsized" for rate in RATES)]
+    tables = {"": sized, ", unsized": unsized} if unsized else {"": sized}
+    header = ["", "", *(f"{100 * rate:g} %{of}" for of in tables for rate in RATES)]
     body = []
     for kind, names in (("merges", MERGING), ("chooses", CHOOSING)):
         for word in sorted(names, key=lambda word: sized[f"{word} 0.25"]["word_error_rate"]):
-            found = [_error(table, f"{word} {rate:g}") for table in (sized, unsized) for rate in RATES]
+            found = [_error(table, f"{word} {rate:g}") for table in tables.values() for rate in RATES]
             body.append([kind, names[word], *found])
     for name, title in (("unpruned", "unpruned"), ("padding", "padding merged, nothing more")):
-        body.insert(name == "padding", ["", title, _error(sized, name), "", "", _error(unsized, name), "", ""])
+        cells = [cell for table in tables.values() for cell in (_error(table, name), "", "")]
+        body.insert(name == "padding", ["", title, *cells])
     return header, body
 
 
