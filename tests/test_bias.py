@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import audioprune as ap
+from audioprune.compare import comparison
 from audioprune.compare.comparison import compare
 from audioprune.compare.settings import parse_methods
 from audioprune.core.settings import describe, parse_method, parse_settings, read_method
@@ -314,3 +315,22 @@ def test_compare_on_the_command_line(run, tmp_path, monkeypatch) -> None:
     code, out, err = run(*words, "--data", parts)
     assert code == 0, err
     assert "corrected" in out
+
+
+def test_a_run_goes_on_with_its_own_bias_alone(tmp_path, run, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = audiomae(num_labels=2, id2label={0: "low", 1: "high"}).eval()
+    model.save_pretrained(tmp_path / "model")
+    words = ("compare", "--model", tmp_path / "model", "--methods", "m.json", "--keep-rates", "0.4", "--out", "c.json")
+    words = (*words, "--bench-seconds", 0, "--data", class_folders(tmp_path / "plain", {"": 3}))
+    settings = {"method": "TopK", "keep_rate": 0.4}
+    (tmp_path / "m.json").write_text(json.dumps({**settings, "bias": [1000.0, 0.0]}))
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "pareto", lambda rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*words)
+    (tmp_path / "m.json").write_text(json.dumps({**settings, "bias": [0.0, 1000.0]}))
+    code, _, err = run(*words)
+    assert code == 0, err
+    (row,) = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert row["setting"]["bias"] == [0.0, 1000.0]

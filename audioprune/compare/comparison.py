@@ -32,7 +32,10 @@ COUNTED = 16
 
 @dataclass(frozen=True)
 class Correction:
-    """Clips on which biases are found, and the unpruned model's logits of them, (clips, classes)."""
+    """Clips on which biases are found, and the unpruned model's logits of them, (clips, classes).
+
+    Of clips that are heard in windows, it is the bias of their answers, and not of each window's.
+    """
 
     features: Clips
     full: Tensor

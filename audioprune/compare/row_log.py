@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -40,7 +41,7 @@ class RowLog(StateFile):
         if path is None:
             return cls()
         # A settings file may have changed under the same name.
-        settings = json.dumps({name: [one.kind.__name__, one.settings] for name, one in methods.items()}, default=str)
+        settings = json.dumps({name: _settings(one) for name, one in methods.items()}, default=str)
         heard = _heard(clips)
         if clips.recordings:
             heard += json.dumps([list(clips.recordings), clips.pool])
@@ -68,6 +69,11 @@ class RowLog(StateFile):
 
     def _take(self, row: Row) -> None:
         self._rows[_key(row["method"], row["keep_rate"], row.get("macs_share"))] = row
+
+
+def _settings(method: NamedMethod) -> list[Any]:
+    """What a method is; a bias of its own came after version 0.1, whose runs go on."""
+    return [method.kind.__name__, method.settings, *([] if method.bias is None else [method.bias])]
 
 
 def _heard(clips: ReadClips) -> str:
