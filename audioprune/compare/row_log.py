@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
