@@ -44,7 +44,8 @@ def name_of(row: dict[str, Any]) -> str:
 
 def mean(values: list[float], digits: int = 1, scale: float = 100.0, sign: str = "") -> str:
     spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * statistics.fmean(values):{sign}.{digits}f}{spread}"
+    centre = round(scale * statistics.fmean(values), digits) + 0.0  # no -0.0
+    return f"{centre:{sign}.{digits}f}{spread}"
 
 
 def found(runs: list[dict[str, Any]], name: str, share: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
