@@ -140,7 +140,7 @@ def corrected() -> tuple[list[str], list[list[str]]]:
     rows = []
     for group, title in CORRECTED.items():
         runs = corrected_runs(group)
-        names = sorted({name for name, _ in runs}, key=lambda name: -_after(runs, name))
+        names = sorted(sorted({name for name, _ in runs}), key=lambda name: -_after(runs, name))
         for i, name in enumerate(names):
             cells = [cell for share in SHARES for cell in _corrected_cells(runs.get((name, share), []))]
             n = max(len(some) for (other, _), some in runs.items() if other == name)
