@@ -142,8 +142,8 @@ def corrected() -> tuple[list[str], list[list[str]]]:
         runs = corrected_runs(group)
         names = sorted(sorted({name for name, _ in runs}), key=lambda name: -_after(runs, name))
         for i, name in enumerate(names):
-            cells = [cell for share in SHARES for cell in _corrected_cells(runs.get((name, share), []))]
             n = max(len(some) for (other, _), some in runs.items() if other == name)
+            cells = [cell for share in SHARES for cell in _corrected_cells(runs.get((name, share), []), n)]
             rows.append([title if i == 0 else "", NAMES.get(name, name), str(n), *cells])
     header = [f"{share}: {figure}" for share in SHARES.values() for figure in ("agreement, %", "accuracy, points")]
     return ["", "", "n", *header], rows
@@ -155,13 +155,15 @@ def _after(runs: dict[tuple[str, float], list[Any]], name: str) -> float:
     return statistics.fmean(row["corrected"]["agreement"]["mean"] for row, _ in some)
 
 
-def _corrected_cells(some: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:
+def _corrected_cells(some: list[tuple[dict[str, Any], dict[str, Any]]], n: int) -> list[str]:
+    """n: folds of the line; fewer are told."""
     if not some:
         return ["–", "–"]
     before = statistics.fmean(row["agreement"]["mean"] for row, _ in some)
     after = [row["corrected"]["agreement"]["mean"] for row, _ in some]
     loss = [row["corrected"]["score"]["mean"] - unpruned["score"] for row, unpruned in some]
-    return [f"{mean([before])} → {mean(after)}", mean(loss, sign="+")]
+    fewer = f" ({len(some)})" if len(some) < n else ""
+    return [f"{mean([before])} → {mean(after)}{fewer}", mean(loss, sign="+")]
 
 
 def _as_corrected(row: dict[str, Any], unpruned: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -34,7 +34,8 @@ COUNTED = 16
 class Correction:
     """Clips on which biases are found, and the unpruned model's logits of them, (clips, classes).
 
-    Of clips that are heard in windows, it is the bias of their answers, and not of each window's.
+    As `Pruned.correct_bias`, but the unpruned model hears them once for all settings. Of clips that are heard in
+    windows, it is the bias of their answers, and not of each window's.
     """
 
     features: Clips

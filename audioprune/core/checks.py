@@ -1,4 +1,4 @@
-"""What is checked of a method before a model is pruned or a setting is saved."""
+"""What is checked of settings, and set, before a model is pruned or a setting is saved."""
 
 from __future__ import annotations
 
