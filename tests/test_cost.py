@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 
 import audioprune as ap
 from audioprune.core.cost import peak_memory
+from audioprune.core.shapes import Shapes
 from audioprune.models.audiomae import AudioMAEConfig, AudioMAEForAudioClassification
 
 from .families import FAMILIES, audiomae, inputs_for
@@ -200,3 +201,40 @@ def test_a_weight_that_is_computed_anew_at_each_forward(spectrogram) -> None:
     prune.l1_unstructured(model.classifier, "weight", 0.5)
     model(spectrogram)
     assert ap.macs(model) == ap.macs(model, inputs=spectrogram) == expected
+
+
+aten = torch.ops.aten
+ANSWERED = {
+    "addmm": (aten.addmm.default, torch.ones(7), torch.ones(3, 5), torch.ones(7, 5).T),
+    "layer_norm": (aten.native_layer_norm.default, torch.ones(2, 3, 5), [5], torch.ones(5), torch.ones(5), 1e-5),
+    "layer_norm, two": (aten.native_layer_norm.default, torch.ones(2, 3, 5), [3, 5], None, None, 1e-5),
+    "softmax": (aten._softmax.default, torch.ones(2, 5, 3).transpose(1, 2), -1, False),
+    "gelu": (aten.gelu.default, torch.ones(2, 5, 3, dtype=torch.bfloat16)),
+    "clamp": (aten.clamp_min.default, torch.ones(4), 0.5),
+}
+
+
+def on_meta(operator, *args):
+    results = operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in args))
+    return [(x.shape, x.stride(), x.dtype, x.device) for x in (results if isinstance(results, tuple) else [results])]
+
+
+@pytest.mark.parametrize("name", ANSWERED)
+def test_short_answers_are_those_of_pytorch(name: str) -> None:
+    expected = on_meta(*ANSWERED[name])
+    with Shapes():
+        assert on_meta(*ANSWERED[name]) == expected
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (aten.addmm.default, torch.ones(7), torch.ones(3, 5), torch.ones(4, 7)),
+        (aten.native_layer_norm.default, torch.ones(2, 5), [4], None, None, 1e-5),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_as_by_pytorch(call) -> None:
+    with pytest.raises(RuntimeError):
+        on_meta(*call)
+    with Shapes(), pytest.raises(RuntimeError):
+        on_meta(*call)

@@ -17,6 +17,7 @@ from ..adapters.blocks.adapter import BlockAdapter
 from ..adapters.observers import unobserved
 from ..attention import packing
 from .pruning import handle
+from .shapes import Shapes
 from .twin import is_offloaded, twin
 
 _PRODUCTS = re.compile(
@@ -106,7 +107,7 @@ def _count(run: Callable[[], Any]) -> int:
     counter = FlopCounterMode(display=False, custom_mapping=packing.flops() | _further() | _attention())
     uncounted = _Uncounted(counter.flop_registry)
     # Nothing here may touch what is set for a whole process, such as the choice of attention kernels: others may run.
-    with unobserved(), torch.no_grad(), uncounted, counter:
+    with unobserved(), torch.no_grad(), Shapes(), uncounted, counter:
         run()
     if uncounted.names:
         raise ValueError(
