@@ -2,7 +2,8 @@
 
     python scripts/encoder_tables.py OUT.json COMPARE.json …
 
-keeps the results of `audioprune compare --macs`, one of each fold or seed, in one file: a line for each row.
+keeps the results of `audioprune compare`, one of each fold or seed, in one file: a line for each row. Each row is of
+`--macs`, or of a settings file whose keep rates such a run found: NAME-half.json, NAME-quarter.json, NAME-eighth.json.
 """
 
 from __future__ import annotations
@@ -224,6 +225,9 @@ def keep(out: Path, results: list[Path]) -> None:
         result["model"] = key
         for row in result["rows"]:
             row.pop("front", None)
+            if "macs_share" not in row:
+                row["method"], _, work = row["method"].rpartition("-")
+                row["macs_share"] = WORK[work]
         if key in runs:
             new = {(name_of(row), row["macs_share"]) for row in result["rows"] if "refused" not in row}
             rows = [row for row in runs[key]["rows"] if (name_of(row), row["macs_share"]) not in new]

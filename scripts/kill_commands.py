@@ -4,7 +4,7 @@
 
 Each command gets its share of the kills (SIGKILL, to all of its processes), and then ends by itself. What it wrote must
 be what the run without kills wrote: no row lost, none twice, no file broken. Seconds, and what follows from them, are
-not compared. Exit code 1 if something differs.
+not compared. A command that has its row in the file is not run again. Exit code 1 if something differs.
 """
 
 from __future__ import annotations
@@ -181,6 +181,13 @@ def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, A
     }
 
 
+def asked(args: argparse.Namespace) -> str:
+    """The command line, without folders of this machine."""
+    whisper = "" if args.whisper is None else f" --whisper {Path(args.whisper).name}"
+    seed = f" --seed {args.seed}" if args.seed else ""
+    return f"python scripts/kill_commands.py --kills {args.kills}{whisper}{seed} --out results/{args.out.name}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40, help="in all")
@@ -193,10 +200,12 @@ def main() -> int:
         make_sounds(folder / "sounds")
         todo, drawn = jobs(folder, args.whisper), random.Random(args.seed)
         share = [args.kills // len(todo) + (i < args.kills % len(todo)) for i in range(len(todo))]
-        found = []
-        for job, kills in track(list(zip(todo, share, strict=True)), "commands"):
+        found = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+        known = {row["command"] for row in found}
+        left = [(job, kills) for job, kills in zip(todo, share, strict=True) if job.name not in known]
+        for job, kills in track(left, "commands"):
             found.append(run(job, folder / job.name, kills, drawn))
-            write_json(args.out, {"command": " ".join(sys.argv), "machine": machine(), "rows": found})
+            write_json(args.out, {"command": asked(args), "machine": machine(), "rows": found})
             print(found[-1])
     return int(any(not row["same"] or row["traceback"] for row in found))
 
