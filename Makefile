@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install -c constraints.txt
+# Python compiles what it imports; compiling all of PyTorch and transformers beforehand takes a minute.
+PIP := $(BIN)/python -m pip install --no-compile -c constraints.txt
 CORE := $(VENV)/.installed-core
 ALL := $(VENV)/.installed
 
