@@ -27,6 +27,7 @@ from audioprune.transcribing.differences import differences
 from audioprune.transcribing.options import Options
 from audioprune.transcribing.outputs import Output, choose_output, names_of, open_output
 from audioprune.transcribing.parts import WhisperParts
+from audioprune.transcribing.pieces import Piece, PieceLog
 from audioprune.transcribing.recognizer import Recognizer, Segment, Transcript, Word
 from audioprune.transcribing.subtitles import srt, table, txt, vtt
 from audioprune.transcribing.transcriber import InMemory, Transcriber
@@ -191,6 +192,50 @@ def test_long_recordings_are_heard_in_pieces_and_nothing_twice(monkeypatch) -> N
     assert row["compute_seconds"] == 4.0, "pieces of 4 s, of which the last second is heard again"
     assert row["real_time_factor"] == round(4 / 11, 4)
     assert shares == sorted(shares)
+
+
+@dataclass
+class Stopped(Words):
+    """It is stopped at one of its pieces."""
+
+    at: int = 3
+    heard: int = 0
+
+    def long(self, *given: Any) -> Transcript:
+        self.heard += 1
+        if self.heard == self.at:
+            raise KeyboardInterrupt
+        return super().long(*given)
+
+
+def test_a_long_recording_goes_on_where_it_was_stopped(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(rows_of, "PIECE_SECONDS", 4.0)
+    quiet = np.concatenate((counting(6), np.zeros(128_000, np.float32), counting(3)))
+    talk, run = InMemory("talk", quiet), {"of": "a test"}
+    (expected,) = Transcriber(Words("word"))([talk])  # type: ignore[arg-type]
+    for at in (1, 2, 3):
+        log, words = PieceLog(tmp_path / "pieces", run), Stopped("word", at=at)
+        with pytest.raises(KeyboardInterrupt):
+            list(Transcriber(words, pieces=log)([talk]))  # type: ignore[arg-type]
+        log.close()
+        log, words = PieceLog(tmp_path / "pieces", run), Stopped("word", at=99)
+        (row,) = Transcriber(words, pieces=log)([talk])  # type: ignore[arg-type]
+        log.remove()
+        assert row == expected
+        assert words.heard == expected["compute_seconds"] - (at - 1)
+
+
+def test_pieces_of_a_file_that_changed_are_of_no_use(tmp_path) -> None:
+    path, piece = (
+        tmp_path / "a.wav",
+        Piece(4.0, 9.0, (Segment("hi", 0.0, 1.0, (Word("hi", 0.0, 1.0),)),), "en", 1.0, True),
+    )
+    path.write_bytes(b"a")
+    log = PieceLog(tmp_path / "pieces", {})
+    log.note(path, "pruned", piece)
+    assert (log.of(path, "pruned"), log.of(path, "unpruned")) == ([piece], [])
+    path.write_bytes(b"ab")
+    assert log.of(path, "pruned") == []
 
 
 def test_silence_within_a_long_recording_is_passed_over(monkeypatch) -> None:
@@ -574,6 +619,33 @@ def test_ctrl_c_loses_nothing(run, monkeypatch, english, calls) -> None:
     code, _, err = run(*words)
     assert code == 0
     assert "2 files done, 2 were done before" in err
+
+
+@pytest.mark.parametrize("out", [("a.srt",), ("subtitles/", "--format", "srt")])
+def test_ctrl_c_in_a_long_recording_loses_no_piece(run, monkeypatch, english, tmp_path, out: tuple[str, ...]) -> None:
+    parts = [tone(SECONDS, hertz=100.0 * i) for i in range(2, 7)]
+    soundfile.write(tmp_path / "talk.wav", np.concatenate(parts), 16_000)
+    words = ("transcribe", tmp_path / "talk.wav", "--model", english, "--out")
+    monkeypatch.setattr(rows_of, "PIECE_SECONDS", 1.6 * SECONDS)
+    own, stop_at, turns = Recognizer.long, [0], []
+
+    def counted(self: Recognizer, waveform: np.ndarray, *given: Any) -> Transcript:
+        turns.append(len(waveform))
+        if len(turns) == stop_at[0]:
+            raise KeyboardInterrupt
+        return own(self, waveform, *given)
+
+    monkeypatch.setattr(Recognizer, "long", counted)
+    assert run(*words, "whole.srt")[0] == 0
+    whole = turns.copy()
+    assert len(whole) > 3
+    stop_at[0] = len(whole) + 3
+    assert run(*words, *out)[0] == 130
+    assert run(*words, *out)[0] == 0
+    assert turns == [*whole, *whole[:3], *whole[2:]], "the piece that was stopped is heard again, and no other"
+    made = Path("subtitles/talk.srt" if len(out) > 1 else "a.srt")
+    assert made.read_text() == Path("whole.srt").read_text()
+    assert not list(Path().rglob("*.pieces"))
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,10 @@ def transcribe(
         audioprune transcribe calls/ --model openai/whisper-large-v3-turbo --compare --out calls.jsonl
 
     Each result is written as it comes: a run that is killed goes on where it stopped when it is started again with
-    the same --out. A file that cannot be decoded, or is silent, gets a row with its error, stops nobody, and makes the
-    exit code 1. Rows of .srt, .vtt and .txt are kept beside them, in a hidden .NAME.jsonl, or in _rows.jsonl of a
-    folder. A file that is there already and was not written by this command is never replaced.
+    the same --out. Of a long recording, no more than ten minutes are heard again. A file that cannot be decoded, or is
+    silent, gets a row with its error, stops nobody, and makes the exit code 1. Rows of .srt, .vtt and .txt are kept
+    beside them, in a hidden .NAME.jsonl, or in _rows.jsonl of a folder. A file that is there already and was not
+    written by this command is never replaced.
     """
     from ..bulk.asked import asked_for
     from ..bulk.sounds import find_clips
@@ -155,6 +156,7 @@ def transcribe(
         from ..files import check_same
         from ..transcribing.options import Options
         from ..transcribing.parts import WhisperParts
+        from ..transcribing.pieces import PieceLog
         from ..transcribing.recognizer import Recognizer
         from ..transcribing.transcriber import Transcriber
 
@@ -176,8 +178,12 @@ def transcribe(
         if pack:
             o.pack_on_cpu(loaded)
         transcriber = Transcriber(Recognizer(loaded, parts, options), chosen, compare, batch_size)
+        if output is not None:
+            transcriber.pieces = PieceLog(output.pieces, {"setting": setting, "version": __version__})
+            stack.callback(transcriber.pieces.close)
         err.print("Not pruned" if chosen is None else f"Pruned by {chosen}", soft_wrap=True)
         done, before, failures = _transcribe(transcriber, sounds, log, as_json)
+        transcriber.pieces.remove()
     finish(done, before, failures, output)
 
 

@@ -45,6 +45,11 @@ class Output:
             return self.path
         return self.path / JOURNAL if self.is_folder else self.path.with_name(f".{self.path.name}.jsonl")
 
+    @property
+    def pieces(self) -> Path:
+        """The file of what was heard of long recordings, while a run goes on."""
+        return self.journal.with_name(f".{self.journal.name.removeprefix('.')}.pieces")
+
 
 def choose_output(out: str, form: str | None = None) -> Output:
     """What `--out` and `--format` ask for: a file by its suffix; a folder if it is one, ends in /, or has a format

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,16 @@ from ..methods import Method
 from .differences import differences
 from .options import Options
 from .parts import WhisperParts
+from .pieces import Piece, PieceLog
 from .recognizer import Recognizer, Segment, Transcript, Word
 
 AHEAD = 4
 """Number of batches that are decoded ahead and sorted by length: a batch takes as long as its longest text."""
-PIECE_SECONDS = 1800.0
-"""A longer recording is read in pieces of half an hour, so that a day of sound needs no more memory."""
+PIECE_SECONDS = 600.0
+"""A longer recording is read in pieces of ten minutes: a day of sound needs no more memory, and no more than a piece is
+lost when a run is stopped."""
+PASSES = ("pruned", "unpruned")
+"""Names of the passes over a sound: with the method, and to compare."""
 FAILURES = (IndexError, ValueError, RuntimeError)
 """What a model raises for a sound that it cannot cope with."""
 
@@ -65,6 +69,7 @@ class Transcriber:
         batch_size: sounds per forward; recordings longer than the model's window are heard one by one.
         workers: number of threads that decode.
         progress: called with the share of a long recording that was heard.
+        pieces: what earlier runs heard of long recordings. What this one hears is added.
     """
 
     recognizer: Recognizer
@@ -73,6 +78,7 @@ class Transcriber:
     batch_size: int = 8
     workers: int = 2
     progress: Callable[[float], Any] = lambda share: None
+    pieces: PieceLog = field(default_factory=PieceLog)
 
     def __post_init__(self) -> None:
         self._succeeded = self._is_warm = self._turn = False
@@ -112,7 +118,7 @@ class Transcriber:
 
     def _short(self, batch: Sequence[tuple[Path | Sound, Clip]]) -> list[Row]:
         try:
-            passes = self._passes(lambda: self.recognizer.short([clip.waveform for _, clip in batch]))
+            passes = self._passes(lambda _: self.recognizer.short([clip.waveform for _, clip in batch]))
         except FAILURES as error:
             if _is_fatal(error) or (len(batch) == 1 and not self._succeeded):
                 raise
@@ -123,7 +129,7 @@ class Transcriber:
 
     def _long(self, sound: Path | Sound, seconds: float) -> Row:
         try:
-            passes = self._passes(lambda: self._in_pieces(sound, seconds))
+            passes = self._passes(lambda name: self._in_pieces(sound, seconds, name))
         except AudioError as error:
             return {"path": key(sound), "error": str(error)}
         except FAILURES as error:
@@ -132,8 +138,8 @@ class Transcriber:
             return _failed(sound, error)
         return _silent(sound) if passes[0] is None else self._row(sound, seconds, passes)
 
-    def _passes(self, run: Callable[[], Any]) -> list[Any]:
-        """What `run` gives with the method, and, to compare, without it."""
+    def _passes(self, run: Callable[[str], Any]) -> list[Any]:
+        """What `run` gives with the method, and, to compare, without it. It is called with the name of the pass."""
         methods = [self.method, None] if self.compare else [self.method]
         if self.compare and not self._is_warm:
             for method in methods:
@@ -143,35 +149,38 @@ class Transcriber:
         found = {}
         for i in reversed(range(len(methods))) if self._turn else range(len(methods)):
             with attach(self.recognizer.model, methods[i]):
-                found[i] = run()
+                found[i] = run(PASSES[i])
         self._succeeded, self._turn = True, not self._turn  # neither is always the first, which may be slower
         return [found[i] for i in range(len(methods))]
 
-    def _in_pieces(self, sound: Path | Sound, seconds: float) -> Transcript | None:
+    def _in_pieces(self, sound: Path | Sound, seconds: float, name: str) -> Transcript | None:
         """Transcript of a long recording; None if it is silent throughout."""
-        segments: list[Segment] = []
-        language, computed, start, heard = None, 0.0, 0.0, False
-        while seconds - start >= MIN_SECONDS:
-            clip = load(sound, PIECE_SECONDS, start)
-            seconds = min(seconds, clip.seconds)  # what was decoded to its end is counted
-            end = start + clip.heard_seconds
-            is_last = seconds - end < MIN_SECONDS
-            if clip.is_silent:
-                start = end
-                continue
-            heard = True
-            note = partial(self._note, start, end, seconds)
-            found = self.recognizer.long(clip.waveform, language, note)
-            computed, language = computed + found.seconds, found.language
-            pieces = [segment.later(start) for segment in found.segments]
-            start = end
-            if not is_last and len(pieces) > 1:  # the last was cut off by the end of the piece: hear it again
-                start = pieces.pop().start
-            segments += pieces
-        if not heard:
+        pieces = self.pieces.of(sound, name)
+        last = pieces[-1] if pieces else Piece(0.0, seconds)
+        while last.of - last.end >= MIN_SECONDS:
+            last = self._piece(sound, last)
+            self.pieces.note(sound, name, last)
+            pieces.append(last)
+        if not any(piece.spoken for piece in pieces):
             return None
+        segments = tuple(segment for piece in pieces for segment in piece.segments)
         text = " ".join(segment.text for segment in segments)
-        return Transcript(text, tuple(segments), language, computed)
+        return Transcript(text, segments, last.language, sum(piece.seconds for piece in pieces))
+
+    def _piece(self, sound: Path | Sound, before: Piece) -> Piece:
+        """What is heard after a piece of a recording."""
+        start = before.end
+        clip = load(sound, PIECE_SECONDS, start)
+        seconds = min(before.of, clip.seconds)  # what was decoded to its end is counted
+        end = start + clip.heard_seconds
+        if clip.is_silent:
+            return Piece(end, seconds, language=before.language)
+        found = self.recognizer.long(clip.waveform, before.language, partial(self._note, start, end, seconds))
+        segments = [segment.later(start) for segment in found.segments]
+        is_last = seconds - end < MIN_SECONDS
+        if not is_last and len(segments) > 1:  # the last was cut off by the end of the piece: hear it again
+            end = segments.pop().start
+        return Piece(end, seconds, tuple(segments), found.language, found.seconds, spoken=True)
 
     def _note(self, start: float, end: float, seconds: float, share: float) -> None:
         """Tell the share of a recording that was heard, from that of a piece."""
