@@ -161,21 +161,32 @@ def execute(job: Job, folder: Path, seconds: float | None = None) -> int:
 
 
 def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, Any]:
-    """Run a command unharmed, and again with kills; what it says at the end, and whether both made the same."""
+    """Run a command unharmed, and again with kills; what it says at the end, and whether both made the same.
+
+    A run that ends before it is to be killed is compared too, and the next begins anew.
+    """
     begun = time.monotonic()
-    code = execute(job, folder / "whole")
+    expected = execute(job, folder / "whole"), job.read(folder / "whole" / job.out)
     seconds = time.monotonic() - begun
-    moments = [drawn.uniform(0.05, 1.0) * seconds for _ in range(kills)]
-    for moment in moments:
-        execute(job, folder / "killed", moment)
-    last = execute(job, folder / "killed")
-    same = code == last and job.read(folder / "whole" / job.out) == job.read(folder / "killed" / job.out)
-    said = (folder / "killed" / "said.txt").read_text(errors="replace")
+    moments: list[float] = []
+    codes, same, said, anew = [expected[0]], True, "", 0
+    while (left := kills - len(moments)) >= 0:
+        place, moment = folder / f"killed{anew}", drawn.uniform(0.05, 1.0) * seconds if left else None
+        code = execute(job, place, moment)
+        if moment is not None and code == -signal.SIGKILL:
+            moments.append(moment)
+            continue
+        codes.append(code)
+        same = same and (code, job.read(place / job.out)) == expected
+        said += (place / "said.txt").read_text(errors="replace")
+        if moment is None:
+            break
+        anew += 1
     return {
         "command": job.name,
         "seconds": round(seconds, 1),
         "killed_after": [round(moment, 1) for moment in moments],
-        "exit_codes": [code, last],
+        "exit_codes": codes,
         "same": same,
         "traceback": "Traceback" in said,
     }
