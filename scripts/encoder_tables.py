@@ -215,6 +215,35 @@ def heads() -> tuple[list[str], list[list[str]]]:
     return ["", "", "MACs, %", "accuracy, %", "change within a fold, points"], rows
 
 
+def calibrated() -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what `calibrate` states of a head on tiny.en, and what its setting does with other clips."""
+    first = json.loads((RESULTS / "calibrate-esc10-tiny.en.json").read_text())
+    found = json.loads((RESULTS / "calibrate-encoders-tiny.en.json").read_text())["rows"]
+    subjects = {"ESC-10, fold 4": {**first["calibration"], "check": first["check"]}, **found}
+    rows = []
+    for title, row in subjects.items():
+        if row["setting"] is None:
+            rows.append([title, "none found", *["–"] * 5])
+            continue
+        confirmed, check = row["confirmed"], row["check"]
+        (there,) = check["rows"]
+        tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
+        others = f"{round((1 - there['agreement']['mean']) * check['clips'])} of {check['clips']}"
+        accuracy = f"{100 * check['unpruned']['score']:.1f} → {100 * there['score']['mean']:.1f}"
+        setting, fewer = row["sentences"][0].split(": ")[0], f"{row['macs_ratio']:.2f}×"
+        rows.append([title, f"`{setting}`", fewer, tested, f"{100 * row['bound']:.1f}", others, accuracy])
+    header = [
+        "clips",
+        "chosen",
+        "MACs, fewer",
+        "tested: other label",
+        "bound, %",
+        "others: other label",
+        "accuracy there, %",
+    ]
+    return header, rows
+
+
 def keep(out: Path, results: list[Path]) -> None:
     """Write the comparisons of several folds or seeds into one file, those of one fold together."""
     runs: dict[str, dict[str, Any]] = {}

@@ -115,7 +115,7 @@ def trained(folder: Path) -> Any:
 
 
 def all_trained(folder: Path) -> Any:
-    return {str(path.parent.relative_to(folder)): trained(path.parent) for path in folder.rglob("model.safetensors")}
+    return {str(path.parent.relative_to(folder)): trained(path.parent) for path in folder.rglob("result.json")}
 
 
 def make_sounds(folder: Path) -> None:

@@ -432,6 +432,7 @@ TABLES = {
     "encoder-padding": lambda: table(*performance.encoder_padding()),
     "contrast": lambda: table(*contrast_tables.contrast()),
     "encoders-corrected": lambda: table(*encoder_tables.corrected()),
+    "calibrate-encoders": lambda: table(*encoder_tables.calibrated()),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
     "esc10-ast": lambda: every_method("esc10-ast"),
