@@ -244,6 +244,23 @@ def calibrated() -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def padded(corrected: bool) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the search for encoders that pad: KL at half / a quarter / an eighth of the work, on the clips
+    that settings were compared on and on those that their figures are reported on."""
+    known = json.loads((RESULTS / "recommended-padded.json").read_text())["rows"]
+    columns = list(dict.fromkeys((row["model"], row["part"]) for row in known))
+    folds = {"chosen on": "fold 4", "reported on": "fold 5"}
+    rows = []
+    for name in dict.fromkeys(row["name"] for row in known):
+        cells = []
+        for column in columns:
+            some = [row for row in known if row["name"] == name and (row["model"], row["part"]) == column]
+            shown = [(row["corrected"] if corrected else row) if "refused" not in row else None for row in some]
+            cells.append(" / ".join("–" if row is None else f"{row['kl']:.3f}" for row in shown))
+        rows.append([name.replace(" (recommended)", ", **recommended**"), *cells])
+    return ["", *(f"{model}, {folds[part]}" for model, part in columns)], rows
+
+
 def keep(out: Path, results: list[Path]) -> None:
     """Write the comparisons of several folds or seeds into one file, those of one fold together."""
     runs: dict[str, dict[str, Any]] = {}

@@ -410,6 +410,7 @@ PAGES = (
     "whisper.md",
     "whisper-measured.md",
     "methods/PaddingMerge.md",
+    "methods/recommended.md",
     "audio-language-models.md",
 )
 TABLES = {
@@ -432,6 +433,8 @@ TABLES = {
     "encoder-padding": lambda: table(*performance.encoder_padding()),
     "contrast": lambda: table(*contrast_tables.contrast()),
     "encoders-corrected": lambda: table(*encoder_tables.corrected()),
+    "padded-search": lambda: table(*encoder_tables.padded(corrected=False)),
+    "padded-search-corrected": lambda: table(*encoder_tables.padded(corrected=True)),
     "calibrate-encoders": lambda: table(*encoder_tables.calibrated()),
     "encoders-heads": lambda: table(*encoder_tables.heads()),
     "esc10-audiomae": lambda: every_method("esc10-audiomae"),
