@@ -63,14 +63,15 @@ def calibrated(probe: Path, data: Path, name: str, clips: int, limit: float) -> 
         words = ["calibrate", "--model", str(probe.resolve()), "--clips", "clips", *asked]
         command = run([*words, "--report", "report.json", "--out", "pruning.json"], folder)
         report = json.loads((folder / "report.json").read_text())
-        row = {"command": command, **report, "check": None}
+        row = {**report, "command": command, "model": probe.name, "check": None}
         if not (folder / "pruning.json").exists():
             return row
         words = ["compare", "--model", str(probe.resolve()), "--data", "others", "--data-name", "manifest"]
         rate = read_method(folder / "pruning.json").keep_rate
         words += ["--methods", "pruning.json", "--keep-rates", f"{rate:g}"]
         command = run([*words, "--bench-seconds", "0", "--out", "check.json"], folder)
-        return row | {"check": {**json.loads((folder / "check.json").read_text()), "command": command}}
+        check = json.loads((folder / "check.json").read_text())
+        return row | {"check": {**check, "command": command, "model": probe.name}}
 
 
 def main() -> None:
