@@ -117,6 +117,8 @@ CORRECTED = {
     "esc10-tiny.en": "tiny.en, ESC-10",
     "esc10-base": "base, ESC-10",
     "commands-tiny.en": "tiny.en, commands",
+    "digits-tiny.en": "tiny.en, digits",
+    "speakers-tiny.en": "tiny.en, speakers",
 }
 """Name of a run without its fold or seed → what the table calls it."""
 WORK = {"half": 0.5, "quarter": 0.25, "eighth": 0.125}
@@ -219,13 +221,14 @@ def calibrated() -> tuple[list[str], list[list[str]]]:
     """Header and rows: what `calibrate` states of a head on tiny.en, and what its setting does with other clips."""
     first = json.loads((RESULTS / "calibrate-esc10-tiny.en.json").read_text())
     found = json.loads((RESULTS / "calibrate-encoders-tiny.en.json").read_text())["rows"]
-    subjects = {"ESC-10, fold 4": {**first["calibration"], "check": first["check"]}, **found}
+    subjects = {"ESC-10, 80 clips": {**first["calibration"], "check": first["check"]}, **found}
     rows = []
     for title, row in subjects.items():
-        if row["setting"] is None:
-            rows.append([title, "none found", *["–"] * 5])
-            continue
         confirmed, check = row["confirmed"], row["check"]
+        if check is None:
+            tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
+            rows.append([title, "not shown", "–", tested, f"{100 * row['bound']:.1f}", "–", "–"])
+            continue
         (there,) = check["rows"]
         tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
         others = f"{round((1 - there['agreement']['mean']) * check['clips'])} of {check['clips']}"
@@ -271,7 +274,7 @@ def keep(out: Path, results: list[Path]) -> None:
         result["model"] = key
         for row in result["rows"]:
             row.pop("front", None)
-            if "macs_share" not in row:
+            if "macs_share" not in row and "corrected" not in row:
                 row["method"], _, work = row["method"].rpartition("-")
                 row["macs_share"] = WORK[work]
         if key in runs:
