@@ -67,8 +67,10 @@ def calibrated(probe: Path, data: Path, name: str, clips: int, limit: float) -> 
         if not (folder / "pruning.json").exists():
             return row
         words = ["compare", "--model", str(probe.resolve()), "--data", "others", "--data-name", "manifest"]
+        words += ["--methods", "pruning.json"]
         rate = read_method(folder / "pruning.json").keep_rate
-        words += ["--methods", "pruning.json", "--keep-rates", f"{rate:g}"]
+        if isinstance(rate, float):  # a rate for each layer is the file's own
+            words += ["--keep-rates", f"{rate:g}"]
         command = run([*words, "--bench-seconds", "0", "--out", "check.json"], folder)
         check = json.loads((folder / "check.json").read_text())
         return row | {"check": {**check, "command": command, "model": probe.name}}
