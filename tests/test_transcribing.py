@@ -236,6 +236,8 @@ def test_pieces_of_a_file_that_changed_are_of_no_use(tmp_path) -> None:
     assert (log.of(path, "pruned"), log.of(path, "unpruned")) == ([piece], [])
     path.write_bytes(b"ab")
     assert log.of(path, "pruned") == []
+    path.unlink()
+    assert log.of(path, "pruned") == []
 
 
 def test_silence_within_a_long_recording_is_passed_over(monkeypatch) -> None:

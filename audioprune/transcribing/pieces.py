@@ -62,5 +62,8 @@ def _name_of(sound: Path | Sound) -> str:
     """A recording's path, and of a file also its size and the time of its last change."""
     if not isinstance(sound, Path):
         return key(sound)
-    about = os.stat(sound)
+    try:
+        about = os.stat(sound)
+    except OSError:  # gone meanwhile: decoding it will say so
+        return key(sound)
     return f"{key(sound)}, {about.st_size} bytes, {about.st_mtime_ns}"
