@@ -21,11 +21,15 @@ class StateFile(ABC):
     """
 
     def __init__(self, path: Path | None = None, run: Row | None = None, earlier: Earlier | None = None) -> None:
-        self.path = path
+        self.path: Path | None = None
         self.other: list[str] = []
         self._journal: Journal | None = None
-        if path is None:
-            return
+        if path is not None:
+            self._open(path, run, earlier)
+
+    def _open(self, path: Path, run: Row | None, earlier: Earlier | None = None) -> None:
+        """Keep the rows in a file from now on, and take those that are there."""
+        self.path = path
         self._journal = Journal(path, ValueError, "a row of a run")
         try:
             self._resume(path, run, earlier)

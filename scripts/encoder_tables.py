@@ -225,12 +225,11 @@ def calibrated() -> tuple[list[str], list[list[str]]]:
     rows = []
     for title, row in subjects.items():
         confirmed, check = row["confirmed"], row["check"]
+        tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
         if check is None:
-            tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
             rows.append([title, "not shown", "–", tested, f"{100 * row['bound']:.1f}", "–", "–"])
             continue
         (there,) = check["rows"]
-        tested = f"{confirmed['disagreements']} of {confirmed['clips']}"
         others = f"{round((1 - there['agreement']['mean']) * check['clips'])} of {check['clips']}"
         accuracy = f"{100 * check['unpruned']['score']:.1f} → {100 * there['score']['mean']:.1f}"
         setting, fewer = row["sentences"][0].split(": ")[0], f"{row['macs_ratio']:.2f}×"

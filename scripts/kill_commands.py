@@ -169,9 +169,11 @@ def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, A
     expected = execute(job, folder / "whole"), job.read(folder / "whole" / job.out)
     seconds = time.monotonic() - begun
     moments: list[float] = []
-    codes, same, said, anew = [expected[0]], True, "", 0
-    while (left := kills - len(moments)) >= 0:
-        place, moment = folder / f"killed{anew}", drawn.uniform(0.05, 1.0) * seconds if left else None
+    codes, same, said = [expected[0]], True, ""
+    is_last = False
+    while not is_last:
+        is_last, place = len(moments) == kills, folder / f"killed{len(codes)}"
+        moment = None if is_last else drawn.uniform(0.05, 1.0) * seconds
         code = execute(job, place, moment)
         if moment is not None and code == -signal.SIGKILL:
             moments.append(moment)
@@ -179,9 +181,6 @@ def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, A
         codes.append(code)
         same = same and (code, job.read(place / job.out)) == expected
         said += (place / "said.txt").read_text(errors="replace")
-        if moment is None:
-            break
-        anew += 1
     return {
         "command": job.name,
         "seconds": round(seconds, 1),
@@ -189,6 +188,7 @@ def run(job: Job, folder: Path, kills: int, drawn: random.Random) -> dict[str, A
         "exit_codes": codes,
         "same": same,
         "traceback": "Traceback" in said,
+        "machine": machine(),
     }
 
 
@@ -216,7 +216,7 @@ def main() -> int:
         left = [(job, kills) for job, kills in zip(todo, share, strict=True) if job.name not in known]
         for job, kills in track(left, "commands"):
             found.append(run(job, folder / job.name, kills, drawn))
-            write_json(args.out, {"command": asked(args), "machine": machine(), "rows": found})
+            write_json(args.out, {"command": asked(args), "rows": found})
             print(found[-1])
     return int(any(not row["same"] or row["traceback"] for row in found))
 

@@ -210,7 +210,16 @@ ANSWERED = {
     "layer_norm, two": (aten.native_layer_norm.default, torch.ones(2, 3, 5), [3, 5], None, None, 1e-5),
     "softmax": (aten._softmax.default, torch.ones(2, 5, 3).transpose(1, 2), -1, False),
     "gelu": (aten.gelu.default, torch.ones(2, 5, 3, dtype=torch.bfloat16)),
-    "clamp": (aten.clamp_min.default, torch.ones(4), 0.5),
+    "addmm, a column": (aten.addmm.default, torch.ones(3, 1), torch.ones(3, 5), torch.ones(5, 7)),
+    "layer_norm, bfloat16": (
+        aten.native_layer_norm.default,
+        torch.ones(2, 5, dtype=torch.bfloat16),
+        [5],
+        None,
+        None,
+        0.1,
+    ),
+    "softmax, bfloat16": (aten._softmax.default, torch.ones(2, 5, dtype=torch.bfloat16), -1, False),
 }
 
 
@@ -230,6 +239,7 @@ def test_short_answers_are_those_of_pytorch(name: str) -> None:
     "call",
     [
         (aten.addmm.default, torch.ones(7), torch.ones(3, 5), torch.ones(4, 7)),
+        (aten.addmm.default, torch.ones(6), torch.ones(3, 5), torch.ones(5, 7)),
         (aten.native_layer_norm.default, torch.ones(2, 5), [4], None, None, 1e-5),
     ],
 )

@@ -1,7 +1,7 @@
 """Shapes of results on the meta device, without PyTorch's own way, which computes them in Python and slowly.
 
 A count of multiply-accumulates sends shapes through a model, and a search for a keep rate counts many times. Most of
-such a count's time goes into a few operators, whose results' shapes are those of their inputs.
+such a count's time goes into a few operators, whose results' shapes are plain. Where they are not, PyTorch answers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ def _as_input(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def _softmax(x: Tensor, *args: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return NotImplemented if half_to_float else x.new_empty(x.shape)
 
 
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
-    return torch.mm(a, b)  # which PyTorch answers for in C++
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Any:
+    # PyTorch answers for `mm` in C++.
+    return torch.mm(a, b) if bias.shape == b.shape[1:] else NotImplemented
 
 
 def _layer_norm(x: Tensor, normalized_shape: list[int], *args: Any) -> Any:
     if x.shape[-len(normalized_shape) :] != tuple(normalized_shape):
         return NotImplemented
     of_rows = (*x.shape[: -len(normalized_shape)], *(1 for _ in normalized_shape))
-    return x.new_empty(x.shape), x.new_empty(of_rows), x.new_empty(of_rows)
+    in_full = torch.promote_types(x.dtype, torch.float32)  # mean and scale of a row are not rounded
+    return x.new_empty(x.shape), x.new_empty(of_rows, dtype=in_full), x.new_empty(of_rows, dtype=in_full)
 
 
 _SHAPES: dict[Any, Callable[..., Any]] = {
@@ -40,7 +42,6 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     aten.native_layer_norm.default: _layer_norm,
     aten._softmax.default: _softmax,
     aten.gelu.default: _as_input,
-    aten.clamp_min.default: _as_input,
 }
 
 

@@ -45,7 +45,7 @@ class PieceLog(StateFile):
 
     def note(self, sound: Path | Sound, name: str, piece: Piece) -> None:
         if self.path is None and self._place is not None:
-            super().__init__(self._place, self._run)
+            self._open(self._place, self._run)
         if self.path is not None:
             self._write({"sound": _name_of(sound), "pass": name, **asdict(piece)})
 
