@@ -54,6 +54,8 @@ METHODS = (
     "fastadasp",
 )
 """Names of `audioprune eval-lm`. random is one draw for each model."""
+LATER = ("topk+selective", "visionzip+contextual=0.18", "peaks", "ltbm", "ltbm+window=none", "samap")
+"""What the listener with a real ear is also asked by."""
 AT_THEIR_TIMES = ("segmentwise", "segmentwise+merge", "topk", "uniform", "pooling")
 """Methods that are also measured with positions="keep"."""
 SEGMENTS = (2, 3, 4, 5, 8, 10, 15)
@@ -93,7 +95,7 @@ class Tables:
 
 
 OWN = Tables("listener", KINDS, (0.5, 0.33, 0.25, 0.125), METHODS)
-EAR = Tables("listener-ear", EAR_KINDS, (0.5, 0.25, 0.1), (*METHODS[:4], "bottomk", *METHODS[4:]), SEGMENTS)
+EAR = Tables("listener-ear", EAR_KINDS, (0.5, 0.25, 0.1), (*METHODS[:4], "bottomk", *METHODS[4:], *LATER), SEGMENTS)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -207,21 +209,23 @@ def figure(rows: list[dict[str, Any]], tables: Tables) -> Figure:
     FigureCanvasAgg(made)
     panels = made.subplots(1, len(tables.kinds), sharey=True)
     bases = list(dict.fromkeys(name.split("+")[0] for name in tables.methods))
-    colours = dict(zip(bases, (*(f"C{i}" for i in range(10)), "black", "gold", "navy"), strict=False))
+    more = ("black", "gold", "navy", "lime", "crimson", "teal")
+    colours = dict(zip(bases, (*(f"C{i}" for i in range(10)), *more), strict=False))
     for axes, kind in zip(panels, tables.kinds, strict=True):
         axes.axhline(np.mean(cells(rows, "unpruned", 1.0, "renumber", kind)), color="black", linewidth=1, linestyle=":")
         for name in tables.methods:
             found = [cells(rows, name, rate, "renumber", kind) for rate in tables.rates]
             if all(found):
-                base, merged = name.split("+")[0], name.endswith("+merge")
+                base, _, varied = name.partition("+")
+                marker, line = {"": ("o", "-"), "merge": ("s", "--")}.get(varied, ("^", ":"))
                 axes.errorbar(
                     tables.rates,
                     [np.mean(shares) for shares in found],
                     yerr=[np.std(shares, ddof=1) / len(shares) ** 0.5 for shares in found],
                     label=name,
                     color=colours[base],
-                    marker="s" if merged else "o",
-                    linestyle="--" if merged else "-",
+                    marker=marker,
+                    linestyle=line,
                     linewidth=2.2 if base == "segmentwise" else 1,
                     capsize=2,
                     elinewidth=0.6,

@@ -81,6 +81,8 @@ def test_calibration_reads_its_former_words() -> None:
             "segmentwise+merge+segments=10",
         ),
         ("ltbm+window=null", ap.LTBM(0.5, window=None), None),
+        ("ltbm+window=None", ap.LTBM(0.5, window=None), "ltbm+window=none"),
+        ("dpp+score=none", ap.DPP(0.5, score="none"), None),
         ("tome+passes=2+metric=hidden", ap.ToMe(0.5, passes=2, metric="hidden"), None),
         ("bottomk", ap.TopK(0.5, order="lowest"), None),
         ("tome+layers=all", ap.ToMe(0.5, layers="all"), None),

@@ -157,11 +157,13 @@ def modifiers(kind: type[Method]) -> dict[str, dict[str, Any]]:
 
 
 def _setting(kind: type[Method], modifier: str, word: str) -> tuple[str, Any]:
-    """Name and value of a modifier "NAME=VALUE". The value is JSON, or a word."""
+    """Name and value of a modifier "NAME=VALUE". The value is JSON, None, or a word."""
     name, _, text = modifier.partition("=")
     known = [f.name for f in fields(kind) if f.name not in ("keep_rate", "methods", "bias")]
     if name not in known:
         raise ValueError(f"{word}+{modifier}: {kind.__name__} has no setting {name!r}; it has {', '.join(known)}")
+    if text.lower() == "none" and "none" not in kind.choices.get(name, ()):
+        return name, None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -20,7 +20,7 @@ from .recompose import Parts
 from .resumable import ResumableTraining
 from .timelines import KINDS, SPOKEN
 
-SOME = 300
+SOME = 1500
 """Timelines by which the adapter is prepared."""
 _OTHERS = 0.2
 """Strength of the adapter's random rows, in that of its first ones."""

@@ -33,9 +33,9 @@ KINDS = ("order", "count", "first", "between", "sound")
 blocks, the sound that interrupts the talk."""
 
 MOST_WORDS = 4
-SECONDS = 15.0
+SECONDS = 15.6
 """No timeline is longer."""
-_SOUND, _TALK, _INTERRUPTION = (1.2, 1.8), (1.8, 2.4), (1.3, 1.8)
+_SOUND, _TALK, _INTERRUPTION = (1.2, 1.8), (1.8, 2.4), (1.8, 2.4)
 _GAP = (0.15, 0.4)
 _LONGEST_WORD = 1.0
 _LEVEL = 0.05
