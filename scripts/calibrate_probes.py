@@ -56,7 +56,8 @@ def calibrated(probe: Path, data: Path, name: str, clips: int, limit: float) -> 
     """What a calibration states, and what its setting does with the other clips."""
     rows = spaced(read(data, name).split().test, 2 * clips)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = Path(place) / "calibrated"  # by which `compare` calls its settings file
+        folder.mkdir()
         link(rows[::2], folder / "clips")
         list_clips(rows[1::2], folder / "others")
         asked = ["--max-disagreement", f"{limit:g}", "--methods", METHODS, "--bench-seconds", "2"]
