@@ -232,8 +232,8 @@ def calibrated() -> tuple[list[str], list[list[str]]]:
         (there,) = check["rows"]
         others = f"{round((1 - there['agreement']['mean']) * check['clips'])} of {check['clips']}"
         accuracy = f"{100 * check['unpruned']['score']:.1f} → {100 * there['score']['mean']:.1f}"
-        setting, fewer = row["sentences"][0].split(": ")[0], f"{row['macs_ratio']:.2f}×"
-        rows.append([title, f"`{setting}`", fewer, tested, f"{100 * row['bound']:.1f}", others, accuracy])
+        fewer = f"{row['macs_ratio']:.2f}×"
+        rows.append([title, _chosen(row), fewer, tested, f"{100 * row['bound']:.1f}", others, accuracy])
     header = [
         "clips",
         "chosen",
@@ -244,6 +244,14 @@ def calibrated() -> tuple[list[str], list[list[str]]]:
         "accuracy there, %",
     ]
     return header, rows
+
+
+def _chosen(row: dict[str, Any]) -> str:
+    """A calibration's setting. Of the methods it chose from, only `recommended` is several."""
+    parts = row["setting"]["method"]
+    if isinstance(parts, list):
+        return f"`recommended`, keep rate {parts[0]['keep_rate']:g}"
+    return f"`{row['sentences'][0].split(': ')[0]}`"
 
 
 def padded(corrected: bool) -> tuple[list[str], list[list[str]]]:
