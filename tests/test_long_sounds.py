@@ -25,6 +25,9 @@ from audioprune.calibration.ledger import Ledger
 from audioprune.calibration.sounds import read_sounds
 from audioprune.cli.long_sounds import stretches_of
 from audioprune.compare.agreement import pooled
+from audioprune.compare.comparison import logits_of
+from audioprune.compare.settings import read_clips
+from audioprune.data import ClipRow, SoundCache
 from audioprune.tagging.tagger import Tagger
 from audioprune.tagging.timeline import Timeline
 from audioprune.tagging.timeline_figure import clock, timeline_figure
@@ -152,6 +155,24 @@ def test_silent_windows_have_no_part_in_the_answer(tmp_path: Path) -> None:
     answers = tagger.timeline(tmp_path / "half.wav", 8.0)
     heard = answers.probabilities[sum(silent) :].mean(0)
     assert half["labels"][0]["score"] == pytest.approx(float(heard.max()), abs=1e-5)
+
+
+def test_a_comparison_hears_what_tagging_hears(tmp_path: Path) -> None:
+    """Half silent, all silent, and as short as a window."""
+    wave = melody(8.0)
+    half = np.where(np.arange(len(wave)) < 4 * SAMPLE_RATE, 0, wave)
+    for name, sound in {"half": half, "none": 0 * wave, "short": wave[: 20 * 512]}.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, SAMPLE_RATE)
+    paths = [tmp_path / f"{name}.wav" for name in ("half", "none", "short")]
+    tagger = Tagger(audiomae().eval(), ap.LogMel(128), windows=Windowing(hop=0.5))
+    cache, rows = SoundCache(None, tagger.front.max_seconds), [ClipRow(path, ("a",)) for path in paths]
+    clips = read_clips(rows, tagger.front, cache, tagger.windows)
+    found = logits_of(tagger.model, clips).softmax(1)
+    assert 0 < int((~clips.answering).sum()) < len(clips)
+    for row, path in zip(found, paths, strict=True):
+        (expected,) = tagger([path])
+        known = {one["label"]: one["score"] for one in tagger.labels(row)}
+        assert known == pytest.approx({one["label"]: one["score"] for one in expected["labels"]}, abs=1e-4)
 
 
 def test_an_answer_that_is_not_finite_is_an_error(long: Path) -> None:

@@ -146,7 +146,8 @@ def passes(
 def logits_of(
     model: PreTrainedModel, features: Clips, advance: Callable[[int], Any] = NOTHING, batch_size: int = 32
 ) -> Tensor:
-    """(clips, classes) in float32 on the CPU; of a clip in windows, the logits of its pooled probabilities.
+    """(clips, classes) in float32 on the CPU; of a clip in windows, the logits of their pooled probabilities, without
+    the silent ones.
 
     Clips of one length run together.
     """
@@ -163,7 +164,8 @@ def logits_of(
     if not isinstance(features, ReadClips) or not features.recordings:
         return logits
     multi_label = model.config.problem_type == "multi_label_classification"
-    return pooled(logits, torch.tensor(features.recordings), features.pool, multi_label)
+    answering, owners = features.answering, torch.tensor(features.recordings)
+    return pooled(logits[answering], owners[answering], features.pool, multi_label)
 
 
 def _clips(model: PreTrainedModel, features: Clips, indices: Sequence[int]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.files import SAMPLE_RATE, AudioError, is_cut, load_audio
+from ..audio.files import SAMPLE_RATE, AudioError, Clip, is_cut, load_audio
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import Windowing
 from ..audio.windows import spread
@@ -49,6 +50,17 @@ class ReadClips:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.cache.features(self.rows[index], self.front)
+
+    @cached_property
+    def answering(self) -> Tensor:
+        """(rows,) bool: the windows that a clip's answer is made of. A silent one has no part in it, unless all are."""
+        owners = torch.tensor(self.recordings)
+        alone = torch.bincount(owners)[owners] == 1
+        heard = torch.tensor([bool(only) or self._is_heard(row) for row, only in zip(self.rows, alone, strict=True)])
+        return heard | (torch.bincount(owners, heard.double())[owners] == 0)
+
+    def _is_heard(self, row: ClipRow) -> bool:
+        return not Clip(self.cache.waveform(row), 0.0).is_silent
 
 
 @dataclass(frozen=True)
