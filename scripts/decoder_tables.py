@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from audioprune.plots import save
@@ -84,10 +85,24 @@ def _error(table: dict[str, Row], name: str) -> str:
 
 
 def figure() -> Figure:
-    """Word error rate against the share of tokens: merging as full lines, choosing as dashed ones."""
-    found = rows("tiny.en")
-    drawn = Figure(figsize=(8.5, 4.2), layout="constrained")
-    axes = drawn.subplots()
+    """Word error rate against the share of tokens, with and without sizes: merging as full lines, choosing as dashed
+    ones."""
+    panels = {"a token counts as often as it stands for positions": rows("tiny.en")}
+    if unsized := rows("unsized-tiny.en"):
+        panels["each token counts once"] = unsized
+    drawn = Figure(figsize=(4.5 + 4.5 * len(panels), 4.2), layout="constrained")
+    several = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, found) in zip(several, panels.items(), strict=True):
+        axes.set_title(name, fontsize=10)
+        _draw(axes, found)
+    several[0].set_ylabel("word error rate, %")
+    title = "full line: merges\ndashed line: chooses"
+    handles, labels = several[0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside right upper", title=title, fontsize=8, title_fontsize=8, frameon=False)
+    return drawn
+
+
+def _draw(axes: Axes, found: dict[str, Row]) -> None:
     for word, colour in DRAWN.items():
         values = [100 * found[f"{word} {rate:g}"]["word_error_rate"] for rate in RATES]
         style = "-o" if word in MERGING else "--s"
@@ -96,14 +111,10 @@ def figure() -> Figure:
     level = 100 * found["unpruned"]["word_error_rate"]
     axes.axhline(level, color="black", linewidth=1, linestyle=":", label="unpruned")
     axes.set(xscale="log", yscale="log", xlabel="tokens that the decoder reads, % (after the padding is merged)")
-    axes.set_ylabel("word error rate, %")
     axes.set_xticks([10, 25, 50], ["10", "25", "50"])
     axes.set_yticks([15, 20, 30, 50, 100, 200], ["15", "20", "30", "50", "100", "200"])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    title = "full line: merges\ndashed line: chooses"
-    drawn.legend(loc="outside right upper", title=title, fontsize=8, title_fontsize=8, frameon=False)
-    return drawn
 
 
 if __name__ == "__main__":
