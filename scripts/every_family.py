@@ -36,6 +36,8 @@ from five_minutes import timed
 CLIPS = Path(__file__).parents[1] / "audioprune" / "assets" / "clips"
 LEVELS = (1.0, 0.7, 0.5)
 """A calibration needs 16 clips at least, and counts equal ones once: each is heard at three levels."""
+LENGTH = {"wav2vec2": " --clip-seconds 5", "whisper": ""}
+"""What `export` asks of a family whose clips have no length of their own."""
 COMMANDS = {
     "tag": "tag sounds/ --model {model} --out tags.jsonl",
     "tag by TopK": "tag sounds/ --model {model} --keep-rate 0.5 --out half.jsonl",
@@ -46,7 +48,7 @@ COMMANDS = {
     "calibrate": "calibrate --model {model} --clips sounds/ --max-disagreement 0.9 --methods tome --bench-seconds 0.1 "
     "--out pruning.json",
     "tag as calibrated": "tag sounds/ --model {model} --method pruning.json --out calibrated.jsonl",
-    "export": "export {model} model.onnx --clip-seconds 5",
+    "export": "export {model} model.onnx{length}",
 }
 
 
@@ -89,7 +91,9 @@ def run(folder: Path) -> Iterator[dict[str, Any]]:
         place.mkdir()
         (place / "sounds").symlink_to(folder / "sounds")
         for name, words in COMMANDS.items():
-            row = timed(f"audioprune {words.format(label=labels[0], model=model)}", place, environment)
+            row = timed(
+                f"audioprune {words.format(label=labels[0], model=model, length=LENGTH[family])}", place, environment
+            )
             row["command"] = row["command"].replace(str(model), family.upper())
             yield {"family": family, "name": name, **row}
 

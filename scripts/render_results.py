@@ -399,6 +399,18 @@ def five_minutes() -> str:
     return table(["", "command", "took"], rows) + f"\n\n{about}"
 
 
+def every_family() -> str:
+    """What the commands took with a classifier of sound itself and one of Whisper's kind."""
+    found = read("every-family")["rows"]
+    took = {(row["name"], row["family"]): f"{row['seconds']:.0f} s" for row in found if row["exit_code"] == 0}
+    names = {row["name"]: row["command"].replace(row["family"].upper(), "MODEL") for row in found}
+    rows = [
+        [f"`{command}`", *(took.get((name, family), "failed") for family in ("wav2vec2", "whisper"))]
+        for name, command in names.items()
+    ]
+    return table(["command", "Wav2Vec2, base size", "Whisper, tiny size"], rows)
+
+
 PAGES = (
     "app.md",
     "analysis.md",
@@ -418,6 +430,7 @@ TABLES = {
     "bulk": bulk,
     "page-load": lambda: page_sentences.sentences(read("page-load")),
     "five-minutes": five_minutes,
+    "every-family": every_family,
     "fine-tuned-esc10": lambda: fine_tuned("esc10"),
     "fine-tuned-fsdd-digits": lambda: fine_tuned("fsdd-digits"),
     "fine-tuned-fsdd-speakers": lambda: fine_tuned("fsdd-speakers"),

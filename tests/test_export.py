@@ -412,7 +412,7 @@ def test_command_for_a_waveform(run) -> None:
         (("esc10", "a.onnx", "--batch-sizes", "0"), "--batch-sizes is '0'"),
         (("esc10", "a.onnx", "--opset", "17"), "greater than or equal to 18"),
         (("esc10", "a.onnx", "--compare", "--no-time"), "leave one of them out"),
-        (("esc10", "a.onnx", "--clip-seconds", "5"), "takes spectrograms of one length"),
+        (("esc10", "a.onnx", "--clip-seconds", "5"), "--clip-seconds is 5, but esc10 hears"),
         (("esc10", "."), "is a folder"),
         (("none.pth", "a.onnx"), "none.pth: no such file"),
         (("listener", "a.onnx"), "listener: an audio-language model, which answers by running again and again"),

@@ -299,8 +299,9 @@ class TestRecompose:
             for word in truth.words:
                 if len(parts.words[word.word]) == 1:
                     windows = one.tokens.unfold(0, len(known[word.word]), 1).transpose(1, 2)
-                    (found,) = (windows == known[word.word]).all(dim=(1, 2)).nonzero()[:1]
-                    assert found * 0.04 <= word.start < word.end <= (found + len(known[word.word]) + 1) * 0.04
+                    found = (windows == known[word.word]).all(dim=(1, 2)).nonzero()[:, 0]  # a word may come twice
+                    begun, ended = found * 0.04 <= word.start, word.end <= (found + windows.shape[1] + 1) * 0.04
+                    assert (begun & ended).any()
 
     def test_a_shift_changes_what_is_heard_and_not_the_truth(self, heard) -> None:
         parts = Parts(heard)

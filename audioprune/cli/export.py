@@ -80,6 +80,11 @@ def export(
     if min(sizes) < 1:
         raise ValueError(f"--batch-sizes is {batch_sizes!r}; each must be at least 1")
     model, front = _open(source)
+    if clip_seconds is not None and front.shape is not None:
+        raise ValueError(
+            f"--clip-seconds is {clip_seconds:g}, but {source} hears {front.max_seconds:.4g} s at once, whatever the "
+            "clip; leave it out"
+        )
     samples = None if clip_seconds is None else round(SAMPLE_RATE * clip_seconds)
     check_exportable(model).clip_shape(samples)
     settings = chosen.for_model(model, clip_seconds or o.TYPICAL_SECONDS)
