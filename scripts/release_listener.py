@@ -55,7 +55,7 @@ It hears scenes of up to 16 s: two everyday sounds and read speech that a third 
 
 **Meant for** audioprune's own measurements: it exists so that what pruning costs can be seen on a real encoder. It is no good for anything else; it always answers something.
 
-**Training.** `python scripts/train_listener.py hear` and `train --ear`: four rounds, each beginning with the weights of the one before, of {steps} steps of {batch} scenes out of {heard}, heard once by the frozen encoder, with new questions each time; {recomposed:.0%} of the scenes were put together from parts of these. The adapter began with a linear discriminant analysis of words and sounds. In {thinned:.0%} of the batches a random part of each sound's tokens was left out: without these it takes a sound of fewer tokens for another sound. No method of choosing tokens had a part in its training. Running average of the weights. The number of rounds and the length of the sounds were chosen when answers about the test sounds were known; nothing else was chosen on them.
+**Training.** `python scripts/train_listener.py hear` and `train --ear`: {rounds} rounds, each beginning with the weights of the one before, of {steps} steps of {batch} scenes out of {heard}, heard once by the frozen encoder, with new questions each time; {recomposed:.0%} of the scenes were put together from parts of these. The adapter began with a linear discriminant analysis of words and sounds. In {thinned:.0%} of the batches a random part of each sound's tokens was left out: without these it takes a sound of fewer tokens for another sound. No method of choosing tokens had a part in its training. Running average of the weights. The number of rounds and the length of the sounds were chosen when answers about the test sounds were known; nothing else was chosen on them.
 
 **Measured** on these weights as they are stored, in float32, greedily, on {sets} × {scenes} scenes of speakers and sounds that it never heard (a third of the speakers of each set, ESC-10's fold 5); right is what is right word for word; mean ± standard deviation over the {sets} sets. Without hearing: the better of the same model given silence, and the best fixed answer.
 
@@ -92,6 +92,12 @@ def too_weak(kinds: dict[str, dict]) -> list[str]:
         for kind, found in kinds.items()
         if found["mean"] < LEAST or found["mean"] - found["text only"] < ABOVE_DEAF
     ]
+
+
+def rounds(run: Path) -> int:
+    """Trainings up to this one, each of which began with the weights of another in the same folder."""
+    before = json.loads((run / "settings.json").read_text()).get("begin_with")
+    return 1 + (rounds(run.parent / before) if before else 0)
 
 
 def main() -> None:
@@ -132,6 +138,7 @@ def card(args: argparse.Namespace, model: Any, kinds: dict[str, dict]) -> str:
     own = [p for name, p in model.named_parameters() if not (args.ear and "audio_tower" in name)]
     return (EAR_CARD if args.ear else CARD).format(
         **settings,
+        rounds=rounds(args.run),
         width=language.hidden_size,
         audio_layers=audio.encoder_layers,
         text_layers=language.num_hidden_layers,

@@ -68,7 +68,12 @@ class Clip:
     @property
     def is_silent(self) -> bool:
         """Whether the sound is inaudible. A model still has to name a label for it."""
-        return float(np.abs(self.waveform - self.waveform.mean()).max()) <= SILENCE
+        return is_silent(self.waveform)
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether nothing is audible in (samples,): all is within `SILENCE` of its mean."""
+    return float(np.abs(waveform - waveform.mean()).max()) <= SILENCE
 
 
 def is_cut(seconds: float, heard_seconds: float) -> bool:

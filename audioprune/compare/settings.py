@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.files import SAMPLE_RATE, AudioError, Clip, is_cut, load_audio
+from ..audio.files import SAMPLE_RATE, AudioError, is_cut, is_silent, load_audio
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import Windowing
 from ..audio.windows import spread
@@ -60,7 +60,7 @@ class ReadClips:
         return heard | (torch.bincount(owners, heard.double())[owners] == 0)
 
     def _is_heard(self, row: ClipRow) -> bool:
-        return not Clip(self.cache.waveform(row), 0.0).is_silent
+        return not is_silent(self.cache.waveform(row))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from transformers import AudioClassificationPipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from ..audio.files import Clip
+from ..audio.files import is_silent
 from ..audio.waveforms import waveform_of
 from ..audio.windowing import Windowing
 from ..audio.windows import Window, batches, cut, pieces
@@ -83,7 +83,7 @@ class LongAudioClassificationPipeline(ChunkPipeline, AudioClassificationPipeline
         features = extractor(window.waveform, sampling_rate=rate, return_tensors="pt")
         if self.dtype is not None:
             features = features.to(dtype=self.dtype)
-        silent = Clip(window.waveform, 0.0).is_silent
+        silent = is_silent(window.waveform)
         return {"is_last": is_last, "place": (*window.seconds, silent), **features}
 
     def _forward(self, model_inputs: dict[str, Any]) -> Any:  # type: ignore[override]

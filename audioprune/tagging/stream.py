@@ -13,7 +13,7 @@ import soxr
 import torch
 from transformers import PreTrainedModel
 
-from ..audio.files import SAMPLE_RATE, Clip
+from ..audio.files import SAMPLE_RATE, is_silent
 from ..audio.front_end import FrontEnd
 from ..audio.waveforms import block_of
 from ..models.front_ends import front_end_of
@@ -197,5 +197,5 @@ class Stream:
         skipped, self._skipped = self._skipped, 0
         took = time.perf_counter() - began
         end = self.seconds
-        silent = Clip(waveform, 0.0).is_silent
+        silent = is_silent(waveform)
         return Answer(end - len(waveform) / SAMPLE_RATE, end, labels, silent, took, skipped)

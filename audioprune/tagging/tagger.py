@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead
+from ..audio.files import SAMPLE_RATE, AudioError, Clip, decode_ahead, is_silent
 from ..audio.front_end import FrontEnd
 from ..audio.windowing import WHOLE, Windowing
 from ..audio.windows import Envelope, batches, count, cut, pieces, read_ahead
@@ -108,7 +108,7 @@ class Tagger:
                     f"{sound}: the model's output is not finite (at {batch[0].seconds[0]:.1f} s or after)"
                 )
             spans += [one.seconds for one in batch]
-            silent += [Clip(one.waveform, 0.0).is_silent for one in batch]
+            silent += [is_silent(one.waveform) for one in batch]
             self.progress(len(spans), max(total, len(spans)))
         return Timeline(np.array(spans), torch.cat(answers), np.array(silent), self.windows.pool, envelope.array())
 
